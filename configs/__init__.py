@@ -1,0 +1,1 @@
+"""Configs: one YAML a run, and the schema that says what may stand in it."""

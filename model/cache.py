@@ -1,0 +1,120 @@
+"""RollingKVCache: keys and values of the last W positions of each layer, in a ring (Mistral 7B,
+arXiv 2310.06825, section 2, "Rolling Buffer Cache").
+
+Position p is written to slot `p mod W`; every slot remembers which position it holds. W = 4:
+
+    positions written   slot 0   1   2   3       seen by the next query
+    0 1 2                    0   1   2   -       0 1 2 + itself          (- is -1: empty)
+    0 1 2 3                  0   1   2   3       1 2 3 + itself
+    0 1 2 3 4                4   1   2   3       2 3 4 + itself
+    0 1 2 3 4 5 6            4   5   6   3       4 5 6 + itself
+
+Masks come from the stored positions, so the order in the ring does not matter and nothing is ever
+rolled. With sinks, the first n positions have slots of their own in front of the ring, for ever:
+p < n is slot p, later ones are slot `n + (p - n) mod W`.
+
+A chunk of new tokens attends over `held + new` first and is written afterwards: writing first would
+overwrite keys that the chunk's early queries still need.
+
+Going back is not possible here: what the ring has overwritten is gone.
+"""
+
+import torch
+from torch import Tensor
+
+from errors import UserError
+from model.config import ModelConfig
+from model.window import Window
+
+
+class Ring:
+    """One layer's slots: k and v (B, K, slots, Dh), positions (B, slots) with -1 for empty."""
+
+    def __init__(
+        self, shape: tuple[int, int, int, int], sinks: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.k = torch.zeros(shape, dtype=dtype, device=device)
+        self.v = torch.zeros_like(self.k)
+        self.positions = torch.full((shape[0], shape[2]), -1, device=device)
+        self.sinks = sinks
+        self.size = shape[2] - sinks  # slots of the ring proper
+
+    def held_and_new(self, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
+        """Join what is held with a chunk's k, v (B, K, T, Dh) and positions (B, T)."""
+        return (
+            torch.cat((self.k, k), dim=2),
+            torch.cat((self.v, v), dim=2),
+            torch.cat((self.positions, positions), dim=1),
+        )
+
+    def write(self, k: Tensor, v: Tensor, positions: Tensor) -> None:
+        """Keep the chunk's sinks and, of each row, its last `size` positions; padding (-1) is not
+        kept."""
+        last = positions.amax(dim=1, keepdim=True)
+        kept = (positions >= 0) & ((positions > last - self.size) | (positions < self.sinks))
+        row, column = kept.nonzero(as_tuple=True)
+        position = positions[row, column]
+        slot = torch.where(
+            position < self.sinks, position, self.sinks + (position - self.sinks) % self.size
+        )
+        self.k[row, :, slot] = k[row, :, column].to(self.k.dtype)
+        self.v[row, :, slot] = v[row, :, column].to(self.v.dtype)
+        self.positions[row, slot] = position
+
+
+class RollingKVCache:
+    """A cache whose memory is fixed when it is made: O(sum of the windows), whatever the length.
+
+    `capacity` is the number of tokens that a layer with full attention can hold; it is required if
+    there is one. A window wider than `capacity` holds `capacity` tokens. `UserError` if a text outgrows
+    a layer that may not forget.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch_size: int = 1,
+        capacity: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if capacity is None and None in config.windows:
+            raise UserError(
+                "a layer with full attention keeps every token: give RollingKVCache a capacity, "
+                "the number of tokens it must hold"
+            )
+        assert config.head_dim is not None
+        self.layers: list[Ring] = []
+        self.capacity: int | None = None  # set if some layer may not forget
+        for window in config.windows:
+            sinks = 0 if window is None else config.attention_sinks
+            slots = capacity if window is None else window + sinks
+            if window is None or (capacity is not None and capacity < slots):
+                slots, sinks, self.capacity = capacity, 0, capacity
+            shape = (batch_size, config.n_kv_heads, slots, config.head_dim)
+            self.layers.append(Ring(shape, sinks, dtype, torch.device(device)))
+        self.seen = torch.zeros(batch_size, dtype=torch.int64, device=device)  # tokens per row
+        self._longest = 0  # of `seen`, kept here so that checking it costs no transfer
+
+    def place(self, tokens: Tensor) -> Tensor:
+        """Give the tokens (B, T) their positions (B, T); a token of -1 is padding and has none (-1).
+
+        Counts them as seen. Raises `UserError` when a layer that may not forget is full.
+        """
+        if self.capacity is not None and self._longest + tokens.shape[1] > self.capacity:
+            raise UserError(
+                f"this cache holds {self.capacity:,} tokens and a layer with full attention (or a "
+                f"window wider than that) may not forget any: {self._longest + tokens.shape[1]:,} "
+                "do not fit; make it with a larger capacity"
+            )
+        real = tokens >= 0
+        positions = torch.where(real, self.seen[:, None] + real.cumsum(dim=1) - 1, -1)
+        self.seen += real.sum(dim=1)
+        self._longest += tokens.shape[1]
+        return positions
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values: 2 * B * K * Dh * bytes per value * sum of slots."""
+        return sum(ring.k.nbytes + ring.v.nbytes for ring in self.layers)
+

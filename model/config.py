@@ -1,0 +1,88 @@
+"""ModelConfig: the shape of a model, in Mistral's own field names (Mistral 7B, arXiv 2310.06825, table 1).
+
+Torch-free, so that `scripts/plan.py` can count a model's cost without building it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from errors import UserError
+from model.window import Window, layer_windows
+
+ATTENTION = ("auto", "dense", "blocked")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The architecture. Raises `UserError` naming the field when it makes no sense.
+
+    `sliding_window` counts keys, the query's own included; a list is tiled over the layers.
+    """
+
+    vocab_size: int
+    dim: int = 256
+    n_layers: int = 4
+    n_heads: int = 4
+    n_kv_heads: int = 2
+    head_dim: int | None = None  # None: dim / n_heads
+    hidden_dim: int | None = None  # None: 8/3 * dim rounded up to a multiple of 32
+    sliding_window: int | None | Sequence[int | None] = 64
+    attention_sinks: int = 0
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    tie_embeddings: bool = False
+    attention: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "dim", "n_layers", "n_heads", "n_kv_heads"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
+        if self.n_heads % self.n_kv_heads:
+            raise UserError(
+                f"model.n_heads ({self.n_heads}) is not divisible by model.n_kv_heads "
+                f"({self.n_kv_heads}): each key/value head serves the same number of query heads"
+            )
+        if self.head_dim is None:
+            if self.dim % self.n_heads:
+                raise UserError(
+                    f"model.dim ({self.dim}) is not divisible by model.n_heads ({self.n_heads}): "
+                    "change one of them or set model.head_dim"
+                )
+            object.__setattr__(self, "head_dim", self.dim // self.n_heads)
+        if self.hidden_dim is None:
+            object.__setattr__(self, "hidden_dim", -(-8 * self.dim // (3 * 32)) * 32)
+        if self.hidden_dim < 1:  # type: ignore[operator]
+            raise UserError(f"model.hidden_dim is {self.hidden_dim}: it must be at least 1")
+        if self.head_dim < 2 or self.head_dim % 2:  # type: ignore[operator]
+            raise UserError(f"model.head_dim is {self.head_dim}: RoPE turns pairs, so it must be even")
+        if self.attention_sinks < 0:
+            raise UserError(f"model.attention_sinks is {self.attention_sinks}: 0 (none) or more")
+        if self.rope_theta <= 1.0:
+            raise UserError(f"model.rope_theta is {self.rope_theta}: it must be greater than 1")
+        if not 0.0 < self.norm_eps < 1.0:
+            raise UserError(f"model.norm_eps is {self.norm_eps}: a small positive number, as 1e-5")
+        if self.attention not in ATTENTION:
+            raise UserError(f"model.attention is {self.attention!r}: one of {', '.join(ATTENTION)}")
+        if isinstance(self.sliding_window, Sequence):
+            object.__setattr__(self, "sliding_window", tuple(self.sliding_window))
+        layer_windows(self.sliding_window, self.n_layers)
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """The window of each layer, `None` for full attention."""
+        return layer_windows(self.sliding_window, self.n_layers)
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Number of weights by part of the model; their sum is the model's size."""
+        head_dim, hidden_dim = self.head_dim, self.hidden_dim
+        assert head_dim is not None and hidden_dim is not None
+        per_layer = {
+            "attention": 2 * self.dim * head_dim * (self.n_heads + self.n_kv_heads),
+            "feed_forward": 3 * self.dim * hidden_dim,
+            "norms": 2 * self.dim,
+        }
+        counts = {name: self.n_layers * count for name, count in per_layer.items()}
+        counts["norms"] += self.dim
+        counts["tok_embeddings"] = self.vocab_size * self.dim
+        counts["output"] = 0 if self.tie_embeddings else self.vocab_size * self.dim
+        return counts

@@ -1,0 +1,84 @@
+"""From logits to a token: repetition penalty, temperature, top-k, top-p, min-p. Pure functions.
+
+The filters apply in this order, each to what the one before left over, as in most samplers. Sources:
+penalty, CTRL (arXiv 1909.05858, section 4.1); top-p, arXiv 1904.09751, section 3.1; min-p,
+arXiv 2407.01082, section 3.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from errors import UserError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw a token. Raises `UserError` for a value outside its range.
+
+    temperature         0 = always the most likely token; 1 = the model's own distribution
+    top_k               keep the k most likely tokens; None = all
+    top_p               keep the fewest most likely tokens whose probabilities sum to this, (0, 1]
+    min_p               keep tokens at least this share as likely as the most likely one, [0, 1)
+    repetition_penalty  above 1 makes tokens that occurred before less likely; 1 = off
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        rules = [
+            ("temperature", 0.0 <= self.temperature < float("inf"), "0 (greedy) or more"),
+            ("top_k", self.top_k is None or self.top_k >= 1, "1 or more, or none for all tokens"),
+            ("top_p", 0.0 < self.top_p <= 1.0, "above 0, at most 1"),
+            ("min_p", 0.0 <= self.min_p < 1.0, "at least 0, below 1"),
+            ("repetition_penalty", 0.0 < self.repetition_penalty < float("inf"), "above 0"),
+        ]
+        for name, holds, meant in rules:
+            if not holds:
+                raise UserError(f"{name} is {getattr(self, name)}: it must be {meant}")
+
+
+def probabilities(logits: Tensor, sampling: Sampling, occurred: Tensor | None = None) -> Tensor:
+    """Turn logits (B, V) into the probabilities (B, V) to draw from.
+
+    `occurred` (B, V) bool marks the tokens that the repetition penalty applies to.
+    """
+    logits = logits.float()
+    if occurred is not None and sampling.repetition_penalty != 1.0:
+        penalty = sampling.repetition_penalty
+        punished = torch.where(logits > 0, logits / penalty, logits * penalty)
+        logits = torch.where(occurred, punished, logits)
+    if sampling.temperature == 0.0:
+        return torch.zeros_like(logits).scatter_(1, logits.argmax(-1, keepdim=True), 1.0)
+    # Subtracting the largest first keeps a tiny temperature from dividing into infinity.
+    logits = (logits - logits.amax(-1, keepdim=True)) / sampling.temperature
+    if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
+        weakest = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < weakest, -torch.inf)
+    if sampling.top_p < 1.0:
+        ordered, order = logits.softmax(-1).sort(dim=-1, descending=True)
+        # A token stays if those before it have not yet reached top_p; the first always does.
+        beyond = ordered.cumsum(-1) - ordered >= sampling.top_p
+        logits = logits.masked_fill(torch.zeros_like(beyond).scatter(1, order, beyond), -torch.inf)
+    probs = logits.softmax(-1)
+    if sampling.min_p > 0.0:
+        probs = probs.masked_fill(probs < sampling.min_p * probs.amax(-1, keepdim=True), 0.0)
+        probs = probs / probs.sum(-1, keepdim=True)
+    return probs
+
+
+def draw(probs: Tensor, generators: list[torch.Generator]) -> Tensor:
+    """Draw a token for each row of probs (B, V); returns (B,) int64.
+
+    Each row has its own generator, so that a text does not depend on what is written beside it.
+    """
+    rows = [
+        torch.multinomial(row, 1, generator=generator)
+        for row, generator in zip(probs.cpu(), generators, strict=True)
+    ]
+    return torch.cat(rows)
