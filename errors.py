@@ -18,8 +18,14 @@ Main = Callable[[Sequence[str] | None], int]
 
 # What the operating system refuses for the user's reasons (space, rights, limits), not for ours.
 _ENVIRONMENT = {
-    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EFBIG,
-}  # fmt: skip
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EIO,
+    errno.EFBIG,
+}
 
 
 class UserError(ValueError):
@@ -48,8 +54,11 @@ def command(main: Main) -> Main:
             if error.errno not in _ENVIRONMENT:
                 raise
             where = f" ({error.filename})" if error.filename else ""
-            print(f"error: {error.strerror}{where}: free what is missing, then run the same command "
-                  "again; nothing that was saved is lost", file=sys.stderr)  # fmt: skip
+            print(
+                f"error: {error.strerror}{where}: free what is missing, then run the same command "
+                "again; nothing that was saved is lost",
+                file=sys.stderr,
+            )
             return 2
         except KeyboardInterrupt:
             print("\nstopped", file=sys.stderr)

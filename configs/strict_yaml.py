@@ -1,9 +1,9 @@
 """YAML without its traps: text in, plain values and their line numbers out.
 
-PyYAML follows YAML 1.1, in which `3e-4` is a string, `on` is True, `012` is 10, `1:30` is 90 and the
-last of two equal keys wins in silence. Here the plain scalars of YAML 1.2 hold (yaml.org/spec/1.2.2,
-section 10.3), with `_` allowed inside numbers, and what a setting does not need is refused: tags,
-anchors, aliases, deep nesting. Nothing is constructed but dict, list, str, int, float, bool and None.
+PyYAML follows YAML 1.1, in which `3e-4` is a string, `on` is True, `012` is 10, `1:30` is 90 and
+the last of two equal keys wins in silence. Here the plain scalars of YAML 1.2 hold (yaml.org/spec/
+1.2.2, section 10.3), with `_` allowed inside numbers, and what a setting does not need is refused:
+tags, anchors, aliases, deep nesting. Nothing is built but dict, list, str, int, float, bool, None.
 """
 
 import re
@@ -18,7 +18,7 @@ MAX_DEPTH = 8  # a file of 10,000 brackets would otherwise exhaust the stack
 
 _TAG = "tag:yaml.org,2002:"
 # Which plain scalar is what. A whole number with a leading zero matches none and stays text: some
-# read 012 as 10 and some as 12, so the schema asks. 99 digits: Python refuses to read 5,000 of them.
+# read 012 as 10 and some as 12, so the schema asks. Python refuses to read 5,000 digits: 100 do.
 _PLAIN = {
     None: [
         (_TAG + "null", re.compile(r"(null|Null|~|)\Z")),
@@ -27,7 +27,8 @@ _PLAIN = {
         (
             _TAG + "float",
             re.compile(
-                r"[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|[0-9][0-9_]*(?=[eE]))([eE][-+]?[0-9]+)?\Z"
+                r"[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|[0-9][0-9_]*(?=[eE]))"
+                r"([eE][-+]?[0-9]+)?\Z"
             ),
         ),
     ]
@@ -75,18 +76,24 @@ def parse(text: str) -> Document:
     document = Document()
     try:
         node = yaml.compose(text, Loader=_Loader)
+    except UserError:
+        raise
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise UserError(f"{line}not YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"not YAML: {error}") from None
+    except yaml.reader.ReaderError as error:
+        row = text.count("\n", 0, error.position) + 1
+        raise UserError(f"line {row}: not YAML: U+{ord(text[error.position]):04X} in it") from None
+    except (ValueError, OverflowError):  # PyYAML on "\UFFFFFFFF" and on %YAML with 5,000 digits
+        raise UserError("not YAML: a number in an escape or a directive is too large") from None
     document.value = None if node is None else _value(node, "", document)
     return document
 
 
 def dump(value: Any) -> str:
     """Write plain values so that `parse` reads the same values back."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    # Non-ASCII is escaped: unescaped, PyYAML writes U+0085, which it then reads as a line's end.
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False)
 
 
 def _value(node: yaml.Node, name: str, document: Document) -> Any:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from model.cache import RollingKVCache
     from model.config import ModelConfig
-    from model.generate import generate
+    from model.generation import generate
     from model.sampling import Sampling
     from model.transformer import Transformer
 
@@ -28,7 +28,7 @@ _HOMES = {
     "RollingKVCache": "model.cache",
     "Sampling": "model.sampling",
     "Transformer": "model.transformer",
-    "generate": "model.generate",
+    "generate": "model.generation",
 }
 
 

@@ -27,9 +27,7 @@ class Attention(nn.Module):
         self.wv = nn.Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
         self.wo = nn.Linear(config.n_heads * config.head_dim, config.dim, bias=False)
 
-    def forward(
-        self, x: Tensor, positions: Tensor, turn: tuple[Tensor, Tensor], ring: Ring | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, turn: Tensor, ring: Ring | None) -> Tensor:
         """Attend over x (B, T, D); `positions` and `turn` are those of its tokens.
 
         Without a ring the tokens are a text from its beginning; with one they continue what the
@@ -38,7 +36,7 @@ class Attention(nn.Module):
         q = self.wq(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, H, T, Dh)
         k = self.wk(x).unflatten(-1, (self.n_kv_heads, -1)).transpose(1, 2)  # (B, K, T, Dh)
         v = self.wv(x).unflatten(-1, (self.n_kv_heads, -1)).transpose(1, 2)
-        q, k = rotate(q, *turn), rotate(k, *turn)
+        q, k = rotate(q, turn), rotate(k, turn)
         if ring is None:
             out = attend(q, k, v, self.window, self.sinks, self.kernel)
         else:

@@ -24,7 +24,6 @@ from torch import Tensor
 
 from errors import UserError
 from model.config import ModelConfig
-from model.window import Window
 
 
 class Ring:
@@ -117,4 +116,3 @@ class RollingKVCache:
     def nbytes(self) -> int:
         """Bytes of keys and values: 2 * B * K * Dh * bytes per value * sum of slots."""
         return sum(ring.k.nbytes + ring.v.nbytes for ring in self.layers)
-

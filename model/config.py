@@ -1,4 +1,4 @@
-"""ModelConfig: the shape of a model, in Mistral's own field names (Mistral 7B, arXiv 2310.06825, table 1).
+"""ModelConfig: a model's shape, in Mistral's own field names (arXiv 2310.06825, table 1).
 
 Torch-free, so that `scripts/plan.py` can count a model's cost without building it.
 """
@@ -26,7 +26,7 @@ class ModelConfig:
     n_kv_heads: int = 2
     head_dim: int | None = None  # None: dim / n_heads
     hidden_dim: int | None = None  # None: 8/3 * dim rounded up to a multiple of 32
-    sliding_window: int | None | Sequence[int | None] = 64
+    sliding_window: int | Sequence[int | None] | None = 64
     attention_sinks: int = 0
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
@@ -54,7 +54,9 @@ class ModelConfig:
         if self.hidden_dim < 1:  # type: ignore[operator]
             raise UserError(f"model.hidden_dim is {self.hidden_dim}: it must be at least 1")
         if self.head_dim < 2 or self.head_dim % 2:  # type: ignore[operator]
-            raise UserError(f"model.head_dim is {self.head_dim}: RoPE turns pairs, so it must be even")
+            raise UserError(
+                f"model.head_dim is {self.head_dim}: RoPE turns pairs, so it must be even"
+            )
         if self.attention_sinks < 0:
             raise UserError(f"model.attention_sinks is {self.attention_sinks}: 0 (none) or more")
         if self.rope_theta <= 1.0:

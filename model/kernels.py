@@ -1,12 +1,12 @@
 """Ways to compute attention. All obey the one rule of `model/window.py`; they differ in cost.
 
-    dense     scores every query against every key, then masks.   O(T * S)   any positions; the oracle
-    blocked   scores only the blocks that the band touches.       O(T * W)   positions 0..T-1
-    full      torch's fused causal attention                      O(T * T)   positions 0..T-1, W >= T
+    dense     scores every query against every key, then masks   O(T * S)   any positions
+    blocked   scores only the blocks that the band touches       O(T * W)   positions 0..T-1
+    full      torch's fused causal attention                     O(T * T)   positions 0..T-1, W >= T
 
-`blocked` is the idea behind block-wise attention kernels (FlashAttention, arXiv 2205.14135): cut the
-queries into blocks of C; the keys that one block can see lie in that block and the `ceil((W-1)/C)`
-blocks before it, and nothing else is computed. For W = 3, C = 2 (`x`: scored, then masked):
+`blocked` is the idea behind block-wise attention (FlashAttention, arXiv 2205.14135): cut the queries
+into blocks of C; the keys that one block can see lie in that block and the `ceil((W-1)/C)` blocks
+before it, and nothing else is computed. For W = 3, C = 2 (`x`: scored, then masked):
 
                 key 0 1  2 3  4 5  6 7
     block 0     0   # x  .  .  .  .  .        each block of 2 queries is scored against

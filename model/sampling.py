@@ -1,6 +1,6 @@
 """From logits to a token: repetition penalty, temperature, top-k, top-p, min-p. Pure functions.
 
-The filters apply in this order, each to what the one before left over, as in most samplers. Sources:
+The filters apply in this order, each to what the one before left, as in most samplers. Sources:
 penalty, CTRL (arXiv 1909.05858, section 4.1); top-p, arXiv 1904.09751, section 3.1; min-p,
 arXiv 2407.01082, section 3.
 """

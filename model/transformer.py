@@ -1,6 +1,6 @@
 """Transformer: Mistral's decoder (arXiv 2310.06825, section 2), parameter names as in its weights.
 
-    tokens -> embedding -> L x [ x + attention(norm(x));  x + feed_forward(norm(x)) ] -> norm -> logits
+tokens -> embedding -> L x [ x + attention(norm(x));  x + feed_forward(norm(x)) ] -> norm -> logits
 """
 
 import torch
@@ -24,9 +24,7 @@ class TransformerBlock(nn.Module):
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
 
-    def forward(
-        self, x: Tensor, positions: Tensor, turn: tuple[Tensor, Tensor], ring: Ring | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, turn: Tensor, ring: Ring | None) -> Tensor:
         """Map x (B, T, D) to (B, T, D)."""
         x = x + self.attention(self.attention_norm(x), positions, turn, ring)
         return x + self.feed_forward(self.ffn_norm(x))
@@ -77,8 +75,8 @@ class Transformer(nn.Module):
             positions = cache.place(tokens)
             tokens = tokens.clamp(min=0)
         assert config.head_dim is not None
-        turn = rotation(positions, config.head_dim, config.rope_theta)
         x = self.tok_embeddings(tokens)
+        turn = rotation(positions, config.head_dim, config.rope_theta, x.dtype)
         for n, layer in enumerate(self.layers):
             x = layer(x, positions, turn, None if cache is None else cache.layers[n])
         return self.output(self.norm(x))

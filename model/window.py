@@ -1,6 +1,6 @@
 """THE RULE: which keys may a query see? Kernels, cache, plan and pictures all ask here.
 
-With `W = window` counting the query's own key, a query at position i sees the key at position j when
+With W counting the query's own key, a query at position i sees the key at position j when
 
     j <= i   and   ( i - j < W   or   j < sinks )
 
@@ -39,9 +39,7 @@ def visible(i: Any, j: Any, window: Window, sinks: int = 0) -> Any:
     return (j <= i) & ((i - j < window) | (j < sinks))
 
 
-def layer_windows(
-    sliding_window: Window | Sequence[Window], n_layers: int
-) -> tuple[Window, ...]:
+def layer_windows(sliding_window: Window | Sequence[Window], n_layers: int) -> tuple[Window, ...]:
     """Tile `sliding_window` over the layers: [64, None] with 4 layers is (64, None, 64, None).
 
     Raises `UserError` for a window below 1, for an empty list or one longer than the stack.

@@ -17,9 +17,7 @@ from model.transformer import Transformer
 PREFILL_CHUNK = 256  # tokens per forward pass over the prompt: bounds the memory of its scores
 
 
-def prefill(
-    model: Transformer, prompts: Sequence[Sequence[int]], cache: RollingKVCache
-) -> Tensor:
+def prefill(model: Transformer, prompts: Sequence[Sequence[int]], cache: RollingKVCache) -> Tensor:
     """Feed the prompts, which may differ in length, and return the logits (B, V) after each.
 
     Shorter prompts are padded in front, so that all of them end in the same chunk.
@@ -44,7 +42,7 @@ def generate(
     seed: int = 0,
     stop: Sequence[int] = (),
 ) -> Iterator[list[int | None]]:
-    """Continue each prompt, yielding one step at a time: a token per row, None for a row that ended.
+    """Continue each prompt; yield step by step a token per row, None for a row that ended.
 
     A row ends after a token of `stop`, which is yielded; all end after `max_tokens`. Row r draws
     from its own random stream, (seed, r), whatever its neighbours. Raises `UserError` for an
@@ -68,7 +66,9 @@ def generate(
     logits = prefill(model, prompts, cache)
     for n in range(max_tokens):
         tokens = draw(probabilities(logits, sampling, occurred), generators)
-        yield [token if runs else None for token, runs in zip(tokens.tolist(), running, strict=True)]
+        yield [
+            token if runs else None for token, runs in zip(tokens.tolist(), running, strict=True)
+        ]
         running = [
             runs and token not in stop for token, runs in zip(tokens.tolist(), running, strict=True)
         ]

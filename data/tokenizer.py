@@ -1,0 +1,224 @@
+"""SentencePiece: train, encode, decode, decode a stream.
+
+BPE or unigram pieces with the 256 bytes to fall back on (SentencePiece, arXiv 1808.06226), so every
+text comes back exactly: decode(encode(text)) == text. Ids 0, 1, 2 are <unk>, <s>, </s>, then the
+bytes <0x00>..<0xFF>, then the pieces. Punctuation and the newlines after it may share a piece
+(".\\n\\n"), words never share one with a newline: "think," + "\\n" + "And".
+"""
+
+import codecs
+import hashlib
+import io
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from errors import UserError
+
+TYPES = ("bpe", "unigram", "char")
+SPACE_MARK = "\u2581"  # stands for a space in SentencePiece's pieces
+TRAINING_LIMIT = 32_000_000  # characters; more text changes few pieces and costs memory and time
+
+_CHUNK = 4096  # characters; SentencePiece skips longer lines, and counts positions in 16 bits
+_BLOCK = 1 << 18  # characters encoded at once: some 100 bytes of memory each
+_RESERVED = re.compile("[\0\u2581\u2585]")  # SentencePiece skips a line that has its own marks
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+_LOSSLESS: dict[str, Any] = {
+    "byte_fallback": True,
+    "normalization_rule_name": "identity",
+    "remove_extra_whitespaces": False,
+    "allow_whitespace_only_pieces": True,
+    "add_dummy_prefix": False,
+    "character_coverage": 1.0,
+    "split_digits": True,
+    "required_chars": f"\n{SPACE_MARK}",  # a space spelled in bytes would come back as the mark
+    "max_sentence_length": 4 * _CHUNK,  # bytes
+    "num_threads": 16,  # unigram's sums depend on it: the same everywhere, the same pieces
+    "minloglevel": 2,
+}
+
+
+def train_tokenizer(texts: Iterable[str], *, type: str, vocab_size: int) -> bytes:
+    """Learn pieces from `texts` (the training split's, no other) and return the serialized model.
+
+    The same texts give the same bytes. `vocab_size` counts everything, specials and bytes too; for
+    `char` it is an upper bound, as the vocabulary is the characters there are. Only the first
+    `TRAINING_LIMIT` characters are used. Raises `UserError` where the text allows no such size.
+    """
+    import sentencepiece
+
+    if type not in TYPES:
+        raise UserError(f"tokenizer.type is {type!r}: one of {', '.join(TYPES)}")
+    chunks = list(_training_chunks(texts))
+    if not chunks:
+        raise UserError("data: there is no text to train a tokenizer on")
+    size = sum(len(chunk.encode()) for chunk in chunks) / 1e6
+    print(f"training the tokenizer ({type}, {vocab_size:,} pieces) on {size:.1f} MB ...",
+          end=" ", file=sys.stderr, flush=True)  # fmt: skip
+    start, model = time.perf_counter(), io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(chunks), model_writer=model, model_type=type,
+            vocab_size=vocab_size, hard_vocab_limit=type != "char", **_LOSSLESS,
+        )  # fmt: skip
+    except RuntimeError as error:
+        print(file=sys.stderr)
+        raise _vocabulary_error(vocab_size, str(error)) from error
+    print(f"{time.perf_counter() - start:.1f} s", file=sys.stderr)
+    return model.getvalue()
+
+
+def _training_chunks(texts: Iterable[str]) -> Iterator[str]:
+    """Cut the texts, newlines and all, into what SentencePiece takes for lines."""
+    left = TRAINING_LIMIT
+    for text in texts:
+        for part in _RESERVED.split(_well_formed(text[:left])):
+            for start in range(0, len(part), _CHUNK):
+                yield part[start : start + _CHUNK]
+        left -= len(text)
+        if left <= 0:
+            note = f"note: the tokenizer learns from the first {TRAINING_LIMIT:,} characters"
+            print(note, file=sys.stderr)
+            return
+
+
+def _vocabulary_error(vocab_size: int, message: str) -> Exception:
+    """Turn SentencePiece's two messages on the size into ours; any other is a bug."""
+    if high := re.search(r"set it to a value <= (\d+)", message):
+        remedy = f"too many for so little text: the largest possible is {int(high[1]):,}"
+    elif low := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        remedy = f"too few for its bytes and characters: the smallest possible is {int(low[1]):,}"
+    else:
+        return RuntimeError(message)
+    return UserError(f"tokenizer.vocab_size is {vocab_size:,}, {remedy}")
+
+
+def _well_formed(text: str) -> str:
+    """Replace lone surrogates, which no UTF-8 can carry, by U+FFFD."""
+    return _SURROGATE.sub("\ufffd", text)
+
+
+class Tokenizer:
+    """A trained model. Raises `UserError` for bytes that are none, or one that loses text.
+
+    `decode` is total over ids in range: bytes that are no character give U+FFFD, specials nothing.
+    """
+
+    def __init__(self, model_bytes: bytes) -> None:
+        import sentencepiece
+
+        self.model_bytes = model_bytes
+        try:
+            if not model_bytes:
+                raise RuntimeError("no bytes")
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=model_bytes)
+            ids = range(self._model.vocab_size())
+            self._bytes = [_piece_bytes(self._model, id) for id in ids]
+            self._space_mark = [self._model.piece_to_id(f"<0x{b:02X}>") for b in b"\xe2\x96\x81"]
+            probe = f"<s>  a \ufb01\r\n\0{SPACE_MARK}\u00e9 "
+            lossless = (
+                min(self.bos_id, self.eos_id) >= 0 and self.decode(self.encode(probe)) == probe
+            )
+        except (
+            RuntimeError,
+            ValueError,
+            IndexError,
+        ) as error:  # UnicodeDecodeError is a ValueError
+            raise UserError("the tokenizer is not a SentencePiece model: train it again") from error
+        if not lossless:
+            raise UserError("the tokenizer loses text or lacks <s>, </s>: train it with Breeze")
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._bytes)
+
+    @property
+    def bos_id(self) -> int:
+        return self._model.bos_id()
+
+    @property
+    def eos_id(self) -> int:
+        return self._model.eos_id()
+
+    def fingerprint(self) -> str:
+        """Hash the model, in hexadecimal."""
+        return hashlib.sha256(self.model_bytes).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """Turn text into ids. Nothing is added, and no spelling gives a special token: "<s>" is
+        three characters. A lone surrogate counts as U+FFFD."""
+        ids: list[int] = []
+        for number, part in enumerate(_well_formed(text).split(SPACE_MARK)):
+            if number:
+                ids += self._space_mark  # as bytes: the piece would mean a space
+            for block in _blocks(part):
+                ids += self._model.encode(block)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Turn ids into text. Raises `UserError` for an id that is not in the vocabulary."""
+        return b"".join(self.token_bytes(id) for id in ids).decode("utf-8", "replace")
+
+    def token_bytes(self, id: int) -> bytes:
+        """Give the bytes that a token stands for: b"" for a special."""
+        if not 0 <= id < len(self._bytes):
+            raise UserError(f"token id {id} is not in the vocabulary: 0 to {len(self._bytes) - 1}")
+        return self._bytes[id]
+
+    def piece(self, id: int) -> str:
+        """Name a token as SentencePiece does, for people to look at: "▁the", "<0x0A>", "<s>"."""
+        self.token_bytes(id)
+        return self._model.id_to_piece(int(id))
+
+    def stream(self) -> "TokenStream":
+        """Start to decode token by token."""
+        return TokenStream(self)
+
+
+class TokenStream:
+    """Decode as tokens arrive. What `push` and `flush` gave, joined, is `decode` of the whole.
+
+    A character may take up to four tokens, its bytes; until it is complete it is held back:
+
+        push <0xC3> -> ""      push <0xA9> -> "é"      push <0xC3>, flush -> "\\ufffd"
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, id: int) -> str:
+        """Take a token; give the text that is certain now."""
+        return self._decoder.decode(self._tokenizer.token_bytes(id))
+
+    def flush(self) -> str:
+        """Give what is held back, as U+FFFD; the stream can then start again."""
+        text = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        return text
+
+
+def _piece_bytes(model: Any, id: int) -> bytes:
+    piece = model.id_to_piece(id)
+    if model.is_byte(id):
+        return bytes([int(piece[3:5], 16)])
+    if model.is_control(id) or model.is_unused(id):
+        return b""
+    if model.is_unknown(id):
+        return "\ufffd".encode()
+    return piece.replace(SPACE_MARK, " ").encode()
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """Cut a long text before spaces, where no piece is cut: a space only ever starts one."""
+    start = 0
+    while start < len(text):
+        stop = start + _BLOCK
+        if stop < len(text):
+            space = text.rfind(" ", start + 1, stop)
+            stop = space if space > 0 else stop
+        yield text[start:stop]
+        start = stop

@@ -1,0 +1,116 @@
+"""What a model costs, counted and not measured: arithmetic, cache, memory. Torch-free.
+
+A matrix of n weights takes 2n floating-point operations (FLOPs) a token, a multiplication and an
+addition each. Attention takes 4 * head_dim for each head and each pair of a query and a key that it
+sees: half for the score, half for the weighted value. The backward pass costs twice the forward
+pass (PaLM, arXiv 2204.02311, appendix B). Norms, rotations and softmax are left out, as is usual.
+
+Pairs are counted as `visible_pairs` has them, so a window's saving shows, to the last pair.
+"""
+
+from dataclasses import dataclass, replace
+
+from model.config import ModelConfig
+from model.window import visible_pairs
+
+FLOAT32 = 4  # bytes of a number in weights, gradients, moments and checkpoints
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes that training holds; only `activations` is an estimate."""
+
+    weights: int
+    gradients: int
+    moments: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.moments + self.activations
+
+    @property
+    def checkpoint(self) -> int:
+        """Bytes of a checkpoint file: what has to survive a crash."""
+        return self.weights + self.moments
+
+
+def full_attention(config: ModelConfig) -> ModelConfig:
+    """Return the same model without windows, for comparison."""
+    return replace(config, sliding_window=None)
+
+
+def matmul_parameters(config: ModelConfig) -> int:
+    """Count the weights that each token is multiplied with; a tied table still makes the logits."""
+    counts = config.parameter_counts()
+    return counts["attention"] + counts["feed_forward"] + config.vocab_size * config.dim
+
+
+def attention_flops(config: ModelConfig, seq_len: int) -> int:
+    """Count the FLOPs of scores and weighted values over one sequence, forward."""
+    assert config.head_dim is not None
+    sinks = config.attention_sinks
+    pairs = sum(visible_pairs(seq_len, window, sinks) for window in config.windows)
+    return 4 * config.head_dim * config.n_heads * pairs
+
+
+def forward_flops(config: ModelConfig, seq_len: int) -> int:
+    """Count the FLOPs of one forward pass over one sequence."""
+    return 2 * matmul_parameters(config) * seq_len + attention_flops(config, seq_len)
+
+
+def training_flops(config: ModelConfig, seq_len: int) -> int:
+    """Count the FLOPs of a forward and a backward pass over one sequence."""
+    return 3 * forward_flops(config, seq_len)
+
+
+def flops_per_token(config: ModelConfig, seq_len: int) -> float:
+    """Return the training FLOPs of a token, on average over a sequence; MFU divides by this."""
+    return training_flops(config, seq_len) / seq_len
+
+
+def cache_bytes(config: ModelConfig, length: int, bytes_per_value: int = 2) -> int:
+    """Count the bytes of keys and values cached after `length` tokens of one sequence.
+
+    A layer keeps its window and its sinks and never more; without a window it keeps everything.
+    """
+    assert config.head_dim is not None
+    slots = sum(
+        length if window is None else min(window + config.attention_sinks, length)
+        for window in config.windows
+    )
+    return 2 * config.n_kv_heads * config.head_dim * bytes_per_value * slots
+
+
+def training_memory(
+    config: ModelConfig, micro_batch_size: int, seq_len: int, optimizer: str, bytes_per_value: int
+) -> TrainingMemory:
+    """Count what training holds in memory; `bytes_per_value` is that of the activations.
+
+    AdamW keeps two moments of each weight. Muon keeps one of the matrices inside the blocks, and
+    leaves embeddings, norms and output to AdamW.
+    """
+    counts = config.parameter_counts()
+    weights = FLOAT32 * sum(counts.values())
+    matrices = FLOAT32 * (counts["attention"] + counts["feed_forward"])
+    moments = 2 * weights - (matrices if optimizer == "muon" else 0)
+    tokens = micro_batch_size * seq_len
+    return TrainingMemory(
+        weights=weights,
+        gradients=weights,
+        moments=moments,
+        activations=tokens * bytes_per_value * _saved_values(config),
+    )
+
+
+def _saved_values(config: ModelConfig) -> int:
+    """Estimate the numbers kept for the backward pass, a token: what each operation takes in.
+
+    In a layer: the residual and its norm, twice (4 dim); queries and keys before and after the
+    rotation, values, and what attention gives; gate, up, silu(gate) and their product. At the end
+    the logits and their softmax. Scores are not in it: blocked attention keeps none of size T * T.
+    """
+    assert config.head_dim is not None and config.hidden_dim is not None
+    heads = config.head_dim * (3 * config.n_heads + 3 * config.n_kv_heads)
+    layer = 4 * config.dim + heads + 4 * config.hidden_dim
+    return config.n_layers * layer + 2 * config.dim + 2 * config.vocab_size

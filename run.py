@@ -1,0 +1,246 @@
+"""A run: what a config becomes in memory, and what a checkpoint brings back of it.
+
+`begin` makes a run for train.py; `open_run` opens a trained one for scripts. This is where the rooms
+are wired together: settings, text, model, optimizer and checkpoint know nothing of each other.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from configs import schema
+from data.batches import evaluation_windows
+from data.prepare import Corpus, prepare, tokenizer_for
+from data.sources import open_source
+from data.tokenizer import Tokenizer
+from errors import UserError
+from model import ModelConfig, Sampling, Transformer, generate
+from model.cost import flops_per_token
+from model.loss import cross_entropy
+from storage import atomic_write
+from training import checkpoint as checkpoints
+from training import device as machine
+from training.checkpoint import Checkpoint
+from training.evaluation import Score, evaluate
+from training.optimizer import Optimizer
+
+HISTORY = ("val_loss", "val_step", "best_loss", "best_step")  # what a checkpoint says of validation
+
+
+@dataclass
+class Run:
+    """A run in progress: what was made from the config, and how far it is."""
+
+    config: schema.Config
+    tokenizer: Tokenizer
+    corpus: Corpus
+    model: Transformer
+    optimizer: Optimizer
+    device: torch.device
+    dtype: torch.dtype
+    reasons: dict[str, str]  # why this device, this precision, compiled or not
+    step: int = 0  # updates done
+    history: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds everything about the run."""
+        return self.config.folder
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean nats per token of the model on (B, T) inputs and targets."""
+        with machine.autocast(self.device, self.dtype):
+            return cross_entropy(self.model(inputs), targets)
+
+    def score(self, split: str) -> Score:
+        """Score the model on a whole split, every token predicted once."""
+        windows = evaluation_windows(
+            self.corpus.tokens(split),
+            self.config.data.seq_len,
+            batch_size=self.config.train.eval_batch_size,
+        )
+        with torch.compiler.set_stance("force_eager"):  # no second compilation for another mode
+            return evaluate(self.loss, windows, self.corpus.n_bytes(split), self.device)
+
+    def sample(self) -> str:
+        """Let the model write as the config's section `sample` says."""
+        wanted = self.config.sample
+        sampling = Sampling(
+            wanted.temperature, wanted.top_k, wanted.top_p, wanted.min_p, wanted.repetition_penalty
+        )
+        bos, eos = self.tokenizer.bos_id, self.tokenizer.eos_id
+        prompt = [bos, *self.tokenizer.encode(wanted.prompt)]
+        with torch.compiler.set_stance("force_eager"):
+            written = generate(
+                self.model,
+                [prompt],
+                wanted.max_tokens,
+                sampling=sampling,
+                seed=self.config.seed,
+                stop=[bos, eos],
+            )
+            ids = [token for (token,) in written if token is not None]
+        return wanted.prompt + self.tokenizer.decode(ids)
+
+    def save(self) -> Path:
+        """Write a checkpoint, then delete those that are neither recent nor the best."""
+        folder = self.folder / "checkpoints"
+        path = checkpoints.save(
+            folder,
+            self.step,
+            weights=dict(self.model.named_parameters()),
+            moments=self.optimizer.moments(),
+            tokenizer=self.tokenizer.model_bytes,
+            metadata={
+                "config": _lasting(self.config),
+                "data_hash": self.corpus.data_hash,
+                **self.history,
+            },
+        )
+        checkpoints.prune(folder, self.config.train.keep_checkpoints)
+        return path
+
+
+def begin(config: schema.Config, checkpoint: Checkpoint | None) -> Run:
+    """Make all that training needs, from the start or from a checkpoint.
+
+    Raises `UserError` when model, tokenizer or text are not those of the checkpoint.
+    """
+    machine.keep_freed_memory()
+    tokenizer, corpus = open_text(config)
+    if checkpoint is not None:
+        _refuse_changes(config, tokenizer, corpus, checkpoint)
+    train = config.train
+    device, device_reason = machine.choose_device(train.device)
+    dtype, dtype_reason = machine.choose_precision(train.precision, device)
+    torch.manual_seed(config.seed)
+    model = Transformer(schema.model_config(config, tokenizer.vocab_size)).to(device)
+    optimizer = Optimizer(
+        model.named_parameters(),
+        name=train.optimizer,
+        lr=train.lr,
+        adamw_lr=train.adamw_lr,
+        weight_decay=train.weight_decay,
+    )
+    run_flops = flops_per_token(model.config, config.data.seq_len) * (
+        config.tokens_per_step * train.max_steps
+    )
+    compiled, compile_reason = machine.choose_compile(train.compile, device, run_flops)
+    if compiled:
+        for block in model.layers:  # blocks that are alike are compiled once
+            block.compile()
+    reasons = {
+        "device": f"{device.type} ({device_reason})",
+        "precision": f"{str(dtype).removeprefix('torch.')} ({dtype_reason})",
+        "compile": f"{'yes' if compiled else 'no'} ({compile_reason})",
+    }
+    run = Run(config, tokenizer, corpus, model, optimizer, device, dtype, reasons)
+    if checkpoint is not None:
+        _restore(run, checkpoint)
+    atomic_write(run.folder / "config.yaml", schema.to_yaml(config).encode())
+    atomic_write(run.folder / "tokenizer.model", tokenizer.model_bytes)
+    return run
+
+
+def open_text(config: schema.Config) -> tuple[Tokenizer, Corpus]:
+    """Get the text, the tokenizer trained on its training part, and the token shards of both."""
+    data = config.data
+    source = open_source(data.source, path=data.path, field=data.field)
+    tokenizer = tokenizer_for(
+        source,
+        type=config.tokenizer.type,
+        vocab_size=config.tokenizer.vocab_size,
+        split=data.split,
+        val_fraction=data.val_fraction,
+        test_fraction=data.test_fraction,
+    )
+    corpus = prepare(
+        source,
+        tokenizer,
+        split=data.split,
+        val_fraction=data.val_fraction,
+        test_fraction=data.test_fraction,
+    )
+    return tokenizer, corpus
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A trained model, ready for use."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    config: schema.Config
+    checkpoint: Checkpoint
+
+
+AS_TRAINED = object()
+
+
+def open_run(
+    path: str | Path, window: int | Sequence[int | None] | object | None = AS_TRAINED
+) -> OpenedRun:
+    """Open RUN, a run's folder or a checkpoint file, for use on the CPU.
+
+    `window` replaces `sliding_window`: windows carry no parameters. Raises `UserError` for whatever
+    is no valid checkpoint.
+    """
+    machine.keep_freed_memory()
+    checkpoint = checkpoints.find(Path(path))
+    config = schema.config_from_dict(checkpoint.metadata["config"], str(checkpoint.path))
+    tokenizer = Tokenizer(checkpoint.tokenizer())
+    shape = vars(config.model) | ({} if window is AS_TRAINED else {"sliding_window": window})
+    with torch.device("meta"):  # names and shapes are compared before anything is allocated
+        model = Transformer(ModelConfig(vocab_size=tokenizer.vocab_size, **shape))
+    weights = checkpoint.weights(_shapes(model))
+    if config.model.tie_embeddings:
+        weights["output.weight"] = weights["tok_embeddings.weight"]
+    model.load_state_dict(weights, assign=True)
+    return OpenedRun(model.requires_grad_(False).eval(), tokenizer, config, checkpoint)
+
+
+def _restore(run: Run, checkpoint: Checkpoint) -> None:
+    """Continue from `checkpoint`: weights, moments, step."""
+    shapes, parameters = _shapes(run.model), dict(run.model.named_parameters())
+    with torch.no_grad():
+        for name, weight in checkpoint.weights(shapes).items():
+            parameters[name].copy_(weight)
+    run.optimizer.restore(checkpoint.moments(shapes), checkpoint.step)
+    run.step = checkpoint.step
+    run.history = {key: checkpoint.metadata[key] for key in HISTORY if key in checkpoint.metadata}
+
+
+def _refuse_changes(
+    config: schema.Config, tokenizer: Tokenizer, corpus: Corpus, checkpoint: Checkpoint
+) -> None:
+    """Raise `UserError` if model, tokenizer or text changed since the checkpoint; tell the rest."""
+    then, now = checkpoint.metadata["config"], _lasting(config)
+    cannot = f"cannot resume {config.folder}"
+    remedy = "change it back, or begin another run with run_dir=runs/NAME"
+    for section in ("model", "tokenizer", "data", "train", "sample"):
+        for key, value in now[section].items():
+            before = then.get(section, {}).get(key)
+            if before == value or (section, key) == ("data", "path"):  # the text itself is compared
+                continue
+            change = f"{section}.{key} was {before} and is now {value}"
+            if section in ("model", "tokenizer", "data"):
+                raise UserError(f"{cannot}: {change}; {remedy}")
+            print(f"note: {change}", file=sys.stderr)
+    if tokenizer.model_bytes != checkpoint.tokenizer():
+        raise UserError(f"{cannot}: the tokenizer is not the one in its checkpoint; {remedy}")
+    if corpus.data_hash != checkpoint.metadata["data_hash"]:
+        raise UserError(f"{cannot}: the text is not the one it was trained on; {remedy}")
+
+
+def _lasting(config: schema.Config) -> dict[str, Any]:
+    """The config as a checkpoint records it: without the folder, which says nothing about it."""
+    return {key: value for key, value in config.to_dict().items() if key != "run_dir"}
+
+
+def _shapes(model: Transformer) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}

@@ -1,0 +1,245 @@
+"""START HERE. Trains a small Mistral-style language model: `python train.py [CONFIG] [key=value]`.
+
+The whole way, top to bottom:
+
+    config.yaml -> text -> tokenizer -> token shards -> batch(step) -> model -> loss -> optimizer
+                -> evaluation, a sample of text, a checkpoint -> next step
+
+The learning rate and the batch are pure functions of (config, step). What must survive a crash is
+therefore: weights, moments, one integer. `--resume` restores these, and the run ends with the same
+bytes as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from configs import schema
+from errors import DIVERGED, UserError, command
+
+if TYPE_CHECKING:  # a mistake in the config is told without waiting for torch
+    from run import Run
+    from training.interrupt import StopRequest
+    from training.metrics import MetricsLog
+    from training.progress import Progress
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the command line, then train."""
+    parser = argparse.ArgumentParser(
+        prog="python train.py",
+        description="Train a small Mistral-style language model on a text.",
+        epilog=schema.describe() + "\n\nexample: python train.py configs/quickstart.yaml "
+        "model.sliding_window=16 run_dir=runs/window-16",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="[CONFIG] [section.key=value ...]",
+        help=f"a YAML file (default {schema.QUICKSTART}) and changes to it",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the newest checkpoint in the run's folder, if there is one",
+    )
+    arguments = parser.parse_args(argv)
+    config = schema.load_config(*schema.split_arguments(arguments.words))
+    for warning in schema.ignored(config):
+        print(f"note: {warning}", file=sys.stderr)
+    return train(config, resume=arguments.resume)
+
+
+def train(config: schema.Config, *, resume: bool = False) -> int:
+    """Train as `config` says, in its folder. Returns the exit code."""
+    from run import begin
+    from training.checkpoint import newest
+    from training.interrupt import StopRequest, lock
+    from training.metrics import MetricsLog
+
+    checkpoints = config.folder / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    with lock(config.folder):
+        checkpoint = newest(checkpoints)
+        if checkpoint is not None and not resume:
+            raise UserError(
+                f"{config.folder} already holds a run (step {checkpoint.step:,}): go on with it by "
+                "--resume, or begin another with run_dir=runs/NAME"
+            )
+        run = begin(config, checkpoint)
+        print_plan(run)
+        metrics = MetricsLog(config.folder / "metrics.jsonl", run.step)
+        with StopRequest() as stop:
+            code = steps(run, metrics, stop)
+        if code == 0:
+            finish(run)
+        return code
+
+
+def steps(run: Run, metrics: MetricsLog, stop: StopRequest) -> int:
+    """The loop: one iteration is one update of the weights. Returns the exit code."""
+    from data.batches import Batches
+    from training.progress import Progress
+
+    settings = run.config.train
+    batches = Batches(
+        run.corpus.tokens("train"),
+        seq_len=run.config.data.seq_len,
+        batch_size=settings.micro_batch_size * settings.grad_accum_steps,
+        seed=run.config.seed,
+    )
+    finished = run.step >= settings.max_steps or out_of_patience(run)
+    with Progress(run.step, settings.max_steps, run.config.tokens_per_step) as progress:
+        while not finished:
+            lr = settings.lr * ratio_at(run)
+            loss, grad_norm = update(run, batches.batch(run.step), ratio_at(run))
+            if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+                return diverged(run, loss, grad_norm)
+            run.step += 1
+            finished = run.step == settings.max_steps
+            progress.advance(loss)
+            if run.step % settings.log_interval == 0 or finished:
+                metrics.write(
+                    run.step,
+                    train_loss=progress.mean_loss(),
+                    grad_norm=grad_norm,
+                    lr=lr,
+                    tokens_per_s=round(progress.tokens_per_s),
+                )
+            if run.step % settings.eval_interval == 0 or finished:
+                validate(run, metrics, progress)
+                finished = finished or out_of_patience(run)
+            if run.step % settings.save_interval == 0 or finished or stop.signal:
+                path = run.save()
+            if stop.signal and not finished:
+                progress.show(f"saved {path}; go on with the same command and --resume")
+                return 128 + stop.signal
+    return 0
+
+
+def ratio_at(run: Run) -> float:
+    """The learning rate of the next update, as a share of the peak."""
+    from training.schedule import lr_ratio
+
+    settings = run.config.train
+    return lr_ratio(
+        run.step,
+        schedule=settings.schedule,
+        max_steps=settings.max_steps,
+        warmup_steps=settings.warmup_steps,
+        min_lr_ratio=settings.min_lr_ratio,
+        decay_fraction=settings.decay_fraction,
+    )
+
+
+def update(run: Run, windows: Any, ratio: float) -> tuple[float, float]:
+    """Update the weights once from `windows` (rows, seq_len + 1); returns loss and gradient norm.
+
+    Where either is not finite the weights are left as they were.
+    """
+    import torch
+
+    settings = run.config.train
+    loss = 0.0
+    for micro in torch.from_numpy(windows).to(run.device).split(settings.micro_batch_size):
+        part = run.loss(micro[:, :-1], micro[:, 1:]) / settings.grad_accum_steps
+        part.backward()
+        loss += part.item()
+    limit = settings.grad_clip or math.inf
+    norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), limit).item()
+    if math.isfinite(loss) and math.isfinite(norm):
+        run.optimizer.step(ratio)
+    return loss, norm
+
+
+def diverged(run: Run, loss: float, grad_norm: float) -> int:
+    """Say that training ran away. Returns the exit code."""
+    print(
+        f"error: training diverged at step {run.step:,} (loss {loss}, gradient norm {grad_norm}): "
+        "nothing was saved since; lower train.lr and go on from the last checkpoint with --resume",
+        file=sys.stderr,
+    )
+    return DIVERGED
+
+
+def validate(run: Run, metrics: MetricsLog, progress: Progress) -> None:
+    """Measure the whole validation split and write a sample of text."""
+    score = run.score("val")
+    run.history |= {"val_loss": score.loss, "val_step": run.step}
+    if score.loss < run.history.get("best_loss", math.inf):
+        run.history |= {"best_loss": score.loss, "best_step": run.step}
+    stepping_s = round(progress.seconds, 1)
+    metrics.write(run.step, val_loss=score.loss, val_bpb=score.bpb, stepping_s=stepping_s)
+    text = run.sample()
+    with (run.folder / "samples.txt").open("a", encoding="utf-8") as file:
+        file.write(f"=== step {run.step}, {score.bpb:.4f} bits per byte ===\n{text}\n\n")
+    progress.show(
+        f"step {run.step:,}: val_loss {score.loss:.4f}, {score.bpb:.4f} bits per byte after "
+        f"{stepping_s} s of stepping; it writes: {' '.join(text.split())[:70]}"
+    )
+
+
+def out_of_patience(run: Run) -> bool:
+    """Whether `patience` evaluations in a row brought no better validation loss."""
+    settings = run.config.train
+    waited = run.step - run.history.get("best_step", run.step)
+    return 0 < settings.patience <= waited // settings.eval_interval
+
+
+def finish(run: Run) -> None:
+    """Measure the test split, show what the model writes and say where everything lies."""
+    folder = run.folder
+    print(f"\ntrained {run.step:,} steps.", end=" ")
+    if run.corpus.n_tokens("test"):
+        print(f"On text it never saw: {run.score('test').bpb:.4f} bits per byte.", end=" ")
+    print(f"""It writes:
+
+{run.sample()}
+
+checkpoint   {max((folder / "checkpoints").glob("step-*"))}
+metrics      {folder / "metrics.jsonl"}
+samples      {folder / "samples.txt"}
+more text    python -m scripts.sample {folder}
+its loss     python -m scripts.evaluate {folder}""")
+
+
+def print_plan(run: Run) -> None:
+    """Say what will happen before it happens."""
+    from model.cost import cache_bytes
+    from model.kernels import choose
+    from model.window import reach
+
+    config, shape = run.config, run.model.config
+    seq_len, tokens = config.data.seq_len, run.corpus.n_tokens("train")
+    total = config.tokens_per_step * config.train.max_steps
+    seen = reach(shape.windows)
+    kernels = {": ".join(choose(shape.attention, window, seq_len)) for window in shape.windows}
+    sinks = f", {shape.attention_sinks} sinks" if shape.attention_sinks else ""
+    length = 100 * seq_len
+    cached = cache_bytes(shape, length, 4) / 1e6
+    uncached = cache_bytes(replace(shape, sliding_window=None), length, 4) / 1e6
+    rows = {
+        "run": f"{run.folder}, step {run.step:,} of {config.train.max_steps:,}",
+        "model": f"{sum(shape.parameter_counts().values()):,} parameters, {shape.n_layers} layers",
+        "windows": ", ".join(f"{w:,}" if w else "full" for w in shape.windows) + sinks,
+        "reach": f"{seen:,} tokens through all layers" if seen else "everything before",
+        "attention": "; ".join(sorted(kernels)),
+        "cache": f"{cached:.2f} MB of keys and values after {length:,} tokens, "
+        f"{uncached:.2f} MB without windows",
+        "text": f"{tokens:,} training tokens, {run.corpus.n_bytes('train') / tokens:.2f} bytes each",
+        "step": f"{config.tokens_per_step:,} tokens; {total:,} in all: {total / tokens:.2f} epochs",
+        **run.reasons,
+    }
+    print("\n".join(f"{name:10} {text}" for name, text in rows.items()))
+    print("\nCtrl-C saves, and --resume goes on.\n", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

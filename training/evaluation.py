@@ -1,0 +1,48 @@
+"""The loss over a whole split, every token predicted exactly once: no sampling, no noise."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # (inputs, targets), each (B, T) -> mean nats per token
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a pass found. Nats per token depend on the vocabulary; bits per byte can be compared."""
+
+    nats: float  # sum over all tokens
+    n_tokens: int
+    n_bytes: int
+
+    @property
+    def loss(self) -> float:
+        """Nats per token."""
+        return self.nats / self.n_tokens
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss), infinite where that overflows."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    @property
+    def bpb(self) -> float:
+        """Bits per byte of the text."""
+        return self.nats / math.log(2) / self.n_bytes
+
+
+@torch.no_grad()
+def evaluate(
+    loss: Loss, windows: Iterable[tuple[Any, Any]], n_bytes: int, device: torch.device
+) -> Score:
+    """Sum `loss` over `windows` of (inputs, targets) arrays; `n_bytes` is the text they encode."""
+    nats, n_tokens = 0.0, 0
+    for inputs, targets in windows:
+        x, y = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
+        nats += loss(x, y).item() * y.numel()
+        n_tokens += y.numel()
+    return Score(nats, n_tokens, n_bytes)

@@ -1,0 +1,92 @@
+"""Muon for the matrices of the blocks, AdamW for the rest, or AdamW for everything.
+
+Muon (torch's own; kellerjordan.github.io/posts/muon) orthogonalises each update; scaled as in
+arXiv 2502.16982, section 2.2, its learning rate reads like AdamW's. Embeddings, the output matrix
+and the norms are not what it is made for and keep AdamW (arXiv 1711.05101).
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+BETAS = (0.9, 0.95)  # AdamW's, as usual for language models
+MOMENTUM = 0.95  # Muon's
+MOMENTS = ("momentum_buffer", "exp_avg", "exp_avg_sq")  # the tensors a checkpoint must carry
+
+OPTIMIZERS = ("muon", "adamw")
+
+
+class Optimizer:
+    """One door to both: `step` at a share of the peak learning rates, moments as named tensors."""
+
+    def __init__(
+        self,
+        parameters: Iterable[tuple[str, nn.Parameter]],
+        *,
+        name: str,
+        lr: float,
+        adamw_lr: float,
+        weight_decay: float,
+    ) -> None:
+        assert name in OPTIMIZERS
+        self.parameters = dict(parameters)
+        matrices = [
+            p for n, p in self.parameters.items() if n.startswith("layers.") and p.dim() == 2
+        ]
+        taken = {id(p) for p in matrices} if name == "muon" else set()
+        rest = [p for p in self.parameters.values() if id(p) not in taken]
+        rest_lr = adamw_lr if name == "muon" else lr
+        adamw = torch.optim.AdamW(
+            [
+                {"params": [p for p in rest if p.dim() == 2], "weight_decay": weight_decay},
+                {"params": [p for p in rest if p.dim() != 2], "weight_decay": 0.0},
+            ],
+            lr=rest_lr,
+            betas=BETAS,
+            fused=True,
+        )
+        self.parts: list[tuple[torch.optim.Optimizer, float]] = [(adamw, rest_lr)]
+        if name == "muon":
+            muon = torch.optim.Muon(
+                matrices,
+                lr=lr,
+                weight_decay=weight_decay,
+                momentum=MOMENTUM,
+                adjust_lr_fn="match_rms_adamw",
+            )
+            self.parts.append((muon, lr))
+
+    def step(self, ratio: float) -> None:
+        """Update the weights at `ratio` times the peak learning rates, then drop the gradients."""
+        for optimizer, lr in self.parts:
+            for group in optimizer.param_groups:
+                group["lr"] = lr * ratio
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def moments(self) -> dict[str, Tensor]:
+        """Name the moments `<parameter>.<moment>`; empty before the first step."""
+        return {
+            f"{name}.{moment}": state[moment]
+            for optimizer, _ in self.parts
+            for name, parameter in self.parameters.items()
+            if (state := optimizer.state.get(parameter))
+            for moment in MOMENTS
+            if moment in state
+        }
+
+    def restore(self, moments: dict[str, Tensor], step: int) -> None:
+        """Put back the moments of a checkpoint taken after `step` updates."""
+        for optimizer, _ in self.parts:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    name = next(n for n, p in self.parameters.items() if p is parameter)
+                    state = {
+                        moment: moments[f"{name}.{moment}"].to(parameter.device)
+                        for moment in MOMENTS
+                        if f"{name}.{moment}" in moments
+                    }
+                    if "exp_avg" in state:  # AdamW counts its own steps to correct its bias
+                        state["step"] = torch.tensor(float(step), device=parameter.device)
+                    optimizer.state[parameter] = state

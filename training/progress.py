@@ -1,0 +1,59 @@
+"""A progress bar with loss, tokens/s and ETA on a terminal; a line now and then in a log file."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+LINES = 20  # in a log file, for a whole run
+
+
+class Progress:
+    """Follows a run from `step` to `max_steps`. The clock counts updates, not evaluations."""
+
+    def __init__(self, step: int, max_steps: int, tokens_per_step: int) -> None:
+        self.step, self.max_steps, self.tokens_per_step = step, max_steps, tokens_per_step
+        self.updates, self.seconds = 0, 0.0  # spent on updates since this process began
+        self._losses: list[float] = []
+        self._clock = time.perf_counter()
+        self._bar = tqdm(
+            total=max_steps, initial=step, unit="step", dynamic_ncols=True, disable=None
+        )
+
+    def advance(self, loss: float) -> None:
+        """Note one update and its loss."""
+        now = time.perf_counter()
+        self.seconds += now - self._clock
+        self._clock = now
+        self.step += 1
+        self.updates += 1
+        self._losses.append(loss)
+        rate = f"loss {loss:.3f}, {self.tokens_per_s:,.0f} tokens/s"
+        self._bar.set_postfix_str(rate, refresh=False)
+        self._bar.update()
+        early = self.updates == 10  # a first estimate of the time, soon
+        if self._bar.disable and (early or self.step % max(1, self.max_steps // LINES) == 0):
+            left = self.seconds / self.updates * (self.max_steps - self.step)
+            self.show(f"step {self.step:,}/{self.max_steps:,}: {rate}, {left / 60:.1f} min left")
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Training tokens per second of stepping."""
+        return self.updates * self.tokens_per_step / max(self.seconds, 1e-9)
+
+    def mean_loss(self) -> float:
+        """The mean loss of the updates since the last call."""
+        mean = sum(self._losses) / len(self._losses)
+        self._losses = []
+        return mean
+
+    def show(self, line: str) -> None:
+        """Print a line above the bar, and leave the time since the last update uncounted."""
+        self._bar.write(line, file=sys.stderr)
+        self._clock = time.perf_counter()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
