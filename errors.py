@@ -11,10 +11,16 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 DIVERGED = 3  # exit code of a training run whose loss is no longer a number
 
-Main = Callable[[Sequence[str] | None], int]
+
+class Main(Protocol):
+    """`main(argv=None)`: None means the command line. Returns the exit code."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int: ...
+
 
 # What the operating system refuses for the user's reasons (space, rights, limits), not for ours.
 _ENVIRONMENT = {
@@ -32,7 +38,7 @@ class UserError(ValueError):
     """A mistake of the user's. The message is one line: what, where, what to do."""
 
 
-def command(main: Main) -> Main:
+def command(main: Callable[[Sequence[str] | None], int]) -> Main:
     """Wrap a `main(argv) -> exit code` so that the user's mistakes read as one line.
 
     `UserError` and a refusal by the operating system (disk full, no permission) return 2; Ctrl-C

@@ -1,7 +1,7 @@
 """A run: what a config becomes in memory, and what a checkpoint brings back of it.
 
-`begin` makes a run for train.py; `open_run` opens a trained one for scripts. This is where the rooms
-are wired together: settings, text, model, optimizer and checkpoint know nothing of each other.
+`begin` makes a run for train.py; `open_run` opens a trained one for scripts. Here the rooms are
+wired together: settings, text, model, optimizer and checkpoint know nothing of each other.
 """
 
 import sys

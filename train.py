@@ -233,7 +233,7 @@ def print_plan(run: Run) -> None:
         "attention": "; ".join(sorted(kernels)),
         "cache": f"{cached:.2f} MB of keys and values after {length:,} tokens, "
         f"{uncached:.2f} MB without windows",
-        "text": f"{tokens:,} training tokens, {run.corpus.n_bytes('train') / tokens:.2f} bytes each",
+        "text": f"{tokens:,} training tokens of {run.corpus.n_bytes('train') / tokens:.2f} bytes",
         "step": f"{config.tokens_per_step:,} tokens; {total:,} in all: {total / tokens:.2f} epochs",
         **run.reasons,
     }

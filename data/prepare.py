@@ -262,7 +262,7 @@ def _find(folder: Path, content: dict[str, Any]) -> Corpus | None:
             for file in manifest["splits"][split]["files"]:
                 if sha256_of(folder / file["name"]) != file["sha256"]:
                     return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # whatever it has become
         return None
     return Corpus(folder, manifest)
 

@@ -21,6 +21,7 @@ TYPES = ("bpe", "unigram", "char")
 SPACE_MARK = "\u2581"  # stands for a space in SentencePiece's pieces
 TRAINING_LIMIT = 32_000_000  # characters; more text changes few pieces and costs memory and time
 
+_FIRST_PIECE = 3 + 256  # its id: after the specials and the bytes
 _CHUNK = 4096  # characters; SentencePiece skips longer lines, and counts positions in 16 bits
 _BLOCK = 1 << 18  # characters encoded at once: some 100 bytes of memory each
 _RESERVED = re.compile("[\0\u2581\u2585]")  # SentencePiece skips a line that has its own marks
@@ -55,6 +56,7 @@ def train_tokenizer(texts: Iterable[str], *, type: str, vocab_size: int) -> byte
     chunks = list(_training_chunks(texts))
     if not chunks:
         raise UserError("data: there is no text to train a tokenizer on")
+    _check_smallest(vocab_size, chunks)
     size = sum(len(chunk.encode()) for chunk in chunks) / 1e6
     print(f"training the tokenizer ({type}, {vocab_size:,} pieces) on {size:.1f} MB ...",
           end=" ", file=sys.stderr, flush=True)  # fmt: skip
@@ -66,9 +68,25 @@ def train_tokenizer(texts: Iterable[str], *, type: str, vocab_size: int) -> byte
         )  # fmt: skip
     except RuntimeError as error:
         print(file=sys.stderr)
-        raise _vocabulary_error(vocab_size, str(error)) from error
+        if not (largest := re.search(r"set it to a value <= (\d+)", str(error))):
+            raise
+        raise UserError(
+            f"tokenizer.vocab_size is {vocab_size:,}, too many for so little text: the largest "
+            f"possible is {int(largest[1]):,}"
+        ) from error
     print(f"{time.perf_counter() - start:.1f} s", file=sys.stderr)
     return model.getvalue()
+
+
+def _check_smallest(vocab_size: int, chunks: Iterable[str]) -> None:
+    """Refuse a vocabulary that cannot hold every character; of `char`, SentencePiece would
+    leave the rare ones out without a word."""
+    smallest = _FIRST_PIECE + len({"\n", " "}.union(*chunks))
+    if vocab_size < smallest:
+        raise UserError(
+            f"tokenizer.vocab_size is {vocab_size:,}, too few for 3 specials, 256 bytes and the "
+            f"text's characters: the smallest possible is {smallest:,}"
+        )
 
 
 def _training_chunks(texts: Iterable[str]) -> Iterator[str]:
@@ -83,17 +101,6 @@ def _training_chunks(texts: Iterable[str]) -> Iterator[str]:
             note = f"note: the tokenizer learns from the first {TRAINING_LIMIT:,} characters"
             print(note, file=sys.stderr)
             return
-
-
-def _vocabulary_error(vocab_size: int, message: str) -> Exception:
-    """Turn SentencePiece's two messages on the size into ours; any other is a bug."""
-    if high := re.search(r"set it to a value <= (\d+)", message):
-        remedy = f"too many for so little text: the largest possible is {int(high[1]):,}"
-    elif low := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
-        remedy = f"too few for its bytes and characters: the smallest possible is {int(low[1]):,}"
-    else:
-        return RuntimeError(message)
-    return UserError(f"tokenizer.vocab_size is {vocab_size:,}, {remedy}")
 
 
 def _well_formed(text: str) -> str:

@@ -65,8 +65,8 @@ class RollingKVCache:
     """A cache whose memory is fixed when it is made: O(sum of the windows), whatever the length.
 
     `capacity` is the number of tokens that a layer with full attention can hold; it is required if
-    there is one. A window wider than `capacity` holds `capacity` tokens. `UserError` if a text outgrows
-    a layer that may not forget.
+    there is one. A window wider than `capacity` holds `capacity` tokens. `UserError` if a text
+    outgrows a layer that may not forget.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class RollingKVCache:
         self._longest = 0  # of `seen`, kept here so that checking it costs no transfer
 
     def place(self, tokens: Tensor) -> Tensor:
-        """Give the tokens (B, T) their positions (B, T); a token of -1 is padding and has none (-1).
+        """Give the tokens (B, T) their positions (B, T); a token of -1 is padding: its own is -1.
 
         Counts them as seen. Raises `UserError` when a layer that may not forget is full.
         """

@@ -4,7 +4,7 @@
     blocked   scores only the blocks that the band touches       O(T * W)   positions 0..T-1
     full      torch's fused causal attention                     O(T * T)   positions 0..T-1, W >= T
 
-`blocked` is the idea behind block-wise attention (FlashAttention, arXiv 2205.14135): cut the queries
+`blocked` is the idea of block-wise attention (FlashAttention, arXiv 2205.14135): cut the queries
 into blocks of C; the keys that one block can see lie in that block and the `ceil((W-1)/C)` blocks
 before it, and nothing else is computed. For W = 3, C = 2 (`x`: scored, then masked):
 

@@ -7,7 +7,7 @@
         breeze (metadata)              canonical JSON: format, step, config, data hash, val loss
 
 Nothing in it depends on the clock, the host or the folder, so the same run gives the same bytes.
-There is no pickle and no pointer file that could disagree: the newest file with a right hash counts.
+There is no pickle and no pointer file that could disagree: the newest file with a right hash is it.
 """
 
 import hashlib

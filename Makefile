@@ -1,0 +1,54 @@
+# make train        set up, train the model of configs/quickstart.yaml, print text that it wrote
+# make test         set up, run the tests (minutes); make test-slow: those that take longer
+# make lint         ruff and mypy
+# make schema       write configs/schema.json, by which editors check the YAML files
+# make clean        remove .venv and caches of tools; runs/ stays
+#
+# Everything is installed into .venv; a second call installs nothing.
+
+PYTHON ?= python3
+CONFIG ?= configs/quickstart.yaml
+BIN := .venv/bin
+
+# Without an NVIDIA driver, PyTorch's own index of CPU wheels spares gigabytes of CUDA. It may be
+# out of reach (few retries, short time-out); then the default index decides.
+ifeq ($(shell command -v nvidia-smi 2>/dev/null)$(wildcard /proc/driver/nvidia/version),)
+CPU_WHEELS := --extra-index-url https://download.pytorch.org/whl/cpu --retries 1 --timeout 15
+endif
+
+.PHONY: setup train test test-slow lint schema clean
+
+setup: .venv/core
+
+train: .venv/core
+	$(BIN)/python train.py $(CONFIG) --resume
+
+test: .venv/dev
+	$(BIN)/python -m pytest
+
+test-slow: .venv/dev
+	$(BIN)/python -m pytest -m slow --timeout 1800
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+schema: .venv/core
+	$(BIN)/python -m configs.schema
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/core: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "error: Python 3.10 or newer is needed: make PYTHON=python3.11" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(CPU_WHEELS) torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/dev: .venv/core
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@

@@ -1,0 +1,292 @@
+"""data/tokenizer.py: every text comes back, every stream equals its whole, bad input is refused."""
+
+import hashlib
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data import tokenizer as tokenizer_module
+from data.tokenizer import TYPES, Tokenizer, train_tokenizer
+from errors import UserError
+
+TEXT = [
+    "Once upon a time there was a kite.\n\nIt was red, and it flew,\nit flew over the hills.\n" * 9,
+    'The kite said: "I\'m 27 years old!"\r\n\tAnd then?  Then it was <s> gone </s>, 1/2 < 3 > 2.\n'
+    * 9,
+]
+SIZE = {"bpe": 340, "unigram": 305, "char": 400}
+
+NASTY = [
+    "", " ", "  ", "   leading", "trailing   ", "a  b   c", "\n", "\n\n\n", "\t", "a\r\nb\rc\n",
+    "\0", "a\0b", "\u2581", "a\u2581b \u2581 \u2581\u2581", "\u2585", "\ufffd", "\ufeffx",
+    "<s>", "</s>", "<unk>", "<0x41>", "<s>the</s>", "\u2581<s>", "⁇", "𝔘𝔫𝔦 ﬁ ① ｱ", "e\u0301 é",
+    "👨‍👩‍👧‍👦🏳️‍🌈", "\u202e\u200d\u2028\u0085\u00a0\u3000", "\U0010ffff\uffff", "कि्ष 中文 עברית",
+    "x" * 5000, " " * 5000, "ab\n" * 3000,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=TYPES)
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    return Tokenizer(train_tokenizer(TEXT, type=request.param, vocab_size=SIZE[request.param]))
+
+
+@pytest.fixture(scope="module")
+def bpe() -> Tokenizer:
+    return Tokenizer(train_tokenizer(TEXT, type="bpe", vocab_size=340))
+
+
+def random_texts(count: int) -> list[str]:
+    """Text from all of Unicode but its surrogates, with much of what the tokenizer knows."""
+    draw = random.Random(0)
+    texts = []
+    for _ in range(count):
+        known = draw.choices("the kite.,\n  \t\r\0\u2581<s>/", k=12)
+        ranges = [(0, 0x80), (0x80, 0xD800), (0xE000, 0x10000), (0x10000, 0x110000)]
+        wild = [chr(draw.randrange(*draw.choice(ranges))) for _ in range(8)]
+        mixed = known + wild
+        draw.shuffle(mixed)
+        texts.append("".join(mixed))
+    return texts
+
+
+# ---------------------------------------------------------------------------- round trips
+
+
+@pytest.mark.parametrize("text", NASTY, ids=lambda text: ascii(text[:12]))
+def test_nasty_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
+    """Spaces, newlines, SentencePiece's own marks, spelled specials: nothing is lost or added."""
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert all(id > 2 for id in ids), "a special token came from its spelling, or an unknown one"
+
+
+def test_random_text_comes_back(tokenizer: Tokenizer) -> None:
+    for text in random_texts(400):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_every_character_comes_back(bpe: Tokenizer) -> None:
+    """All 1,112,064 of Unicode's scalar values."""
+    for start in range(0, 0x110000, 0x800):
+        if start != 0xD800:
+            text = "".join(map(chr, range(start, start + 0x800)))
+            assert bpe.decode(bpe.encode(text)) == text
+
+
+def test_a_lone_surrogate_becomes_a_replacement_character(tokenizer: Tokenizer) -> None:
+    """A prompt from the command line may hold one; UTF-8 cannot."""
+    assert tokenizer.decode(tokenizer.encode("a\ud800b\udfff")) == "a\ufffdb\ufffd"
+
+
+def test_blocks_do_not_change_the_pieces(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text longer than a block is encoded as if it were not cut, where it has single spaces."""
+    text = "".join(TEXT).replace("  ", " ")
+    whole = tokenizer.encode(text)
+    monkeypatch.setattr(tokenizer_module, "_BLOCK", 50)
+    assert tokenizer.encode(text) == whole
+    monkeypatch.setattr(tokenizer_module, "_BLOCK", 1)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+# ---------------------------------------------------------------------------- decoding
+
+
+def test_decode_is_total(tokenizer: Tokenizer) -> None:
+    """Any ids in range decode: broken bytes to U+FFFD, as Python's own decoder, specials to ""."""
+    byte = [tokenizer.encode("\0")[0] + value for value in range(256)]
+    assert tokenizer.decode([byte[0xC3], byte[0xA9]]) == "é"
+    assert tokenizer.decode([byte[0xC3], byte[0x41], byte[0xFF]]) == "\ufffdA\ufffd"
+    assert tokenizer.decode([tokenizer.bos_id, byte[0x41], tokenizer.eos_id]) == "A"
+    assert tokenizer.decode([]) == ""
+    for id in range(tokenizer.vocab_size):
+        assert isinstance(tokenizer.decode([id]), str)
+
+
+@pytest.mark.parametrize("id", [-1, 1_000_000])
+def test_ids_out_of_range_are_refused(bpe: Tokenizer, id: int) -> None:
+    """A negative index must not quietly mean the last piece."""
+    with pytest.raises(UserError, match=f"token id {id} is not in the vocabulary: 0 to 339"):
+        bpe.decode([id])
+    with pytest.raises(UserError, match="not in the vocabulary"):
+        bpe.piece(id)
+
+
+def test_a_stream_equals_its_whole(tokenizer: Tokenizer) -> None:
+    """For random ids, half of them bytes, so that characters break everywhere."""
+    draw = random.Random(1)
+    for _ in range(500):
+        top = draw.choice([259, tokenizer.vocab_size])
+        ids = [draw.randrange(top) for _ in range(30)]
+        stream = tokenizer.stream()
+        pushed = "".join(stream.push(id) for id in ids) + stream.flush()
+        assert pushed == tokenizer.decode(ids)
+
+
+def test_a_stream_holds_back_an_incomplete_character(bpe: Tokenizer) -> None:
+    """A terminal must not be given half an emoji."""
+    stream = bpe.stream()
+    assert [stream.push(id) for id in bpe.encode("é👍")] == ["", "é", "", "", "", "👍"]
+    assert stream.flush() == ""
+    stream.push(bpe.encode("é")[0])
+    assert stream.flush() == "\ufffd"
+    assert stream.push(bpe.encode("t")[0]) == "t", "after a flush the stream starts anew"
+
+
+# ---------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("type", TYPES)
+def test_training_is_deterministic(type: str) -> None:
+    """Two processes, hashing strings differently, learn the same bytes."""
+    program = (
+        "import hashlib; from data.tokenizer import train_tokenizer; "
+        "from tests.data.test_tokenizer import TEXT; "
+        f"model = train_tokenizer(TEXT, type={type!r}, vocab_size={SIZE[type]}); "
+        "print(hashlib.sha256(model).hexdigest())"
+    )
+    command = [sys.executable, "-c", program]
+    root = Path(__file__).parents[2]
+    other = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    model = train_tokenizer(iter(TEXT), type=type, vocab_size=SIZE[type])
+    assert other.stdout.strip() == hashlib.sha256(model).hexdigest()
+    assert Tokenizer(model).fingerprint() == hashlib.sha256(model).hexdigest()
+
+
+def test_char_has_a_token_for_each_character() -> None:
+    """Specials, bytes and the characters, newline, tab and space among them; no more."""
+    model = Tokenizer(train_tokenizer(["ab\tc\n", "b a"], type="char", vocab_size=1000))
+    assert model.vocab_size == 3 + 256 + len("abc\t\n ")
+    assert [model.decode([id]) for id in model.encode("a b\n\tc")] == list("a b\n\tc")
+    assert model.encode("z") == [3 + ord("z")], "an unknown character is spelled in bytes"
+
+
+def test_pieces_hold_no_word_together_with_a_newline(bpe: Tokenizer) -> None:
+    """Punctuation may take its newline along; a word must not."""
+    pieces = [bpe.piece(id) for id in range(259, bpe.vocab_size)]
+    with_newline = [piece for piece in pieces if "\n" in piece]
+    assert "\n" in pieces and any(len(piece) > 1 for piece in with_newline)
+    assert not any(character.isalnum() for piece in with_newline for character in piece)
+
+
+def test_long_lines_and_reserved_characters_are_learnt_from() -> None:
+    """SentencePiece skips without a word a line over 4,192 bytes, and one that has U+2585."""
+    long = Tokenizer(train_tokenizer(["kite " * 5000], type="bpe", vocab_size=269))
+    assert len(long.encode(" kite kite")) == 2
+    marked = Tokenizer(train_tokenizer(["kite \u2585 kite\n" * 9], type="bpe", vocab_size=269))
+    assert len(marked.encode(" kite kite")) <= 3
+
+
+def test_training_stops_at_its_limit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A huge corpus must not fill the memory; that it is cut is said."""
+    monkeypatch.setattr(tokenizer_module, "TRAINING_LIMIT", 6)
+    model = Tokenizer(train_tokenizer(["abc", "defg", "h"], type="char", vocab_size=999))
+    assert model.vocab_size == 259 + len("abcdef\n ")
+    assert "note: the tokenizer learns from the first 6 characters" in capsys.readouterr().err
+
+
+def test_training_says_what_it_does(capfd: pytest.CaptureFixture[str]) -> None:
+    """One line, and nothing from SentencePiece itself."""
+    train_tokenizer(TEXT, type="bpe", vocab_size=310)
+    said = capfd.readouterr()
+    assert said.out == ""
+    line, end = said.err.split("...")
+    assert line == "training the tokenizer (bpe, 310 pieces) on 0.0 MB "
+    assert end.endswith(" s\n") and end.count("\n") == 1
+
+
+@pytest.mark.parametrize("type", ["bpe", "unigram"])
+def test_vocabulary_too_large(type: str) -> None:
+    """The size that the message names is indeed possible, and one more is not."""
+    with pytest.raises(UserError, match=r"tokenizer\.vocab_size is 99,999, too many") as caught:
+        train_tokenizer(TEXT, type=type, vocab_size=99_999)
+    largest = int(str(caught.value).rsplit(" ", 1)[1].replace(",", ""))
+    model = Tokenizer(train_tokenizer(TEXT, type=type, vocab_size=largest))
+    assert model.vocab_size == largest
+    with pytest.raises(UserError, match="too many"):
+        train_tokenizer(TEXT, type=type, vocab_size=largest + 1)
+
+
+@pytest.mark.parametrize("type", TYPES)
+@pytest.mark.parametrize("vocab_size", [1, 3, 258, 261])
+def test_vocabulary_too_small(type: str, vocab_size: int) -> None:
+    """The size that the message names holds specials, bytes and characters."""
+    with pytest.raises(UserError, match=f"tokenizer.vocab_size is {vocab_size}, too few") as caught:
+        train_tokenizer(TEXT, type=type, vocab_size=vocab_size)
+    smallest = int(str(caught.value).rsplit(" ", 1)[1])
+    assert smallest == 3 + 256 + len(set("".join(TEXT)))
+    assert Tokenizer(train_tokenizer(TEXT, type=type, vocab_size=smallest)).vocab_size == smallest
+
+
+def test_refused_training() -> None:
+    with pytest.raises(UserError, match=r"tokenizer\.type is 'word': one of bpe, unigram, char"):
+        train_tokenizer(TEXT, type="word", vocab_size=310)
+    with pytest.raises(UserError, match="there is no text to train a tokenizer on"):
+        train_tokenizer(["", "\0"], type="bpe", vocab_size=310)
+
+
+# ---------------------------------------------------------------------------- bad models
+
+
+def test_garbage_is_refused(bpe: Tokenizer) -> None:
+    whole = bpe.model_bytes
+    for garbage in (b"", b"garbage", bytes(range(256)) * 9, whole[:100], whole[:-1], b"\0" * 99):
+        with pytest.raises(UserError, match="the tokenizer"):
+            Tokenizer(garbage)
+
+
+def test_a_model_that_loses_text_is_refused(tmp_path: Path) -> None:
+    """SentencePiece's own defaults merge spaces; such a model would not give text back."""
+    import io
+
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT), model_writer=model, vocab_size=45, minloglevel=2
+    )
+    with pytest.raises(UserError, match="the tokenizer loses text"):
+        Tokenizer(model.getvalue())
+
+
+def test_damaged_models_never_crash(bpe: Tokenizer) -> None:
+    """The parser is C++: bits are flipped and pieces cut out in a process of its own, which must
+    live, and refuse or work."""
+    program = """
+import random, sys
+from data.tokenizer import Tokenizer
+from errors import UserError
+model = sys.stdin.buffer.read()
+tried = {"works": 0, "refused": 0}
+for seed in range(1500):
+    draw = random.Random(seed)
+    damaged = bytearray(model)
+    for _ in range(draw.choice((1, 1, 2, 8))):
+        place = draw.randrange(len(damaged))
+        if draw.random() < 0.7:
+            damaged[place] = draw.randrange(256)
+        else:
+            del damaged[place : place + draw.randrange(1, 30)]
+    try:
+        tokenizer = Tokenizer(bytes(damaged))
+        tokenizer.decode(tokenizer.encode("The kite \\u00e9\\n  <s>"))
+        tokenizer.decode(range(tokenizer.vocab_size))
+        tried["works"] += 1
+    except UserError:
+        tried["refused"] += 1
+print(tried["works"], tried["refused"])
+"""
+    command = [sys.executable, "-c", program]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        command, cwd=root, input=bpe.model_bytes, capture_output=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    works, refused = map(int, done.stdout.split())
+    assert works + refused == 1500 and works > 20 and refused > 20
