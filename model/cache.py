@@ -87,8 +87,9 @@ class RollingKVCache:
         self.capacity: int | None = None  # set if some layer may not forget
         for window in config.windows:
             sinks = 0 if window is None else config.attention_sinks
-            slots = capacity if window is None else window + sinks
-            if window is None or (capacity is not None and capacity < slots):
+            slots = None if window is None else window + sinks  # None: one for every token
+            if slots is None or (capacity is not None and capacity < slots):
+                assert capacity is not None
                 slots, sinks, self.capacity = capacity, 0, capacity
             shape = (batch_size, config.n_kv_heads, slots, config.head_dim)
             self.layers.append(Ring(shape, sinks, dtype, torch.device(device)))
