@@ -4,7 +4,9 @@
 wired together: settings, text, model, optimizer and checkpoint know nothing of each other.
 """
 
+import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,14 +24,12 @@ from errors import UserError
 from model import ModelConfig, Sampling, Transformer, generate
 from model.cost import flops_per_token
 from model.loss import cross_entropy
-from storage import atomic_write
+from storage import atomic_write, cache_folder
 from training import checkpoint as checkpoints
 from training import device as machine
 from training.checkpoint import Checkpoint
 from training.evaluation import Score, evaluate
 from training.optimizer import Optimizer
-
-HISTORY = ("val_loss", "val_step", "best_loss", "best_step")  # what a checkpoint says of validation
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Run:
                 stop=[bos, eos],
             )
             ids = [token for (token,) in written if token is not None]
-        return wanted.prompt + self.tokenizer.decode(ids)
+        return self.tokenizer.decode([*prompt, *ids])
 
     def save(self) -> Path:
         """Write a checkpoint, then delete those that are neither recent nor the best."""
@@ -102,7 +102,7 @@ class Run:
                 **self.history,
             },
         )
-        checkpoints.prune(folder, self.config.train.keep_checkpoints)
+        checkpoints.prune(path, self.config.train.keep_checkpoints)
         return path
 
 
@@ -132,6 +132,8 @@ def begin(config: schema.Config, checkpoint: Checkpoint | None) -> Run:
     )
     compiled, compile_reason = machine.choose_compile(train.compile, device, run_flops)
     if compiled:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+        warnings.filterwarnings("ignore", message="Torchinductor does not support code generation")
         for block in model.layers:  # blocks that are alike are compiled once
             block.compile()
     reasons = {
@@ -212,23 +214,27 @@ def _restore(run: Run, checkpoint: Checkpoint) -> None:
             parameters[name].copy_(weight)
     run.optimizer.restore(checkpoint.moments(shapes), checkpoint.step)
     run.step = checkpoint.step
-    run.history = {key: checkpoint.metadata[key] for key in HISTORY if key in checkpoint.metadata}
+    run.history = {
+        key: checkpoint.metadata[key] for key in checkpoints.HISTORY if key in checkpoint.metadata
+    }
 
 
 def _refuse_changes(
     config: schema.Config, tokenizer: Tokenizer, corpus: Corpus, checkpoint: Checkpoint
 ) -> None:
     """Raise `UserError` if model, tokenizer or text changed since the checkpoint; tell the rest."""
-    then, now = checkpoint.metadata["config"], _lasting(config)
+    before = schema.config_from_dict(checkpoint.metadata["config"], str(checkpoint.path))
+    then, now = _lasting(before), _lasting(config)
     cannot = f"cannot resume {config.folder}"
     remedy = "change it back, or begin another run with run_dir=runs/NAME"
+    if then["seed"] != now["seed"]:
+        print(f"note: seed was {then['seed']} and is now {now['seed']}", file=sys.stderr)
     for section in ("model", "tokenizer", "data", "train", "sample"):
         for key, value in now[section].items():
-            before = then.get(section, {}).get(key)
-            if before == value or (section, key) == ("data", "path"):  # the text itself is compared
-                continue
-            change = f"{section}.{key} was {before} and is now {value}"
-            if section in ("model", "tokenizer", "data"):
+            if then[section][key] == value or (section, key) == ("data", "path"):
+                continue  # not the path of the text but the text itself is compared
+            change = f"{section}.{key} was {then[section][key]} and is now {value}"
+            if section in ("model", "tokenizer", "data") or key == "optimizer":
                 raise UserError(f"{cannot}: {change}; {remedy}")
             print(f"note: {change}", file=sys.stderr)
     if tokenizer.model_bytes != checkpoint.tokenizer():

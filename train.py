@@ -25,7 +25,7 @@ from errors import DIVERGED, UserError, command
 if TYPE_CHECKING:  # a mistake in the config is told without waiting for torch
     from run import Run
     from training.interrupt import StopRequest
-    from training.metrics import MetricsLog
+    from training.metrics import MetricsLog, SamplesLog
     from training.progress import Progress
 
 
@@ -62,11 +62,18 @@ def train(config: schema.Config, *, resume: bool = False) -> int:
     from run import begin
     from training.checkpoint import newest
     from training.interrupt import StopRequest, lock
-    from training.metrics import MetricsLog
+    from training.metrics import MetricsLog, SamplesLog
 
     checkpoints = config.folder / "checkpoints"
-    checkpoints.mkdir(parents=True, exist_ok=True)
+    try:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # run_dir is a file, or below one, or not ours to write in
+        raise UserError(
+            f"{checkpoints} cannot be made ({error.strerror}): choose another folder, run_dir=..."
+        ) from None
     with lock(config.folder):
+        for torn in config.folder.rglob(".*.part"):  # of a process that was killed while it wrote
+            torn.unlink()
         checkpoint = newest(checkpoints)
         if checkpoint is not None and not resume:
             raise UserError(
@@ -76,14 +83,15 @@ def train(config: schema.Config, *, resume: bool = False) -> int:
         run = begin(config, checkpoint)
         print_plan(run)
         metrics = MetricsLog(config.folder / "metrics.jsonl", run.step)
+        samples = SamplesLog(config.folder / "samples.txt", run.step)
         with StopRequest() as stop:
-            code = steps(run, metrics, stop)
+            code = steps(run, metrics, samples, stop)
         if code == 0:
             finish(run)
         return code
 
 
-def steps(run: Run, metrics: MetricsLog, stop: StopRequest) -> int:
+def steps(run: Run, metrics: MetricsLog, samples: SamplesLog, stop: StopRequest) -> int:
     """The loop: one iteration is one update of the weights. Returns the exit code."""
     from data.batches import Batches
     from training.progress import Progress
@@ -101,7 +109,7 @@ def steps(run: Run, metrics: MetricsLog, stop: StopRequest) -> int:
             lr = settings.lr * ratio_at(run)
             loss, grad_norm = update(run, batches.batch(run.step), ratio_at(run))
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-                return diverged(run, loss, grad_norm)
+                return diverged(run, f"loss {loss}, gradient norm {grad_norm}")
             run.step += 1
             finished = run.step == settings.max_steps
             progress.advance(loss)
@@ -114,7 +122,9 @@ def steps(run: Run, metrics: MetricsLog, stop: StopRequest) -> int:
                     tokens_per_s=round(progress.tokens_per_s),
                 )
             if run.step % settings.eval_interval == 0 or finished:
-                validate(run, metrics, progress)
+                val_loss = validate(run, metrics, samples, progress)
+                if not math.isfinite(val_loss):
+                    return diverged(run, f"val_loss {val_loss}")
                 finished = finished or out_of_patience(run)
             if run.step % settings.save_interval == 0 or finished or stop.signal:
                 path = run.save()
@@ -159,31 +169,36 @@ def update(run: Run, windows: Any, ratio: float) -> tuple[float, float]:
     return loss, norm
 
 
-def diverged(run: Run, loss: float, grad_norm: float) -> int:
+def diverged(run: Run, found: str) -> int:
     """Say that training ran away. Returns the exit code."""
     print(
-        f"error: training diverged at step {run.step:,} (loss {loss}, gradient norm {grad_norm}): "
-        "nothing was saved since; lower train.lr and go on from the last checkpoint with --resume",
+        f"error: training diverged at step {run.step:,} ({found}): nothing "
+        " was saved since; lower train.lr and go on from the last checkpoint with --resume",
         file=sys.stderr,
     )
     return DIVERGED
 
 
-def validate(run: Run, metrics: MetricsLog, progress: Progress) -> None:
-    """Measure the whole validation split and write a sample of text."""
+def validate(run: Run, metrics: MetricsLog, samples: SamplesLog, progress: Progress) -> float:
+    """Measure the whole validation split and write a sample of text. Returns val_loss.
+
+    Where it is not finite nothing is noted: such a model can write nothing either.
+    """
     score = run.score("val")
+    if not math.isfinite(score.loss):
+        return score.loss
     run.history |= {"val_loss": score.loss, "val_step": run.step}
     if score.loss < run.history.get("best_loss", math.inf):
         run.history |= {"best_loss": score.loss, "best_step": run.step}
     stepping_s = round(progress.seconds, 1)
     metrics.write(run.step, val_loss=score.loss, val_bpb=score.bpb, stepping_s=stepping_s)
     text = run.sample()
-    with (run.folder / "samples.txt").open("a", encoding="utf-8") as file:
-        file.write(f"=== step {run.step}, {score.bpb:.4f} bits per byte ===\n{text}\n\n")
+    samples.write(run.step, score.bpb, text)
     progress.show(
         f"step {run.step:,}: val_loss {score.loss:.4f}, {score.bpb:.4f} bits per byte after "
         f"{stepping_s} s of stepping; it writes: {' '.join(text.split())[:70]}"
     )
+    return score.loss
 
 
 def out_of_patience(run: Run) -> bool:

@@ -22,7 +22,7 @@ SPACE_MARK = "\u2581"  # stands for a space in SentencePiece's pieces
 TRAINING_LIMIT = 32_000_000  # characters; more text changes few pieces and costs memory and time
 
 _FIRST_PIECE = 3 + 256  # its id: after the specials and the bytes
-_CHUNK = 4096  # characters; SentencePiece skips longer lines, and counts positions in 16 bits
+_CHUNK = 4096  # characters; SentencePiece passes over lines that are longer than it is told
 _BLOCK = 1 << 18  # characters encoded at once: some 100 bytes of memory each
 _RESERVED = re.compile("[\0\u2581\u2585]")  # SentencePiece skips a line that has its own marks
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -119,7 +119,7 @@ class Tokenizer:
 
         self.model_bytes = model_bytes
         try:
-            if not model_bytes:
+            if not model_bytes:  # SentencePiece would take them for a model, and complain later
                 raise RuntimeError("no bytes")
             self._model = sentencepiece.SentencePieceProcessor(model_proto=model_bytes)
             ids = range(self._model.vocab_size())
@@ -203,9 +203,7 @@ class TokenStream:
 
     def flush(self) -> str:
         """Give what is held back, as U+FFFD; the stream can then start again."""
-        text = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        return text
+        return self._decoder.decode(b"", final=True)
 
 
 def _piece_bytes(model: Any, id: int) -> bytes:

@@ -59,7 +59,7 @@ class ModelConfig:
             )
         if self.attention_sinks < 0:
             raise UserError(f"model.attention_sinks is {self.attention_sinks}: 0 (none) or more")
-        if self.rope_theta <= 1.0:
+        if not 1.0 < self.rope_theta < float("inf"):
             raise UserError(f"model.rope_theta is {self.rope_theta}: it must be greater than 1")
         if not 0.0 < self.norm_eps < 1.0:
             raise UserError(f"model.norm_eps is {self.norm_eps}: a small positive number, as 1e-5")

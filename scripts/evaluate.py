@@ -49,9 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{opened.checkpoint.path}, {len(tokens):,} tokens in windows of {seq_len:,}")
     print(f"{'window':>10} {'loss':>8} {'perplexity':>11} {'bits per byte':>14}")
     for word, window in zip(arguments.window, windows, strict=True):
-        if word != "trained":
-            opened = open_run(opened.checkpoint.path, window)
-        score = _score(opened, tokens, n_bytes, seq_len)
+        tried = opened if word == "trained" else open_run(opened.checkpoint.path, window)
+        score = _score(tried, tokens, n_bytes, seq_len)
         print(
             f"{word:>10} {score.loss:8.4f} {score.perplexity:11.2f} {score.bpb:14.4f}", flush=True
         )
@@ -75,8 +74,8 @@ def _text(opened: "OpenedRun", arguments: argparse.Namespace) -> tuple[Any, int]
     from run import open_text
 
     if arguments.file is None:
-        tokenizer, corpus = open_text(opened.config)
-        if tokenizer.model_bytes != opened.tokenizer.model_bytes:
+        _, corpus = open_text(opened.config)
+        if corpus.data_hash != opened.checkpoint.metadata["data_hash"]:
             raise UserError("the run's text is no longer what it was trained on: use --file")
         if corpus.n_tokens(arguments.split) < 2:
             raise UserError(

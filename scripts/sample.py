@@ -55,6 +55,7 @@ def _write(
 
     tokenizer = opened.tokenizer
     ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
+    prompt = tokenizer.decode(ids)  # a terminal's broken bytes, which cannot be printed, replaced
     written = generate(
         opened.model,
         [ids] * arguments.samples,

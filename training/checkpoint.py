@@ -30,6 +30,7 @@ from storage import atomic_write, sha256_of
 
 FORMAT = 1
 NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.safetensors")
+HISTORY = ("val_loss", "val_step", "best_loss", "best_step")  # what is said of validation
 LARGEST_HEADER = 100_000_000  # bytes; what safetensors itself accepts
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -65,7 +66,14 @@ class Checkpoint:
                     f"{self.path} is of another architecture than its config: {name} is "
                     f"{self.header[name]}, expected {('F32', tuple(shape))}"
                 )
-        return self._read(expected)
+        weights = self._read(expected)
+        for name, weight in weights.items():
+            if not weight.isfinite().all():
+                raise UserError(
+                    f"{self.path} holds weights that are not finite ({name}): the run that wrote "
+                    "it had diverged; use an earlier checkpoint"
+                )
+        return weights
 
     def moments(self, expected: Shapes) -> dict[str, Tensor]:
         """Read the optimizer's moments, of the weights whose shapes are given."""
@@ -119,15 +127,12 @@ def read(path: Path) -> Checkpoint:
             "name; use an earlier checkpoint"
         )
     header = _header(path)
-    try:
-        metadata = json.loads(header.pop("__metadata__")["breeze"])
-        assert metadata["format"] == FORMAT and isinstance(metadata["step"], int)
-        tensors = {name: (about["dtype"], tuple(about["shape"])) for name, about in header.items()}
-        assert "tokenizer" in tensors
-    except (KeyError, TypeError, ValueError, AssertionError):
-        raise UserError(
-            f"{path} is a safetensors file, but not a checkpoint of Breeze (format {FORMAT})"
-        ) from None
+    metadata = _about(path, header)
+    tensors = {
+        name: (about["dtype"], tuple(about["shape"]))
+        for name, about in header.items()
+        if name != "__metadata__"
+    }
     if not named:
         print(
             f"note: {path.name} carries no hash in its name, so damage to it cannot be noticed",
@@ -168,12 +173,21 @@ def find(run: Path) -> Checkpoint:
     return checkpoint
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Delete all but the last `keep` checkpoints and the one with the lowest validation loss."""
-    paths = _by_step(folder)
-    measured = {}
-    for path in paths:
-        about = json.loads(_header(path)["__metadata__"]["breeze"])
+def prune(last: Path, keep: int) -> None:
+    """Delete all but `keep` checkpoints up to `last` and the one with the lowest validation loss.
+
+    What is later than `last`, the file just saved, was skipped as damaged when the run went on: it
+    neither counts nor is it read, and it stays until the run arrives at that step again.
+    """
+    paths, measured = [], {}
+    for path in _by_step(last.parent):
+        if path.name.split("-")[1] > last.name.split("-")[1]:
+            continue
+        try:
+            about = _about(path, _header(path))
+        except UserError:  # damaged as well
+            continue
+        paths.append(path)
         if about.get("val_step") == about["step"]:
             measured[path] = about["val_loss"]
     best = min(measured, key=lambda path: measured[path], default=None)
@@ -184,6 +198,24 @@ def prune(folder: Path, keep: int) -> None:
 
 def _by_step(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if NAME.fullmatch(path.name))
+
+
+def _about(path: Path, header: dict[str, Any]) -> dict[str, Any]:
+    """Parse what a checkpoint says of itself. Raises `UserError` for another program's file."""
+    try:
+        about = json.loads(header["__metadata__"]["breeze"])
+        assert about["format"] == FORMAT and isinstance(about["config"], dict)
+        assert type(about["step"]) is int and about["step"] >= 0
+        assert isinstance(about["data_hash"], str)
+        assert all(isinstance(about.get(key, 0), int | float) for key in HISTORY)
+        assert all(type(n) is int for name in header.keys() - {"__metadata__"}
+                   for n in header[name]["shape"])  # fmt: skip
+        assert header["tokenizer"]["dtype"] == "U8"
+    except (KeyError, TypeError, ValueError, AssertionError, AttributeError, RecursionError):
+        raise UserError(
+            f"{path} is a safetensors file, but not a checkpoint of Breeze (format {FORMAT})"
+        ) from None
+    return dict(about)
 
 
 def _header(path: Path) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from errors import UserError
+
 # A compiled step is up to 1.4x faster on a CPU, and compiling takes half a minute once: below this
 # much work, the time is not won back.
 WORTH_COMPILING = 2e14  # floating-point operations of the whole run
@@ -20,6 +22,9 @@ WORTH_COMPILING = 2e14  # floating-point operations of the whole run
 def choose_device(wanted: str) -> tuple[torch.device, str]:
     """Pick the device for `auto | cpu | cuda | mps`, and say why."""
     if wanted != "auto":
+        backend = {"cpu": torch.cpu, "cuda": torch.cuda, "mps": torch.backends.mps}[wanted]
+        if not backend.is_available():
+            raise UserError(f"train.device is {wanted}, but PyTorch finds none: use auto or cpu")
         return torch.device(wanted), "the config asks for it"
     if torch.cuda.is_available():
         return torch.device("cuda"), torch.cuda.get_device_name()

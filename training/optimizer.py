@@ -10,6 +10,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from errors import UserError
+
 BETAS = (0.9, 0.95)  # AdamW's, as usual for language models
 MOMENTUM = 0.95  # Muon's
 MOMENTS = ("momentum_buffer", "exp_avg", "exp_avg_sq")  # the tensors a checkpoint must carry
@@ -77,15 +79,24 @@ class Optimizer:
         }
 
     def restore(self, moments: dict[str, Tensor], step: int) -> None:
-        """Put back the moments of a checkpoint taken after `step` updates."""
+        """Put back the moments of a checkpoint taken after `step` updates.
+
+        Raises `UserError` when one is missing.
+        """
         for optimizer, _ in self.parts:
+            needed = MOMENTS[:1] if isinstance(optimizer, torch.optim.Muon) else MOMENTS[1:]
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
                     name = next(n for n, p in self.parameters.items() if p is parameter)
+                    for moment in needed:
+                        if f"{name}.{moment}" not in moments:
+                            raise UserError(
+                                f"the checkpoint lacks the optimizer's {moment} of {name}: it "
+                                "cannot be trained on"
+                            )
                     state = {
                         moment: moments[f"{name}.{moment}"].to(parameter.device)
-                        for moment in MOMENTS
-                        if f"{name}.{moment}" in moments
+                        for moment in needed
                     }
                     if "exp_avg" in state:  # AdamW counts its own steps to correct its bias
                         state["step"] = torch.tensor(float(step), device=parameter.device)

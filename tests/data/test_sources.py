@@ -3,6 +3,7 @@
 import io
 import os
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -172,6 +173,18 @@ def test_refused_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_unknown_source() -> None:
     with pytest.raises(UserError, match=r"data\.source is 'novel': one of shakespeare, files"):
         open_source("novel")
+
+
+def test_importing_the_room_is_cheap() -> None:
+    """`datasets` takes seconds, and torch is none of this room's business."""
+    program = (
+        "import sys, data.sources, data.tokenizer, data.prepare, data.batches; "
+        "print(sorted({'torch', 'datasets', 'sentencepiece', 'pandas'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", program]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 # ---------------------------------------------------------------------------- Shakespeare

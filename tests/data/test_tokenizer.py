@@ -181,6 +181,19 @@ def test_long_lines_and_reserved_characters_are_learnt_from() -> None:
     assert len(marked.encode(" kite kite")) <= 3
 
 
+def test_a_text_without_spaces_is_learnt_from() -> None:
+    """One word of 200,000 characters is longer than any line SentencePiece would take."""
+    model = Tokenizer(train_tokenizer(["中文" * 100_000], type="bpe", vocab_size=264))
+    assert len(model.encode("中文")) == 1
+
+
+def test_digits_stand_alone(tokenizer: Tokenizer) -> None:
+    """A number is spelled digit by digit, however frequent it was."""
+    pieces = [tokenizer.piece(id) for id in range(259, tokenizer.vocab_size)]
+    assert {"2", "7"} <= set(pieces)
+    assert not any(len(piece) > 1 for piece in pieces if any(map(str.isdigit, piece)))
+
+
 def test_training_stops_at_its_limit(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -234,11 +247,13 @@ def test_refused_training() -> None:
 # ---------------------------------------------------------------------------- bad models
 
 
-def test_garbage_is_refused(bpe: Tokenizer) -> None:
+def test_garbage_is_refused(bpe: Tokenizer, capfd: pytest.CaptureFixture[str]) -> None:
+    """By our one line; SentencePiece itself stays silent."""
     whole = bpe.model_bytes
     for garbage in (b"", b"garbage", bytes(range(256)) * 9, whole[:100], whole[:-1], b"\0" * 99):
         with pytest.raises(UserError, match="the tokenizer"):
             Tokenizer(garbage)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_model_that_loses_text_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+"""ModelConfig: what it refuses, what it counts, and that no field is dead."""
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import torch
+from small import build, config, text
+from torch import Tensor
+
+from errors import UserError
+from model import kernels
+from model.config import ModelConfig
+from model.transformer import Transformer
+
+REFUSED: list[tuple[str, dict[str, Any]]] = [
+    ("vocab_size", {"vocab_size": 0}),
+    ("dim", {"dim": 0}),
+    ("n_layers", {"n_layers": 0}),
+    ("n_heads", {"n_heads": 0}),
+    ("n_kv_heads", {"n_kv_heads": 0}),
+    ("n_kv_heads", {"n_heads": 3}),
+    ("n_kv_heads", {"n_kv_heads": 8}),
+    ("n_heads", {"dim": 18}),
+    ("head_dim", {"head_dim": 3}),
+    ("head_dim", {"head_dim": 0}),
+    ("head_dim", {"dim": 12}),
+    ("hidden_dim", {"hidden_dim": 0}),
+    ("sliding_window", {"sliding_window": 0}),
+    ("sliding_window", {"sliding_window": [3, -1]}),
+    ("sliding_window", {"sliding_window": []}),
+    ("sliding_window", {"sliding_window": [1, 2, 3, 4]}),
+    ("attention_sinks", {"attention_sinks": -1}),
+    ("rope_theta", {"rope_theta": 1.0}),
+    ("rope_theta", {"rope_theta": float("nan")}),
+    ("rope_theta", {"rope_theta": float("inf")}),
+    ("norm_eps", {"norm_eps": 0.0}),
+    ("norm_eps", {"norm_eps": float("nan")}),
+    ("attention", {"attention": "flash"}),
+]
+
+
+@pytest.mark.parametrize(("field", "wrong"), REFUSED)
+def test_refusals_name_the_field(field: str, wrong: dict[str, Any]) -> None:
+    """The user would get a shape error from inside torch, or NaN, and not know which line to mend."""
+    with pytest.raises(UserError, match=rf"model\.{field}\b"):
+        config(**wrong)
+
+
+def test_derived_sizes() -> None:
+    """None must mean what the field's comment says."""
+    derived = ModelConfig(vocab_size=8, dim=100, n_heads=5, n_kv_heads=1)
+    assert (derived.head_dim, derived.hidden_dim) == (20, 288)  # 8/3 * 100 = 266.7, up to 32s
+    assert ModelConfig(vocab_size=8, dim=96, n_heads=4).hidden_dim == 256  # already a multiple
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"tie_embeddings": True}, {"head_dim": 6}, {"n_kv_heads": 1}, {"hidden_dim": None}],
+)
+def test_parameter_counts_are_those_of_the_module(changes: dict[str, Any]) -> None:
+    """`plan` would promise another size than the one that is trained."""
+    model = Transformer(config(**changes))
+    counted = dict.fromkeys(model.config.parameter_counts(), 0)
+    for name, weight in model.named_parameters():
+        part = next((part for part in counted if f"{part}." in f".{name}"), "norms")
+        counted[part] += weight.numel()
+    assert counted == model.config.parameter_counts()
+
+
+def logits_with(changes: dict[str, Any]) -> Tensor:
+    """Logits of the same numbers as weights, read under another config."""
+    with torch.no_grad():
+        return build(**changes)(text(12))
+
+
+LIVE: dict[str, dict[str, Any]] = {
+    "n_heads": {"n_heads": 2, "n_kv_heads": 1, "head_dim": 8},
+    "sliding_window": {"sliding_window": 4},
+    "attention_sinks": {"attention_sinks": 1},
+    "rope_theta": {"rope_theta": 20_000.0},
+    "norm_eps": {"norm_eps": 1e-4},
+    "tie_embeddings": {"tie_embeddings": True},
+}
+SHAPES = ("vocab_size", "dim", "n_layers", "n_kv_heads", "head_dim", "hidden_dim")
+LARGER = {"n_kv_heads": 4, "n_layers": 4, "dim": 20, "head_dim": 6}
+
+
+@pytest.mark.parametrize("field", LIVE)
+def test_a_setting_changes_the_logits(field: str) -> None:
+    """A dead knob: the config says one thing, the model does another."""
+    difference = (logits_with(LIVE[field]) - logits_with({})).abs().max().item()
+    assert difference > 1e-5
+
+
+@pytest.mark.parametrize("field", SHAPES)
+def test_a_size_changes_the_weights(field: str) -> None:
+    """As above, for the settings that are sizes."""
+    sizes = [
+        {name: weight.shape for name, weight in build(**changes).state_dict().items()}
+        for changes in ({}, {field: LARGER.get(field, 50)})
+    ]
+    assert sizes[0] != sizes[1]
+
+
+@pytest.mark.parametrize(
+    ("attention", "called"), [("dense", "dense"), ("blocked", "blocked"), ("auto", "blocked")]
+)
+def test_attention_decides_the_kernel(
+    attention: str, called: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The window would be paid for with T * T scores without anyone noticing."""
+    calls = []
+    for name in ("dense", "blocked", "full"):
+        kernel = getattr(kernels, name)
+        monkeypatch.setattr(
+            kernels, name, lambda *a, name=name, kernel=kernel: calls.append(name) or kernel(*a)
+        )
+    build(attention=attention)(text(12))
+    assert calls == [called] * 3
+
+
+def test_every_field_has_such_a_test() -> None:
+    """A new setting could be dead from birth."""
+    assert {*LIVE, *SHAPES, "attention"} == {field.name for field in fields(ModelConfig)}

@@ -1,0 +1,98 @@
+"""The rule itself: by hand, by brute force, and counted."""
+
+import pytest
+import reference
+import torch
+
+from errors import UserError
+from model.window import layer_windows, picture, reach, visible, visible_pairs
+
+WINDOW_3 = """
+# . . . . . . .
+# # . . . . . .
+# # # . . . . .
+. # # # . . . .
+. . # # # . . .
+. . . # # # . .
+. . . . # # # .
+. . . . . # # #
+""".strip()
+
+WINDOW_2_SINKS_2 = """
+# . . . . .
+# # . . . .
+# # # . . .
+# # # # . .
+# # . # # .
+# # . . # #
+""".strip()
+
+WINDOWS = [None, 1, 2, 3, 5, 8, 9, 40]
+SINKS = [0, 1, 2, 4, 11]
+
+
+@pytest.mark.parametrize(
+    ("drawn", "window", "sinks"), [(WINDOW_3, 3, 0), (WINDOW_2_SINKS_2, 2, 2)]
+)
+def test_the_mask_is_the_one_drawn_by_hand(drawn: str, window: int, sinks: int) -> None:
+    """A window of W + 1 or W - 1 keys, or sinks off by one, would change a character."""
+    assert picture(len(drawn.splitlines()), window, sinks) == drawn
+
+
+@pytest.mark.parametrize("sinks", SINKS)
+@pytest.mark.parametrize("window", WINDOWS)
+def test_integers_and_tensors_obey_the_reference(window: int | None, sinks: int) -> None:
+    """Masks made of tensors could follow another rule than pictures made of integers."""
+    length = 12
+    expected = [
+        [reference.visible(i, j, window, sinks) for j in range(length)] for i in range(length)
+    ]
+    by_integer = [[visible(i, j, window, sinks) for j in range(length)] for i in range(length)]
+    p = torch.arange(length)
+    assert by_integer == expected
+    assert visible(p[:, None], p[None], window, sinks).tolist() == expected
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_row_i_sees_min_of_i_plus_1_and_w(window: int | None) -> None:
+    """A row without a key makes NaN; a row with one too many is nanochat's W + 1."""
+    for i in range(12):
+        seen = sum(visible(i, j, window) for j in range(12))
+        assert seen == (i + 1 if window is None else min(i + 1, window))
+
+
+@pytest.mark.parametrize("sinks", SINKS)
+@pytest.mark.parametrize("window", WINDOWS)
+def test_visible_pairs_counts_what_is_visible(window: int | None, sinks: int) -> None:
+    """FLOPs and MFU would be counted wrong."""
+    for n in range(13):
+        brute = sum(reference.visible(i, j, window, sinks) for i in range(n) for j in range(n))
+        assert visible_pairs(n, window, sinks) == brute
+
+
+@pytest.mark.parametrize("windows", [(1,), (3,), (3, 3), (1, 4, 2), (2,) * 6, (3, None), (None,)])
+def test_reach_is_what_layers_pass_on(windows: tuple[int | None, ...]) -> None:
+    """The reach that is printed would not be the one the model has."""
+    length = 20
+    sources = reference.depends(windows, 0, length)[-1]
+    assert (reach(windows) or length) == len(sources) == length - min(sources)
+
+
+def test_reach_of_mistral_7b() -> None:
+    """The paper's own number (section 2): about 131K tokens back."""
+    assert reach(layer_windows(4096, 32)) == 131_041
+
+
+def test_patterns_are_tiled() -> None:
+    """A layer could get its neighbour's window."""
+    assert layer_windows([64, None], 5) == (64, None, 64, None, 64)
+    assert layer_windows((1, 2, 3), 3) == (1, 2, 3)
+    assert layer_windows(7, 2) == (7, 7)
+    assert layer_windows(None, 2) == (None, None)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, [], [3, 0], [1, 2, 3]])
+def test_senseless_windows_are_refused(wrong: int | list[int]) -> None:
+    """A window of 0 sees nothing; a pattern longer than the stack is silently cut."""
+    with pytest.raises(UserError, match=r"model\.sliding_window"):
+        layer_windows(wrong, 2)
