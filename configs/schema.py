@@ -65,7 +65,7 @@ class DataSettings:
     source: str = setting(
         "shakespeare", "where documents come from", choices=("shakespeare", "files")
     )
-    path: str | None = setting(None, "the file or folder that source: files reads")
+    path: str | None = setting(None, "what source: files reads: a file, a folder, a glob")
     field: str = setting("text", "column of the text in .jsonl, .csv and .parquet files")
     seq_len: int = setting(256, "length of a training window", unit="tokens", minimum=1)
     split: str = setting(

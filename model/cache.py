@@ -56,8 +56,9 @@ class Ring:
         slot = torch.where(
             position < self.sinks, position, self.sinks + (position - self.sinks) % self.size
         )
-        self.k[row, :, slot] = k[row, :, column].to(self.k.dtype)
-        self.v[row, :, slot] = v[row, :, column].to(self.v.dtype)
+        # Detached: what is held has no gradient, or the graph would grow with every call.
+        self.k[row, :, slot] = k.detach()[row, :, column].to(self.k.dtype)
+        self.v[row, :, slot] = v.detach()[row, :, column].to(self.v.dtype)
         self.positions[row, slot] = position
 
 

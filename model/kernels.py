@@ -38,7 +38,7 @@ def dense(
     """
     heads, kv_heads = q.shape[1], k.shape[1]
     q = q.unflatten(1, (kv_heads, heads // kv_heads))  # (B, K, G, T, Dh)
-    scores = q @ k.unsqueeze(2).mT * q.shape[-1] ** -0.5  # (B, K, G, T, S)
+    scores = (q * q.shape[-1] ** -0.5) @ k.unsqueeze(2).mT  # (B, K, G, T, S)
     i, j = i.unsqueeze(-1), j.unsqueeze(-2)
     seen = visible(i, j, window, sinks) & (j >= 0)  # (T, S) or (B, T, S)
     if seen.dim() == 3:
@@ -52,7 +52,7 @@ def blocked(q: Tensor, k: Tensor, v: Tensor, window: int, sinks: int = 0) -> Ten
     q (B, H, T, Dh); k, v (B, K, T, Dh). Returns (B, H, T, Dh), equal to `dense` up to rounding.
     """
     length, heads, kv_heads = q.shape[2], q.shape[1], k.shape[1]
-    block = max(SMALLEST_BLOCK, min(window, LARGEST_BLOCK))
+    block = max(SMALLEST_BLOCK, min(window // 2, LARGEST_BLOCK))
     before = -(-(window - 1) // block)  # blocks that the window reaches back into
     n_blocks = -(-length // block)
     tail = n_blocks * block - length  # keys added behind the text: causality hides them
@@ -66,9 +66,9 @@ def blocked(q: Tensor, k: Tensor, v: Tensor, window: int, sinks: int = 0) -> Ten
             shifted.insert(0, first.expand(-1, -1, n_blocks, -1, -1))
         return torch.cat(shifted, dim=3)
 
-    q = F.pad(q, (0, 0, 0, tail)).unflatten(2, (n_blocks, block))
+    q = F.pad(q * q.shape[-1] ** -0.5, (0, 0, 0, tail)).unflatten(2, (n_blocks, block))
     q = q.unflatten(1, (kv_heads, heads // kv_heads)).transpose(2, 3)  # (B, K, N, G, C, Dh)
-    scores = q.flatten(3, 4) @ span(k).mT * q.shape[-1] ** -0.5  # (B, K, N, G * C, S)
+    scores = q.flatten(3, 4) @ span(k).mT  # (B, K, N, G * C, S)
     seen = _band(n_blocks, block, before, window, sinks, q.device)
     weights = _softmax(scores.unflatten(3, (-1, block)), seen[:, None], v.dtype)
     out = weights.flatten(3, 4) @ span(v)  # (B, K, N, G * C, Dh)
@@ -126,4 +126,4 @@ def _softmax(scores: Tensor, seen: Tensor, dtype: torch.dtype) -> Tensor:
     """Softmax over the keys that are seen, in at least fp32; the result in `dtype`."""
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     hidden = torch.finfo(scores.dtype).min  # not -inf: a row that sees nothing must not be NaN
-    return scores.masked_fill(~seen, hidden).softmax(-1).to(dtype)
+    return scores.masked_fill_(~seen, hidden).softmax(-1).to(dtype)  # in place: scores are ours

@@ -37,7 +37,9 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return ctx.gradient.mul_(upstream), None  # ours alone, and used once
+        gradient, ctx.gradient = ctx.gradient, None  # ours alone: scaled in place, so used once
+        assert gradient is not None, "backward a second time through the same cross_entropy"
+        return gradient.mul_(upstream), None
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ def probabilities(logits: Tensor, sampling: Sampling, occurred: Tensor | None = 
         penalty = sampling.repetition_penalty
         punished = torch.where(logits > 0, logits / penalty, logits * penalty)
         logits = torch.where(occurred, punished, logits)
-    if sampling.temperature == 0.0:
+    if sampling.temperature < 1e-30:  # 0, or what fp32 would take for 0
         return torch.zeros_like(logits).scatter_(1, logits.argmax(-1, keepdim=True), 1.0)
     # Subtracting the largest first keeps a tiny temperature from dividing into infinity.
     logits = (logits - logits.amax(-1, keepdim=True)) / sampling.temperature
@@ -64,6 +64,7 @@ def probabilities(logits: Tensor, sampling: Sampling, occurred: Tensor | None = 
         ordered, order = logits.softmax(-1).sort(dim=-1, descending=True)
         # A token stays if those before it have not yet reached top_p; the first always does.
         beyond = ordered.cumsum(-1) - ordered >= sampling.top_p
+        beyond[:, 0] = False  # even if fp32 takes top_p for 0
         logits = logits.masked_fill(torch.zeros_like(beyond).scatter(1, order, beyond), -torch.inf)
     probs = logits.softmax(-1)
     if sampling.min_p > 0.0:

@@ -107,9 +107,10 @@ class TextStream:
 
     def _release(self, fresh: str, final: bool) -> str:
         self._held += fresh
-        ends = [at for stop in self.stops if (at := self._held.find(stop)) >= 0]
-        if ends:
-            self.stopped, certain = True, min(ends)
+        found = [(stop, at) for stop in self.stops if (at := self._held.find(stop)) >= 0]
+        if found:  # of two that overlap, the one complete first, however the tokens fall
+            _, at = min((at + len(stop), at) for stop, at in found)
+            self.stopped, certain = True, at
         else:
             certain = len(self._held) - (0 if final else self._undecided())
         out, self._held = self._held[:certain], self._held[certain:]

@@ -23,9 +23,7 @@ def visible(i: int, j: int, window: int | None, sinks: int = 0) -> bool:
     if j < sinks:
         return True  # a sink is seen for ever
     keys_from_j_to_i = i - j + 1
-    if keys_from_j_to_i <= window:
-        return True
-    return False  # noqa: RET505, SIM103  one case a line
+    return keys_from_j_to_i <= window
 
 
 def depends(windows: Sequence[int | None], sinks: int, length: int) -> list[set[int]]:
@@ -129,6 +127,4 @@ def logits(
             h = rms_norm(x, w[layer + "ffn_norm.weight"], norm_eps)
             names = [f"{layer}feed_forward.{name}.weight" for name in ("w1", "w2", "w3")]
             xs[position] = x + swiglu(h, *(w[name] for name in names))
-    return torch.stack(
-        [w["output.weight"] @ rms_norm(x, w["norm.weight"], norm_eps) for x in xs]
-    )
+    return torch.stack([w["output.weight"] @ rms_norm(x, w["norm.weight"], norm_eps) for x in xs])

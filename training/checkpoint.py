@@ -208,8 +208,9 @@ def _about(path: Path, header: dict[str, Any]) -> dict[str, Any]:
         assert type(about["step"]) is int and about["step"] >= 0
         assert isinstance(about["data_hash"], str)
         assert all(isinstance(about.get(key, 0), int | float) for key in HISTORY)
-        assert all(type(n) is int for name in header.keys() - {"__metadata__"}
-                   for n in header[name]["shape"])  # fmt: skip
+        for name in header.keys() - {"__metadata__"}:
+            assert isinstance(header[name]["dtype"], str)
+            assert all(type(length) is int for length in header[name]["shape"])
         assert header["tokenizer"]["dtype"] == "U8"
     except (KeyError, TypeError, ValueError, AssertionError, AttributeError, RecursionError):
         raise UserError(

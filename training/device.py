@@ -16,7 +16,7 @@ from errors import UserError
 
 # A compiled step is up to 1.4x faster on a CPU, and compiling takes half a minute once: below this
 # much work, the time is not won back.
-WORTH_COMPILING = 2e14  # floating-point operations of the whole run
+WORTH_COMPILING = 1e14  # floating-point operations of the whole run
 
 
 def choose_device(wanted: str) -> tuple[torch.device, str]:

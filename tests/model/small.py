@@ -22,9 +22,9 @@ GRID = [
 ] + [(5, 13), (None, 13)]
 
 # What model.sliding_window may be, with a length that is well past the window.
-STACKS = [(1, 8), (2, 13), (3, 18), (7, 38), (12, 13), (13, 13), (14, 13), (None, 13)] + [
-    ((3, None), 18),
-    ((1, 3, None), 18),
+STACKS = [
+    *[(1, 8), (2, 13), (3, 18), (7, 38), (12, 13), (13, 13), (14, 13), (None, 13)],
+    *[((3, None), 18), ((1, 3, None), 18)],
 ]
 
 

@@ -42,7 +42,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("field", "wrong"), REFUSED)
 def test_refusals_name_the_field(field: str, wrong: dict[str, Any]) -> None:
-    """The user would get a shape error from inside torch, or NaN, and not know which line to mend."""
+    """The user would get a shape error from inside torch, or NaN, and not know what to mend."""
     with pytest.raises(UserError, match=rf"model\.{field}\b"):
         config(**wrong)
 
@@ -83,7 +83,7 @@ LIVE: dict[str, dict[str, Any]] = {
     "tie_embeddings": {"tie_embeddings": True},
 }
 SHAPES = ("vocab_size", "dim", "n_layers", "n_kv_heads", "head_dim", "hidden_dim")
-LARGER = {"n_kv_heads": 4, "n_layers": 4, "dim": 20, "head_dim": 6}
+LARGER = {"n_kv_heads": 4, "n_layers": 4, "dim": 24, "head_dim": 6}
 
 
 @pytest.mark.parametrize("field", LIVE)

@@ -104,9 +104,7 @@ def test_a_window_at_least_as_long_as_the_text_is_full_attention(kernel: str, si
     with torch.no_grad():
         full = build(None, attention=kernel, attention_sinks=sinks)(tokens)
         for window in (13, 14, 1000):
-            assert torch.equal(
-                build(window, attention=kernel, attention_sinks=sinks)(tokens), full
-            )
+            assert torch.equal(build(window, attention=kernel, attention_sinks=sinks)(tokens), full)
         narrow = build(12, attention=kernel)(tokens)
     torch.testing.assert_close(narrow[:, :12], full[:, :12], rtol=0, atol=1e-12)
     assert (narrow[:, 12] - full[:, 12]).abs().max() > 1e-6

@@ -31,9 +31,7 @@ WINDOWS = [None, 1, 2, 3, 5, 8, 9, 40]
 SINKS = [0, 1, 2, 4, 11]
 
 
-@pytest.mark.parametrize(
-    ("drawn", "window", "sinks"), [(WINDOW_3, 3, 0), (WINDOW_2_SINKS_2, 2, 2)]
-)
+@pytest.mark.parametrize(("drawn", "window", "sinks"), [(WINDOW_3, 3, 0), (WINDOW_2_SINKS_2, 2, 2)])
 def test_the_mask_is_the_one_drawn_by_hand(drawn: str, window: int, sinks: int) -> None:
     """A window of W + 1 or W - 1 keys, or sinks off by one, would change a character."""
     assert picture(len(drawn.splitlines()), window, sinks) == drawn

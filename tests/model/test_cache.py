@@ -1,0 +1,216 @@
+"""The rolling cache: the same logits as without it, in memory that never grows."""
+
+from functools import cache as remember
+from typing import Any
+
+import pytest
+import torch
+from small import VOCAB, build, config, oracle, text
+from torch import Tensor
+
+from errors import UserError
+from model import generation
+from model.cache import RollingKVCache
+from model.cost import cache_bytes
+from model.transformer import Transformer
+
+STACKS = [1, 2, 3, 7, None, (3, None), (1, 3, None)]
+
+
+def new_cache(model: Transformer, rows: int = 1, capacity: int | None = 200) -> RollingKVCache:
+    return RollingKVCache(model.config, rows, capacity, torch.float64)
+
+
+def width(window: Any) -> int:
+    """The W that chunks and lengths are made from."""
+    return window if isinstance(window, int) else 3
+
+
+@remember
+def whole(window: Any, sinks: int) -> tuple[Transformer, Tensor, Tensor]:
+    """A model, a text of a prompt of 3W + 2 tokens and 10W more, and its logits without a cache."""
+    model, tokens = build(window, attention_sinks=sinks), text(13 * width(window) + 2)
+    with torch.no_grad():
+        return model, tokens, model(tokens)[0]
+
+
+@torch.no_grad()
+def fed(model: Transformer, cache: RollingKVCache, tokens: Tensor, chunk: int) -> Tensor:
+    """Logits (T, V) of the one row, fed through the cache in chunks."""
+    return torch.cat([model(part, cache=cache)[0] for part in tokens.split(chunk, dim=1)])
+
+
+@pytest.mark.parametrize("chunk", ["1", "W-1", "W", "W+1", "3W", "all"])
+@pytest.mark.parametrize("sinks", [0, 2])
+@pytest.mark.parametrize("window", STACKS)
+def test_cached_logits_are_the_uncached_ones(window: Any, sinks: int, chunk: str) -> None:
+    """Writing before attending, a slot off by one, a lost sink, a rotation twice: at any position
+    of a prompt in chunks of any length, or of the up to 10W tokens decoded after it."""
+    w = width(window)
+    size = {"1": 1, "W-1": w - 1, "W": w, "W+1": w + 1, "3W": 3 * w, "all": 3 * w + 2}[chunk] or 1
+    model, tokens, expected = whole(window, sinks)
+    cache = new_cache(model)
+    prompt = fed(model, cache, tokens[:, : 3 * w + 2], size)
+    further = 10 * w if chunk in ("W", "all") else 2 * w + 1  # the rest: round the ring twice
+    decoded = fed(model, cache, tokens[:, 3 * w + 2 : 3 * w + 2 + further], 1)
+    logits = torch.cat((prompt, decoded))
+    torch.testing.assert_close(logits, expected[: len(logits)], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("sinks", [0, 2])
+@pytest.mark.parametrize("window", [1, 3, (3, None)])
+def test_cached_logits_are_the_oracles(window: Any, sinks: int) -> None:
+    """Cache and kernels could be wrong together."""
+    model, tokens = build(window, attention_sinks=sinks), text(20)
+    ours = fed(model, new_cache(model), tokens, 4)
+    torch.testing.assert_close(ours, oracle(model, tokens[0]), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("sinks", [0, 2])
+@pytest.mark.parametrize("window", [1, 2, 3, 7])
+def test_after_ten_windows_nothing_has_grown(window: int, sinks: int) -> None:
+    """A cache that grows, reallocates, or forgets to count."""
+    model = build(window, attention_sinks=sinks)
+    tokens = text(10 * window + 1)
+    cache = new_cache(model, capacity=None)
+    storage = [(ring.k.data_ptr(), ring.v.data_ptr()) for ring in cache.layers]
+    nbytes = cache.nbytes
+    assert nbytes == 2 * 8 * 2 * 4 * 3 * (window + sinks)  # k, v; bytes; K; Dh; layers; slots
+    fed(model, cache, tokens[:, :-1], 1)
+    assert cache.seen.tolist() == [10 * window]
+    assert cache.nbytes == nbytes
+    assert [(ring.k.data_ptr(), ring.v.data_ptr()) for ring in cache.layers] == storage
+    kept = {*range(sinks), *range(9 * window, 10 * window)} if window > 1 else None
+    for ring in cache.layers:
+        assert ring.k.shape[2] == ring.v.shape[2] == ring.positions.shape[1] == window + sinks
+        held = set(ring.positions[0].tolist())
+        assert held == (kept or {*range(sinks), 9})
+    with torch.no_grad():
+        last, scratch = model(tokens[:, -1:], cache=cache)[0, -1], model(tokens)[0, -1]
+    torch.testing.assert_close(last, scratch, rtol=0, atol=1e-10)
+
+
+def test_slots_are_positions_mod_the_window() -> None:
+    """The drawing in the module's docstring would be untrue."""
+    model = build(4)
+    cache = new_cache(model)
+    drawn = {4: [0, 1, 2, 3], 5: [4, 1, 2, 3], 7: [4, 5, 6, 3]}
+    for n, token in enumerate(text(7)[0], start=1):
+        fed(model, cache, token[None, None], 1)
+        if n in drawn:
+            assert cache.layers[0].positions[0].tolist() == drawn[n]
+
+
+def test_only_the_reach_is_remembered() -> None:
+    """The last logits of a long text need its last L * (W - 1) + 1 tokens and no other."""
+    model, tokens, expected = whole(7, 0)
+    for tail, same in ((3 * 6 + 1, True), (3 * 6, False)):
+        last = fed(model, new_cache(model), tokens[:, -tail:], 5)[-1]
+        assert torch.allclose(last, expected[-1], rtol=0, atol=1e-9) == same
+
+
+@pytest.mark.parametrize("start", [1_000, 10_000_000])
+def test_positions_have_no_end(start: int) -> None:
+    """A table of rotations would run out; angles in fp32 would blur."""
+    model, tokens, expected = whole(3, 0)
+    cache = new_cache(model, capacity=None)
+    cache.seen += start
+    logits = fed(model, cache, tokens, 4)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 256])
+@pytest.mark.parametrize("sinks", [0, 2])
+@pytest.mark.parametrize("window", [1, 3, 7, (3, None)])
+def test_ragged_rows_get_what_they_get_alone(
+    window: Any, sinks: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Padding that is seen, counted or cached; chunks that are padding only."""
+    monkeypatch.setattr(generation, "PREFILL_CHUNK", size)
+    w = width(window)
+    model, tokens, _ = whole(window, sinks)
+    lengths = [1, w, 3 * w]
+    prompts = [tokens[0, row : row + n].tolist() for row, n in enumerate(lengths)]
+    further = text(12, rows=3, seed=5)
+    cache = new_cache(model, rows=3)
+    with torch.no_grad():
+        ragged = [generation.prefill(model, prompts, cache)]
+        ragged += [model(step, cache=cache)[:, -1] for step in further.split(1, dim=1)]
+        assert cache.seen.tolist() == [n + 12 for n in lengths]
+        for row, prompt in enumerate(prompts):
+            alone = model(torch.cat((torch.tensor(prompt), further[row]))[None])[0, -13:]
+            ours = torch.stack([logits[row] for logits in ragged])
+            torch.testing.assert_close(ours, alone, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("sinks", [0, 2])
+def test_padding_may_stand_anywhere(sinks: int) -> None:
+    """-1 in the middle or at the end of a chunk must leave no trace either."""
+    model, tokens, expected = whole(3, sinks)
+    gaps = torch.rand(2 * tokens.shape[1], generator=torch.Generator().manual_seed(0)) < 0.5
+    places = (~gaps).nonzero().flatten()[: tokens.shape[1]]
+    padded = torch.full((1, len(gaps)), -1)
+    padded[0, places] = tokens[0, : len(places)]
+    logits = fed(model, new_cache(model), padded, 4)[places]
+    torch.testing.assert_close(logits, expected[: len(places)], rtol=0, atol=1e-10)
+
+
+def test_a_layer_that_may_not_forget_refuses_what_does_not_fit() -> None:
+    """Overwriting would answer with wrong logits; so would a full layer of unknown size."""
+    with pytest.raises(UserError, match="capacity"):
+        RollingKVCache(config((3, None)))
+    model = build((3, None))
+    cache = new_cache(model, capacity=5)
+    fed(model, cache, text(5), 2)
+    before = [ring.k.clone() for ring in cache.layers]
+    with pytest.raises(UserError, match="capacity"):
+        fed(model, cache, text(1), 1)
+    assert cache.seen.tolist() == [5]
+    assert all(torch.equal(k, ring.k) for k, ring in zip(before, cache.layers, strict=True))
+
+
+@pytest.mark.parametrize("sinks", [0, 2])
+@pytest.mark.parametrize("capacity", [1, 4, 6, 7, 8, 9, 20])
+def test_a_window_wider_than_the_capacity(capacity: int, sinks: int) -> None:
+    """It holds `capacity` tokens: right up to there, and refuses rather than forget after."""
+    model, tokens, expected = whole(7, sinks)
+    cache = new_cache(model, capacity=capacity)
+    for n, token in enumerate(tokens[0]):
+        try:
+            logits = fed(model, cache, token[None, None], 1)[0]
+        except UserError:
+            assert n == capacity < 7 + sinks
+            break
+        torch.testing.assert_close(logits, expected[n], rtol=0, atol=1e-10)
+    else:
+        assert capacity >= 7 + sinks
+
+
+@pytest.mark.parametrize("window", [1, 7, None, (3, None)])
+@pytest.mark.parametrize("sinks", [0, 2])
+def test_plan_counts_the_bytes_that_are_allocated(window: Any, sinks: int) -> None:
+    """`plan` would promise another memory than the cache takes."""
+    shape = config(window, attention_sinks=sinks)
+    for length in (1, 8, 9, 50):
+        cache = RollingKVCache(shape, 3, length, torch.bfloat16)
+        assert cache.nbytes == 3 * cache_bytes(shape, length, bytes_per_value=2)
+
+
+def test_what_is_held_has_no_graph() -> None:
+    """Without `no_grad` each call would keep the graphs of all before it: memory without end."""
+    model = build(3)
+    cache = new_cache(model)
+    for _ in range(2):
+        assert model(text(4), cache=cache).requires_grad
+    assert not any(held.requires_grad for ring in cache.layers for held in (ring.k, ring.v))
+
+
+def test_rows_do_not_mix() -> None:
+    """Two texts in one cache, each at its own place."""
+    model = build(3)
+    tokens = torch.randint(VOCAB, (2, 12), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        cache = new_cache(model, rows=2)
+        cached = torch.cat([model(part, cache=cache) for part in tokens.split(5, dim=1)], dim=1)
+        alone = torch.cat([model(row[None]) for row in tokens])
+    torch.testing.assert_close(cached, alone, rtol=0, atol=1e-10)

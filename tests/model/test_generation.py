@@ -1,0 +1,160 @@
+"""Prompts in, tokens out: the same as without a cache, row by row, token by token."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from small import VOCAB, build, oracle, text
+from torch import Tensor
+
+from errors import UserError
+from model import generation
+from model.cache import RollingKVCache
+from model.generation import generate
+from model.sampling import Sampling
+from model.transformer import Transformer
+
+GREEDY = Sampling(temperature=0.0)
+
+
+def texts(
+    model: Transformer, prompts: Sequence[Sequence[int]], n: int, **how: Any
+) -> list[list[int]]:
+    """What `generate` writes for each prompt."""
+    steps = list(generate(model, prompts, n, **how))
+    return [[step[r] for step in steps if step[r] is not None] for r in range(len(prompts))]
+
+
+def prompt_of(length: int, seed: int = 1) -> list[int]:
+    return text(length, seed=seed)[0].tolist()
+
+
+@pytest.mark.parametrize("window", [1, 3, (3, None)])
+def test_greedy_text_is_the_oracles(window: Any) -> None:
+    """Cache, prefill and greedy choice together, against nothing but loops."""
+    model = build(window)
+    ids = prompt_of(5)
+    (written,) = texts(model, [ids], 8, sampling=GREEDY)
+    for token in written:
+        assert token == oracle(model, torch.tensor(ids))[-1].argmax().item()
+        ids.append(token)
+
+
+@pytest.mark.parametrize("sinks", [0, 2])
+@pytest.mark.parametrize("window", [1, 2, 3, 7, None, (3, None), (1, 3, None)])
+@torch.no_grad()
+def test_one_uncached_pass_agrees_with_what_was_generated(window: Any, sinks: int) -> None:
+    """Mistral's own test: write greedily, then score prompt and text at once."""
+    model = build(window, attention_sinks=sinks)
+    ids = prompt_of(10)
+    (written,) = texts(model, [ids], 70, sampling=GREEDY)
+    assert len(written) == 70
+    scored = model(torch.tensor([ids + written]))[0].log_softmax(-1)[len(ids) - 1 : -1]
+    assert scored.argmax(-1).tolist() == written
+    cache = RollingKVCache(model.config, 1, 80, torch.float64)
+    cached = [generation.prefill(model, [ids], cache)]
+    cached += [model(torch.tensor([[token]]), cache=cache)[:, -1] for token in written[:-1]]
+    torch.testing.assert_close(torch.cat(cached).log_softmax(-1), scored, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("chunk", [2, 256])
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=1.5)])
+def test_ragged_prompts_get_the_texts_they_get_alone(
+    sampling: Sampling, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A neighbour, its length or its end must not be seen in a text."""
+    monkeypatch.setattr(generation, "PREFILL_CHUNK", chunk)
+    model = build(3)
+    prompts = [prompt_of(n, seed=n) for n in (9, 3, 1)]
+    together = texts(model, prompts, 30, sampling=sampling, seed=4)
+    assert together[0] == texts(model, prompts[:1], 30, sampling=sampling, seed=4)[0]
+    others = [prompt_of(20, seed=8), prompts[1], prompt_of(2, seed=9)]
+    assert together[1] == texts(model, others, 30, sampling=sampling, seed=4)[1]
+    if sampling is GREEDY:
+        assert together[1:] == [texts(model, [p], 30, sampling=GREEDY)[0] for p in prompts[1:]]
+
+
+@torch.no_grad()
+def test_a_prompt_a_hundred_windows_long() -> None:
+    """The prompt must not have to fit; memory is that of the window."""
+    model = build(7)
+    ids = prompt_of(700)
+    cache = RollingKVCache(model.config, 1, dtype=torch.float64)
+    assert cache.layers[0].k.shape[2] == 7
+    expected = model(torch.tensor([ids]))[0, -1]
+    torch.testing.assert_close(
+        generation.prefill(model, [ids], cache)[0], expected, rtol=0, atol=1e-10
+    )
+    (written,) = texts(model, [ids], 5, sampling=GREEDY)
+    assert model(torch.tensor([ids + written]))[0, 699:-1].argmax(-1).tolist() == written
+
+
+def test_a_stop_ends_its_row_only() -> None:
+    """A batch would end with its first row, or a finished row go on."""
+    model = build(3)
+    prompts = [prompt_of(4, seed=2), prompt_of(4, seed=3)]
+    free = texts(model, prompts, 12, sampling=GREEDY)
+    stop = next(token for token in free[0][1:] if token not in free[1])
+    ended, other = texts(model, prompts, 12, sampling=GREEDY, stop=[stop])
+    assert ended == free[0][: free[0].index(stop) + 1]  # the stop itself is yielded
+    assert other == free[1]
+    steps = list(generate(model, prompts[:1], 12, sampling=GREEDY, stop=[stop]))
+    assert len(steps) == len(ended)  # no step in which nobody writes
+    assert texts(model, prompts, 12, sampling=GREEDY, stop=range(VOCAB)) == [
+        row[:1] for row in free
+    ]
+
+
+def test_tokens_come_one_by_one() -> None:
+    """A stream that waits for its end is none: one forward pass a token, when it is asked for."""
+    model = build(3)
+    passes = []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    counts = []
+    for step in generate(model, [prompt_of(5)], 4, sampling=GREEDY):
+        assert len(step) == 1
+        counts.append(len(passes))
+    assert counts == [1, 2, 3, 4] and len(passes) == 4  # none after the last token
+
+
+@pytest.mark.parametrize("wrong", [[], [VOCAB], [-1], [3, 999]])
+def test_senseless_prompts_are_refused(wrong: list[int]) -> None:
+    """-1 would be taken for padding; an id too large is an IndexError from inside torch."""
+    with pytest.raises(UserError, match="prompt"):
+        list(generate(build(3), [prompt_of(3), wrong], 2))
+
+
+def test_samples_differ_and_seeds_repeat() -> None:
+    """Several samples of one prompt would be copies; a run could not be repeated."""
+    model = build(3)
+    first, again, other = (texts(model, [prompt_of(4)] * 6, 12, seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert len({tuple(row) for row in first + other}) == 12
+
+
+def test_repetition_penalty_counts_prompt_and_text() -> None:
+    """Tokens of the prompt, or those written since, could be forgotten."""
+    model = build(3)
+    ids = prompt_of(4)
+    how = Sampling(temperature=0.0, repetition_penalty=1.7)
+    (written,) = texts(model, [ids], 25, sampling=how)
+    assert written != texts(model, [ids], 25, sampling=GREEDY)[0]
+    for token in written:
+        with torch.no_grad():
+            logits: Tensor = model(torch.tensor([ids]))[0, -1]
+        for seen in set(ids):
+            logits[seen] = logits[seen] / 1.7 if logits[seen] > 0 else logits[seen] * 1.7
+        assert token == logits.argmax().item()
+        ids.append(token)
+
+
+def test_nothing_to_write() -> None:
+    """max_tokens = 0 is a valid wish."""
+    assert list(generate(build(3), [prompt_of(3)], 0)) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_cache_has_the_weights_dtype(dtype: torch.dtype) -> None:
+    """Generation from a bf16 checkpoint would fail, or hold twice the memory."""
+    assert len(texts(build(3, dtype=dtype), [prompt_of(5)], 6)[0]) == 6

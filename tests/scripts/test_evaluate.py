@@ -1,0 +1,108 @@
+"""scripts/evaluate.py: the numbers are those of the text, the split and the window it names."""
+
+import math
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from data.prepare import Corpus
+from run import open_run, open_text
+from scripts import evaluate
+
+
+def table(*words: str, capsys: pytest.CaptureFixture[str]) -> dict[str, list[float]]:
+    """Run the command; returns loss, perplexity and bits per byte by window."""
+    capsys.readouterr()
+    assert evaluate.main(list(words)) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    return {row[0]: [float(number) for number in row[1:]] for row in rows}
+
+
+def by_hand(run: Path, tokens: list[int], window: int | None, seq_len: int) -> float:
+    """Nats per token, a window of text at a time, with torch's own softmax."""
+    opened = open_run(run, window)
+    nats = 0.0
+    for start in range(0, len(tokens) - 1, seq_len):
+        piece = torch.tensor(tokens[start : start + seq_len + 1])
+        with torch.no_grad():
+            chances = opened.model(piece[None, :-1])[0].double().log_softmax(-1)
+        nats -= chances[torch.arange(len(piece) - 1), piece[1:]].sum().item()
+    return nats / (len(tokens) - 1)
+
+
+def corpus_of(run: Path) -> Corpus:
+    return open_text(open_run(run).config)[1]
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_each_split_by_hand(finished: Path, split: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A number for another split than the one named, or a part of it."""
+    corpus = corpus_of(finished)
+    loss, perplexity, bpb = table(str(finished), "--split", split, capsys=capsys)["trained"]
+    tokens = corpus.tokens(split).tolist()
+    expected = by_hand(finished, tokens, 8, 32)
+    assert loss == pytest.approx(expected, abs=6e-5)
+    assert perplexity == pytest.approx(math.exp(expected), abs=0.03)
+    bits = expected * (len(tokens) - 1) / math.log(2) / corpus.n_bytes(split)
+    assert bpb == pytest.approx(bits, abs=6e-5)
+
+
+def test_validation_is_what_training_measured(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two programs that disagree about the same model on the same text."""
+    loss, _, bpb = table(str(finished), "--split", "val", capsys=capsys)["trained"]
+    final = tiny.measured(finished)[-1]
+    assert loss == pytest.approx(final["val_loss"], abs=6e-5)
+    assert bpb == pytest.approx(final["val_bpb"], abs=6e-5)
+
+
+def test_windows_in_any_order(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`trained` after another window is still the trained one; each row has its own window."""
+    rows = table(str(finished), "--window", "2", "trained", "full", "8", capsys=capsys)
+    tokens = corpus_of(finished).tokens("test").tolist()
+    for word, window in (("2", 2), ("trained", 8), ("full", None), ("8", 8)):
+        assert rows[word][0] == pytest.approx(by_hand(finished, tokens, window, 32), abs=6e-5)
+    assert rows["trained"] == rows["8"] and len({row[0] for row in rows.values()}) == 3
+
+
+def test_a_file_and_another_length(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Any text can be scored, also what the vocabulary lacks; its bytes are counted in UTF-8."""
+    path = tmp_path / "own.txt"
+    path.write_text("The königin of 日本 walks.\n" * 3, encoding="utf-8")
+    tokenizer = open_run(finished).tokenizer
+    ids = [tokenizer.bos_id, *tokenizer.encode(path.read_text("utf-8")), tokenizer.eos_id]
+    loss, _, bpb = table(str(finished), "--file", str(path), "--seq-len", "5", capsys=capsys)[
+        "trained"
+    ]
+    assert loss == pytest.approx(by_hand(finished, ids, 8, 5), abs=6e-5)
+    n_bytes = len(path.read_bytes())
+    assert bpb == pytest.approx(loss * (len(ids) - 1) / math.log(2) / n_bytes, abs=1e-3)
+
+
+def test_a_text_that_changed_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A score of 'the test split' on a text that the model was not trained beside. The end alone is
+    altered, so that the tokenizer, made from the training part, stays the same."""
+    path = tmp_path / "text.txt"
+    path.write_text(tiny.english(5000))
+    short = ["train.max_steps=1", "train.warmup_steps=0", "train.micro_batch_size=1"]
+    assert tiny.start(tmp_path / "run", path, *short) == 0
+    path.write_text(path.read_text()[:-20] + "the the the the the ")
+    capsys.readouterr()
+    assert evaluate.main([str(tmp_path / "run")]) == 2
+    assert "no longer what it was trained on: use --file" in capsys.readouterr().err
+
+
+def test_a_split_that_is_not_there(
+    tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing divided by nothing."""
+    short = ["train.max_steps=1", "train.warmup_steps=0", "data.test_fraction=0"]
+    assert tiny.start(tmp_path / "run", text, *short) == 0
+    assert "On text it never saw" not in capsys.readouterr().out
+    assert evaluate.main([str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: the run has no test split")

@@ -1,0 +1,586 @@
+"""Training from end to end: what is interrupted ends with the same bytes as what is not."""
+
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import QUICKSTART, ROOT, last, leftovers, measured, resume, saved, start, step_of, words
+
+import train
+from configs import schema
+from run import Run, begin
+from scripts import evaluate, sample
+
+UPDATE = train.update
+VARIANTS = {
+    "muon": [],
+    "adamw": [
+        "train.optimizer=adamw", "train.lr=0.003", "train.schedule=wsd", "train.grad_accum_steps=2",
+        "train.micro_batch_size=2", "train.eval_interval=3", "train.save_interval=4",
+    ],
+    "tied": [
+        "model.tie_embeddings=true", "train.schedule=linear", "train.precision=bf16",
+        "train.grad_clip=0", "train.eval_interval=7", "train.save_interval=100",
+    ],
+}  # fmt: skip
+
+
+def signal_at(patch: pytest.MonkeyPatch, step: int, number: int) -> None:
+    """Send this process a real signal in the middle of update `step` (from 1)."""
+
+    def update(run: Run, *rest: Any) -> tuple[float, float]:
+        if run.step + 1 == step:
+            os.kill(os.getpid(), number)
+        return UPDATE(run, *rest)
+
+    patch.setattr(train, "update", update)
+
+
+# ------------------------------------------------------------------- the same bytes
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_interrupted_is_bit_equal_to_undisturbed(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, variant: str
+) -> None:
+    """A moment, a step or a batch that is restored wrongly: other weights after the interruption.
+
+    Twice interrupted, at steps that are neither evaluated nor saved. The names of the checkpoints
+    carry SHA-256, so equal names are equal bytes; metrics and samples must agree as well."""
+    more = VARIANTS[variant]
+    assert start(tmp_path / "whole", text, *more) == 0
+    parts = tmp_path / "parts"
+    signal_at(monkeypatch, 2, signal.SIGTERM)
+    assert start(parts, text, *more) == 128 + signal.SIGTERM
+    assert step_of(saved(parts)[-1]) == 2
+    signal_at(monkeypatch, 5, signal.SIGHUP)
+    assert resume(parts, text, *more) == 128 + signal.SIGHUP
+    assert step_of(saved(parts)[-1]) == 5
+    monkeypatch.setattr(train, "update", UPDATE)
+    assert resume(parts, text, *more) == 0
+    assert last(parts).name == last(tmp_path / "whole").name
+    assert last(parts).read_bytes() == last(tmp_path / "whole").read_bytes()
+    assert step_of(last(parts).name) == 10
+    assert measured(parts) == measured(tmp_path / "whole")
+    samples = [(run / "samples.txt").read_bytes() for run in (parts, tmp_path / "whole")]
+    assert samples[0] == samples[1]
+
+
+def test_the_name_is_the_hash_of_every_byte(finished: Path) -> None:
+    """A name that says nothing of the content makes all comparisons of names worthless."""
+    for name in saved(finished):
+        content = (finished / "checkpoints" / name).read_bytes()
+        assert name.split("-")[2].split(".")[0] == hashlib.sha256(content).hexdigest()[:16]
+
+
+def test_another_seed_gives_other_bytes(finished: Path, tmp_path: Path, text: Path) -> None:
+    """If all runs were alike, comparing them would prove nothing."""
+    assert start(tmp_path / "other", text, "seed=1") == 0
+    assert last(tmp_path / "other").name != last(finished).name
+
+
+def command(run: Path, text: Path, *more: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train.py"), *words(run, text, *more)]
+
+
+def wait_for(run: Path, pattern: str, process: subprocess.Popen[str]) -> None:
+    """Wait until a file of this name appears."""
+    while not list(run.glob(pattern)):
+        assert process.poll() is None, f"it ended with {process.returncode} before {pattern}"
+        time.sleep(0.002)
+
+
+LONG = ["train.max_steps=100", "train.save_interval=5", "train.eval_interval=50"]
+
+
+def test_real_kills_and_signals_of_the_real_command(
+    tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """kill -9, Ctrl-C and SIGTERM at whatever point they meet the process; a second trainer.
+
+    A lost run is the worst that can happen to the user; the exit codes are what scripts go by."""
+    assert start(tmp_path / "whole", text, *LONG) == 0
+    run = tmp_path / "killed"
+    capsys.readouterr()
+
+    process = subprocess.Popen(command(run, text, *LONG), stderr=subprocess.PIPE, text=True)
+    wait_for(run, "checkpoints/step-00000010-*", process)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    before = saved(run)
+    assert step_of(before[-1]) < 100
+
+    assert start(run, text, *LONG) == 2  # without --resume
+    assert "already holds a run" in capsys.readouterr().err and saved(run) == before
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        more = [*command(run, text, *LONG), "--resume"]
+        process = subprocess.Popen(more, stderr=subprocess.PIPE, text=True)
+        following = step_of(saved(run)[-1]) // 5 * 5 + 10
+        wait_for(run, f"checkpoints/step-{following:08}-*", process)
+        if number == signal.SIGINT:
+            process.send_signal(signal.SIGSTOP)  # so that it cannot end while the second one tries
+            assert resume(run, text, *LONG) == 2
+            line = capsys.readouterr().err.splitlines()[-1]
+            assert line.startswith(f"error: another process is training in {run}")
+            process.send_signal(signal.SIGCONT)
+        process.send_signal(number)
+        _, said = process.communicate()
+        assert process.returncode == 128 + number, said
+        assert "--resume" in said and str(last(run)) in said and "Traceback" not in said
+        assert signal.Signals(number).name in said
+
+    assert resume(run, text, *LONG) == 0
+    assert last(run).name == last(tmp_path / "whole").name
+    assert measured(run) == measured(tmp_path / "whole")
+    assert (run / "samples.txt").read_bytes() == (tmp_path / "whole/samples.txt").read_bytes()
+    assert not leftovers(run)
+
+
+SHORT = ["train.max_steps=5", "train.warmup_steps=1", "train.save_interval=1",
+         "train.eval_interval=2", "sample.max_tokens=4"]  # fmt: skip
+
+
+def _killed_at(line: list[str], number: int) -> None:
+    """In a process of its own: train, and be killed just before disk operation `number`."""
+    torch.set_num_threads(1)
+    sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    done = 0
+
+    def counted(original: Any) -> Any:
+        def call(*arguments: Any, **more: Any) -> Any:
+            nonlocal done
+            done += 1
+            if done == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*arguments, **more)
+
+        return call
+
+    for name in ("fsync", "replace", "rename", "unlink"):
+        setattr(os, name, counted(getattr(os, name)))
+    sys.exit(train.main(line))
+
+
+def _kill_at_every_operation(
+    tmp_path: Path,
+    text: Path,
+    patch: pytest.MonkeyPatch,
+    numbers: list[int] | None,
+    more: list[str] = SHORT,
+) -> None:
+    """Kill a run before its first disk operation, the second ..., and resume each to the end."""
+    start(tmp_path / "whole", text, *more)
+    patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")  # for the server
+    context = multiprocessing.get_context("forkserver")  # each child finds torch imported
+    context.set_forkserver_preload(["test_train", "torch._dynamo", "sentencepiece"])
+    number, kills, torn = 0, 0, 0
+    while True:
+        number = number + 1 if numbers is None else numbers.pop(0) if numbers else 10**9
+        run = tmp_path / f"at-{number}"
+        child = context.Process(target=_killed_at, args=(words(run, text, *more), number))
+        child.start()
+        child.join()
+        if child.exitcode == 0:
+            break
+        assert child.exitcode == -signal.SIGKILL
+        kills, torn = kills + 1, torn + len(leftovers(run))
+        assert resume(run, text, *more) == 0
+        assert last(run).name == last(tmp_path / "whole").name, f"killed before operation {number}"
+        assert measured(run) == measured(tmp_path / "whole")
+        assert (run / "samples.txt").read_bytes() == (tmp_path / "whole/samples.txt").read_bytes()
+        assert not leftovers(run)
+        shutil.rmtree(run)
+    assert kills and torn  # some were killed with a file half written
+
+
+def test_killed_around_a_save(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An order of writing in which some kill leaves no valid checkpoint, or half of one.
+
+    Operations 1 to 6 write config.yaml and tokenizer.model; then each save syncs the file, gives it
+    its name and syncs the folder, and from the third on one is deleted."""
+    _kill_at_every_operation(tmp_path, text, monkeypatch, [2, 7, 8, 9, 14, 15, 16, 17])
+
+
+@pytest.mark.slow
+def test_killed_at_every_disk_operation(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same without gaps."""
+    _kill_at_every_operation(tmp_path, text, monkeypatch, None)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(tmp_path: Path, text: Path) -> None:
+    """kill -9 between any two instructions, again and again, until the run is through."""
+    more = ["train.max_steps=60", "train.save_interval=2", "train.eval_interval=5"]
+    assert start(tmp_path / "whole", text, *more) == 0
+    draw, run, kills = random.Random(0), tmp_path / "run", 0
+    while True:
+        line = [*command(run, text, *more), "--resume"]
+        process = subprocess.Popen(line, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while process.poll() is None and not (run / "metrics.jsonl").exists():
+            time.sleep(0.01)
+        try:
+            code = process.wait(timeout=3 + draw.random() * 4)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        kills += 1
+        assert kills < 60
+    assert last(run).name == last(tmp_path / "whole").name
+    assert measured(run) == measured(tmp_path / "whole")
+
+
+def test_a_second_signal_ends_at_once(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever presses Ctrl-C twice wants it now: no more saving; what was saved stays valid."""
+
+    def update(run: Run, *rest: Any) -> tuple[float, float]:
+        if run.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return UPDATE(run, *rest)
+
+    monkeypatch.setattr(train, "update", update)
+    assert start(tmp_path / "run", text) == 128 + signal.SIGINT
+    assert [step_of(name) for name in saved(tmp_path / "run")] == [3]
+    monkeypatch.setattr(train, "update", UPDATE)
+    assert resume(tmp_path / "run", text) == 0
+
+
+def test_a_signal_at_the_last_step_changes_nothing(
+    finished: Path, tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is done is done: code 0, not 'go on'."""
+    signal_at(monkeypatch, 10, signal.SIGTERM)
+    assert start(tmp_path / "run", text) == 0
+    assert saved(tmp_path / "run") == saved(finished)
+
+
+# ------------------------------------------------------------------- the run's folder
+
+
+def test_without_resume_an_existing_run_is_left_alone(
+    run: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second start by habit must not destroy what took hours."""
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert start(run, text) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"error: {run} already holds a run (step 10)") and "--resume" in line
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_resume_of_a_finished_run_trains_nothing(
+    run: Path, finished: Path, text: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """`make train` twice: the text again, no step more, the same files."""
+    monkeypatch.setattr(train, "update", lambda *_: pytest.fail("an update"))
+    assert resume(run, text) == 0
+    out = capsys.readouterr().out
+    assert "trained 10 steps" in out and str(last(run)) in out
+    assert saved(run) == saved(finished) and measured(run) == measured(finished)
+    assert (run / "samples.txt").read_bytes() == (finished / "samples.txt").read_bytes()
+
+
+def test_resume_with_nothing_there_starts(finished: Path, tmp_path: Path, text: Path) -> None:
+    """One command for the first time and for every time after it."""
+    assert resume(tmp_path / "run", text) == 0
+    assert saved(tmp_path / "run") == saved(finished)
+
+
+def test_the_files_of_a_run(finished: Path) -> None:
+    """What the README promises to lie in the folder, readable by whoever knows the format."""
+    assert {path.name for path in finished.iterdir()} == {
+        "config.yaml", "tokenizer.model", "metrics.jsonl", "samples.txt", "checkpoints", ".lock"
+    }  # fmt: skip
+    config = schema.load_config(finished / "config.yaml")
+    assert config.run_dir == str(finished) and config.train.max_steps == 10
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    stepping = [line for line in lines if "train_loss" in line]
+    validating = [line for line in lines if "val_loss" in line]
+    assert [line["step"] for line in stepping] == list(range(1, 11))
+    assert [line["step"] for line in validating] == [4, 8, 10]
+    for line in stepping:
+        assert line.keys() == {"step", "train_loss", "grad_norm", "lr", "tokens_per_s"}
+    for line in validating:
+        assert line.keys() == {"step", "val_loss", "val_bpb", "stepping_s"}
+    headers = re.findall(
+        r"^=== step (\d+), [\d.]+ bits per byte ===$",
+        (finished / "samples.txt").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    assert headers == ["4", "8", "10"]
+    assert [step_of(name) for name in saved(finished)] == [9, 10]  # the best is the last
+
+
+def test_the_saved_config_trains_the_same_run(finished: Path, tmp_path: Path, cache: Path) -> None:
+    """A config.yaml that leaves out what was given on the command line repeats nothing."""
+    assert train.main([str(finished / "config.yaml"), f"run_dir={tmp_path / 'again'}"]) == 0
+    assert last(tmp_path / "again").name == last(finished).name
+
+
+def test_a_torn_file_of_a_killed_process_is_removed(run: Path, text: Path) -> None:
+    """Each kill in the middle of a save leaves one the size of a checkpoint: they fill the disk."""
+    torn = run / "checkpoints/.step-00000012-0123456789abcdef.safetensors.0a0a0a0a.part"
+    torn.write_bytes(b"half")
+    assert resume(run, text) == 0
+    assert not torn.exists()
+
+
+def test_samples_and_metrics_past_the_step_are_cut(run: Path, text: Path) -> None:
+    """Steps that are done again after a crash must not stand there twice."""
+    last(run).unlink()
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 12, "train_loss": 1.0}\n{"step": 13, "tra')
+    with (run / "samples.txt").open("a") as file:
+        file.write("=== step 12, 1.0000 bits per byte ===\nhalf")
+    assert resume(run, text) == 0
+    assert [line["step"] for line in measured(run)] == [1, 2, 3, 4, 4, 5, 6, 7, 8, 8, 9, 10, 10]
+    steps = re.findall(r"^=== step (\d+)", (run / "samples.txt").read_text(), re.MULTILINE)
+    assert steps == ["4", "8", "10"]
+
+
+# ------------------------------------------------------------------- stopping
+
+
+def test_patience_ends_the_run_and_resume_agrees(
+    tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that goes on for ever after its best, or that starts again when it is resumed.
+
+    A learning rate that cannot move a weight: every evaluation after the first brings nothing."""
+    more = ["train.lr=1e-17", "train.adamw_lr=1e-17", "train.weight_decay=0", "train.patience=2",
+            "train.max_steps=50", "train.eval_interval=3"]  # fmt: skip
+    assert start(tmp_path / "run", text, *more) == 0
+    assert [line["step"] for line in measured(tmp_path / "run") if "val_loss" in line] == [3, 6, 9]
+    assert step_of(last(tmp_path / "run").name) == 9
+    assert "trained 9 steps" in capsys.readouterr().out
+    before = saved(tmp_path / "run")
+    assert resume(tmp_path / "run", text, *more) == 0
+    assert saved(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_divergence_saves_nothing(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], what: str,
+) -> None:  # fmt: skip
+    """NaN in the weights of every checkpoint from then on, in place of the last good ones."""
+    original = Run.loss
+
+    def loss(run: Run, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        value = original(run, inputs, targets)
+        if run.step != 7 or not torch.is_grad_enabled():
+            return value
+        if what == "loss":
+            return value * math.inf
+        value.register_hook(lambda gradient: gradient * math.nan)
+        return value * 1.0
+
+    weights: dict[str, torch.Tensor] = {}
+
+    def update(run: Run, *rest: Any) -> tuple[float, float]:
+        before = {n: p.detach().clone() for n, p in run.model.named_parameters()}
+        result = UPDATE(run, *rest)
+        if run.step == 7:
+            after = dict(run.model.named_parameters())
+            weights.update({n: before[n] - after[n].detach() for n in before})
+        return result
+
+    monkeypatch.setattr(Run, "loss", loss)
+    monkeypatch.setattr(train, "update", update)
+    assert start(tmp_path / "run", text) == 3
+    assert all((difference == 0).all() for difference in weights.values()) and weights
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: training diverged at step 7") and "lower train.lr" in line
+    assert [step_of(name) for name in saved(tmp_path / "run")] == [3, 6]
+    monkeypatch.setattr(Run, "loss", original)
+    monkeypatch.setattr(train, "update", UPDATE)
+    assert resume(tmp_path / "run", text) == 0
+
+
+@pytest.mark.parametrize("interval", [1, 100])
+def test_a_huge_learning_rate_is_told_as_divergence(
+    tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str], interval: int
+) -> None:
+    """A model of NaN asked to write would end in torch's traceback; with `interval` 1 the
+    evaluation is the first to meet it."""
+    huge = ["train.lr=1e17", "train.adamw_lr=1e17", "train.warmup_steps=0"]
+    more = [f"train.eval_interval={interval}", "train.save_interval=100"]
+    assert start(tmp_path / "run", text, *huge, *more) == 3
+    said = capsys.readouterr().err
+    assert "error: training diverged at step " in said and "Traceback" not in said
+    assert saved(tmp_path / "run") == []
+
+
+# ------------------------------------------------------------------- every setting does something
+
+Found = dict[str, Any]
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    names = ("moments/", "tokenizer")
+    return {n: t for n, t in load_file(last(run)).items() if not n.startswith(names)}
+
+
+BASE = ["train.max_steps=4", "train.warmup_steps=1", "train.eval_interval=100",
+        "train.save_interval=100"]  # fmt: skip
+CHANGES_WEIGHTS = {
+    "train.max_steps": (["train.max_steps=5"], []),
+    "train.micro_batch_size": (["train.micro_batch_size=3"], []),
+    "train.grad_accum_steps": (["train.grad_accum_steps=2"], []),
+    "train.optimizer": (["train.optimizer=adamw"], []),
+    "train.lr": (["train.lr=0.01"], []),
+    "train.adamw_lr": (["train.adamw_lr=0.001"], []),
+    "train.weight_decay": (["train.weight_decay=0.5"], []),
+    "train.grad_clip": (["train.grad_clip=0.01"], ["train.optimizer=adamw"]),
+    "train.schedule": (["train.schedule=linear"], []),
+    "train.warmup_steps": (["train.warmup_steps=2"], []),
+    "train.decay_fraction": (["train.decay_fraction=0.7"], ["train.schedule=wsd"]),
+    "train.min_lr_ratio": (["train.min_lr_ratio=0.9"], []),
+    "train.precision": (["train.precision=bf16"], []),
+    "seed": (["seed=1"], []),
+    "data.seq_len": (["data.seq_len=16"], []),
+    "model.sliding_window": (["model.sliding_window=4"], []),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES_WEIGHTS)
+def test_setting_changes_the_weights(tmp_path: Path, text: Path, name: str) -> None:
+    """A setting that is read, checked, documented and then forgotten."""
+    changed, base = CHANGES_WEIGHTS[name]
+    assert start(tmp_path / "a", text, *BASE, *base) == 0
+    assert start(tmp_path / "b", text, *BASE, *base, *changed) == 0
+    a, b = weights_of(tmp_path / "a"), weights_of(tmp_path / "b")
+    assert a.keys() == b.keys()
+    assert any(not torch.equal(a[n], b[n]) for n in a)
+
+
+def test_eval_save_log_and_keep(tmp_path: Path, text: Path) -> None:
+    """Intervals that are off by one, and files that pile up."""
+    run = tmp_path / "run"
+    more = ["train.eval_interval=2", "train.save_interval=1", "train.log_interval=3",
+            "train.keep_checkpoints=4", "train.max_steps=7"]  # fmt: skip
+    assert start(run, text, *more) == 0
+    assert [line["step"] for line in measured(run) if "val_loss" in line] == [2, 4, 6, 7]
+    assert [line["step"] for line in measured(run) if "train_loss" in line] == [3, 6, 7]
+    assert [step_of(name) for name in saved(run)] == [4, 5, 6, 7]
+
+
+def test_eval_batch_size_is_the_rows_of_a_pass(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory of an evaluation; the loss must not depend on it."""
+    rows: list[int] = []
+    original = Run.loss
+
+    def loss(run: Run, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            rows.append(len(inputs))
+        return original(run, inputs, targets)
+
+    monkeypatch.setattr(Run, "loss", loss)
+    losses = []
+    for size in (3, 16):
+        rows.clear()
+        assert start(tmp_path / str(size), text, *BASE, f"train.eval_batch_size={size}") == 0
+        assert max(rows) == size
+        losses.append([line["val_loss"] for line in measured(tmp_path / str(size))
+                       if "val_loss" in line])  # fmt: skip
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_compile_compiles_every_block(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that says 'compile: yes' and computes eagerly."""
+    compiled: list[str] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda m: compiled.append(type(m).__name__))
+    assert start(tmp_path / "no", text, *BASE) == 0
+    assert not compiled and "compile    no" in capsys.readouterr().out
+    assert start(tmp_path / "yes", text, *BASE, "train.compile=true") == 0
+    assert compiled == ["TransformerBlock"] * 2 and "compile    yes" in capsys.readouterr().out
+
+
+def test_every_train_setting_is_tested_here() -> None:
+    """A new setting without a test of its effect. device and patience have theirs elsewhere."""
+    elsewhere = {"eval_interval", "save_interval", "log_interval", "keep_checkpoints", "patience",
+                 "eval_batch_size", "compile", "device"}  # fmt: skip
+    named = {name.removeprefix("train.") for name in CHANGES_WEIGHTS} | elsewhere
+    assert vars(schema.Config().train).keys() <= named
+
+
+# ------------------------------------------------------------------- learning
+
+
+@pytest.mark.parametrize("optimizer", [[], ["train.optimizer=adamw", "train.lr=0.01"]])
+def test_one_batch_is_learned_by_heart(tmp_path: Path, text: Path, optimizer: list[str]) -> None:
+    """A gradient that does not reach some part, targets that are shifted wrongly: the loss stops at
+    the entropy of the text."""
+    line = words(tmp_path, text, "data.seq_len=64", "model.dim=64", "model.sliding_window=32")
+    config = schema.load_config(line[0], [*line[1:], *optimizer])
+    run = begin(config, None)
+    windows = run.corpus.tokens("train")[: 4 * 65].reshape(4, 65).astype("int64")
+    loss = math.inf
+    for _ in range(300):
+        loss, _ = train.update(run, windows, 1.0)
+        if loss < 0.1:
+            break
+    assert loss < 0.1
+
+
+def test_quickstart_in_small_from_text_to_score(
+    tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The way of every newcomer: train, sample, evaluate. The model must beat what can be known
+    from the letters' frequencies alone, which needs no model."""
+    run = tmp_path / "run"
+    line = [QUICKSTART, "data.source=files", f"data.path={text}", "data.split=tail",
+            f"run_dir={run}", "data.seq_len=64", "model.dim=64", "model.n_layers=2",
+            "model.sliding_window=16", "tokenizer.vocab_size=320", "train.max_steps=60",
+            "train.micro_batch_size=8", "train.warmup_steps=5", "train.eval_interval=20",
+            "train.save_interval=20", "train.device=cpu", "train.compile=false",
+            "sample.max_tokens=20"]  # fmt: skip
+    assert train.main(line) == 0
+    losses = [line["val_loss"] for line in measured(run) if "val_loss" in line]
+    bpb = [line["val_bpb"] for line in measured(run) if "val_bpb" in line]
+    assert losses == sorted(losses, reverse=True) and len(losses) == 3
+    content = text.read_bytes()
+    share = [count / len(content) for count in Counter(content).values()]
+    assert bpb[-1] < -sum(p * math.log2(p) for p in share) - 0.5
+    assert [step_of(name) for name in saved(run)] == [40, 60]
+    test_bpb = re.search(r"On text it never saw: ([\d.]+) bits", capsys.readouterr().out)
+    assert test_bpb
+
+    assert sample.main([str(run), "--prompt", "The king ", "--max-tokens", "40"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("The king ") and len(out) > 20
+    assert evaluate.main([str(run)]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[-1].split()[0] == "trained"
+    # training scored in bf16 where the machine has it, evaluate.py in fp32
+    assert float(table[-1].split()[-1]) == pytest.approx(float(test_bpb[1]), abs=0.01)

@@ -1,0 +1,106 @@
+"""Who may write, and how: through storage.atomic_write, or by one of three appends that are named.
+
+(How atomic_write itself behaves is asked in data/test_storage.py.)
+"""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from storage import atomic_write
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("configs", "data", "model", "scripts", "training")
+SOURCES = sorted(
+    path
+    for path in [
+        *ROOT.glob("*.py"),
+        *(path for name in ROOMS for path in (ROOT / name).rglob("*.py")),
+    ]
+    if path.name != "storage.py"
+)
+WRITES = {"write_text", "write_bytes", "savez", "savetxt", "tofile", "save_file", "save_model",
+          "to_csv", "to_json", "copyfile", "move"}  # fmt: skip
+LIBRARIES = {"np", "numpy", "torch", "pickle", "yaml"}  # whose save/load/dump is no writing of ours
+PICKLES = {"pickle", "shelve", "marshal", "joblib", "dill", "cloudpickle"}
+ALLOWED = {
+    ("training/metrics.py", "open 'a'"): 2,  # metrics.jsonl and samples.txt
+    ("training/interrupt.py", "open 'wb'"): 1,  # the lock, which is empty
+}
+
+
+def found(source: str) -> list[str]:
+    """What in a module writes a file without storage, or reads or writes pickle."""
+    out = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            out += [f"import {name}" for name in names if name.split(".")[0] in PICKLES]
+        if not isinstance(node, ast.Call):
+            continue
+        function = node.func
+        name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        owner = getattr(getattr(function, "value", None), "id", "")
+        if name in ("open", "fdopen"):
+            texts = [word.value for word in [*node.args, *(k.value for k in node.keywords)]
+                     if isinstance(word, ast.Constant) and isinstance(word.value, str)]  # fmt: skip
+            out += [
+                f"open {mode!r}"
+                for mode in texts
+                if set(mode) <= set("rwaxbt+") and set(mode) & set("wax+")
+            ]
+        elif name in WRITES:
+            out.append(name)
+        elif owner in ("np", "numpy", "torch", "pickle") and name in ("save", "load", "dump"):
+            out.append(f"{owner}.{name}")
+        elif owner == "yaml" and name in ("load", "unsafe_load", "full_load"):
+            out.append(f"yaml.{name}")
+    return out
+
+
+def test_the_search_finds_what_it_looks_for() -> None:
+    """A search that finds nothing proves nothing."""
+    for line in (
+        "open('x', 'w')", "p.open(mode='a')", "open(p, 'xb')", "p.open('r+b')", "p.write_text('')",
+        "p.write_bytes(b'')", "np.save('x', a)", "torch.save(a, 'x')", "torch.load('x')",
+        "import pickle", "from pickle import loads", "yaml.load(t)", "os.fdopen(1, 'w')",
+    ):  # fmt: skip
+        assert found(line), line
+    for line in (
+        "open('file')",
+        "p.open('rb')",
+        "safe_open(p, framework='pt')",
+        "yaml.safe_load(t)",
+    ):
+        assert not found(line), line
+
+
+def test_nobody_else_writes() -> None:
+    """A file that a kill can leave in halves, or one that runs code when it is read."""
+    assert len(SOURCES) > 25
+    seen: dict[tuple[str, str], int] = {}
+    for path in SOURCES:
+        for what in found(path.read_text(encoding="utf-8")):
+            key = (path.relative_to(ROOT).as_posix(), what)
+            seen[key] = seen.get(key, 0) + 1
+    assert seen == ALLOWED
+
+
+def test_replaced_content_is_whole_for_a_reader(tmp_path: Path) -> None:
+    """Who has the file open goes on reading the old one: nothing is written in place."""
+    path = tmp_path / "a"
+    atomic_write(path, b"old" * 1000)
+    with path.open("rb") as reader:
+        atomic_write(path, (b"new" for _ in range(10)))
+        assert reader.read() == b"old" * 1000
+    assert path.read_bytes() == b"new" * 10
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_folder_in_its_place_is_an_error_without_leftovers(tmp_path: Path) -> None:
+    """An exception at the rename must not leave the temporary file."""
+    (tmp_path / "a").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        atomic_write(tmp_path / "a", b"x")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]

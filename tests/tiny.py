@@ -1,0 +1,80 @@
+"""A training run so small that a test may start dozens: two layers, ten steps, our own text."""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import train
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICKSTART = str(ROOT / "configs/quickstart.yaml")
+SETTINGS = [
+    "data.source=files", "data.split=tail", "data.seq_len=32",
+    "tokenizer.type=char", "tokenizer.vocab_size=400",
+    "model.dim=32", "model.n_layers=2", "model.n_heads=2", "model.n_kv_heads=1",
+    "model.hidden_dim=64", "model.sliding_window=8",
+    "train.max_steps=10", "train.micro_batch_size=4", "train.warmup_steps=2",
+    "train.eval_interval=4", "train.save_interval=3", "train.log_interval=1",
+    "train.compile=false", "train.device=cpu", "train.precision=fp32",
+    "sample.max_tokens=12",
+]  # fmt: skip
+_WORDS = [
+    "the", "a", "an", "old", "young", "king", "queen", "fool", "river", "stone", "quiet", "bright",
+    "walks", "sings", "keeps", "finds", "under", "over", "near", "house", "garden", "and", "but",
+    "while", "because", "never", "always", "light", "dark", "bread", "water", "letter", "winter",
+]  # fmt: skip
+
+
+def english(size: int, seed: int = 0) -> str:
+    """Make up sentences of some `size` characters in all."""
+    draw, sentences, length = random.Random(seed), [], 0
+    while length < size:
+        words = " ".join(draw.choice(_WORDS) for _ in range(draw.randint(4, 12)))
+        sentences.append(words.capitalize() + draw.choice(".?!") + draw.choice(" \n"))
+        length += len(sentences[-1])
+    return "".join(sentences)
+
+
+def words(run: Path, text: Path, *more: str) -> list[str]:
+    """The command line of a tiny run in the folder `run`; `more` overrides it."""
+    return [QUICKSTART, *SETTINGS, f"data.path={text}", f"run_dir={run}", *more]
+
+
+def start(run: Path, text: Path, *more: str) -> int:
+    """Train in this process; returns the exit code."""
+    return train.main(words(run, text, *more))
+
+
+def resume(run: Path, text: Path, *more: str) -> int:
+    """Go on in this process; returns the exit code."""
+    return train.main(["--resume", *words(run, text, *more)])
+
+
+def saved(run: Path) -> list[str]:
+    """Names of the checkpoints, the oldest first; each carries the hash of its content."""
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+def step_of(name: str) -> int:
+    return int(name.split("-")[1])
+
+
+def last(run: Path) -> Path:
+    """The newest checkpoint."""
+    return run / "checkpoints" / saved(run)[-1]
+
+
+def measured(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without what the clock says."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {key: value for key, value in line.items() if key not in ("tokens_per_s", "stepping_s")}
+        for line in lines
+    ]
+
+
+def leftovers(*folders: Path) -> Sequence[Path]:
+    """Files that were begun and never finished."""
+    return [path for folder in folders for path in folder.rglob("*.part")]

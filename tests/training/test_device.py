@@ -1,0 +1,73 @@
+"""What is chosen for the user comes with its reason; what cannot be had is refused."""
+
+import contextlib
+import shutil
+
+import pytest
+import torch
+
+from errors import UserError
+from training import device
+from training.device import autocast, choose_compile, choose_device, choose_precision
+
+CPU = torch.device("cpu")
+
+
+def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """auto takes the fastest there is; what was asked for is never exchanged in silence."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    chosen, reason = choose_device("auto")
+    assert chosen == CPU and reason.startswith("no GPU; ")
+    assert choose_device("cpu") == (CPU, "the config asks for it")
+    for wanted in ("cuda", "mps"):
+        with pytest.raises(UserError, match=f"train.device is {wanted}, .*use auto or cpu"):
+            choose_device(wanted)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("auto") == (torch.device("mps"), "Apple GPU")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU of the year")
+    assert choose_device("auto") == (torch.device("cuda"), "GPU of the year")
+
+
+def test_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 where the hardware says it is faster there, by what it says and not by a measurement."""
+    assert choose_precision("bf16", CPU)[0] is torch.bfloat16
+    assert choose_precision("fp32", CPU)[0] is torch.float32
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert choose_precision("auto", CPU) == (torch.bfloat16, "AMX multiplies bf16 faster")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert choose_precision("auto", CPU)[1].startswith("AVX512-BF16")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert choose_precision("auto", CPU) == (torch.float32, "this CPU gains nothing from bf16")
+    assert choose_precision("auto", torch.device("mps"))[0] is torch.float32
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert choose_precision("auto", torch.device("cuda"))[0] is torch.bfloat16
+
+
+def test_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a minute of compiling is worth it in a long run only, and needs a compiler on a CPU."""
+    assert choose_compile(True, CPU, 0)[0] and not choose_compile(False, CPU, 1e30)[0]
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert choose_compile("auto", CPU, 1e30) == (False, "no C++ compiler")
+    assert choose_compile("auto", torch.device("cuda"), 1e30)[0]
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert choose_compile("auto", CPU, device.WORTH_COMPILING * 2)[0]
+    short, reason = choose_compile("auto", CPU, device.WORTH_COMPILING / 2)
+    assert not short and "short" in reason
+
+
+def test_autocast_computes_in_the_dtype_and_keeps_the_weights() -> None:
+    """precision: bf16 that computes in fp32, or weights that lose their bits."""
+    layer = torch.nn.Linear(4, 4)
+    with autocast(CPU, torch.bfloat16):
+        assert layer(torch.ones(1, 4)).dtype is torch.bfloat16
+    assert layer.weight.dtype is torch.float32
+    assert isinstance(autocast(CPU, torch.float32), contextlib.nullcontext)
+
+
+def test_keeping_memory_and_measuring_do_not_fail() -> None:
+    """Conveniences must not end a run on a machine that lacks what they use."""
+    device.keep_freed_memory()
+    assert device.matmul_flops_per_s(CPU, torch.float32, 64) > 0

@@ -1,0 +1,61 @@
+"""The loss of a split: every token once, whatever the batches."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from data.batches import evaluation_windows
+from model import ModelConfig, Transformer
+from model.loss import cross_entropy
+from training.evaluation import Score, evaluate
+
+CPU = torch.device("cpu")
+TOKENS = np.random.default_rng(0).integers(0, 50, 333).astype(np.uint16)
+
+
+def model() -> Transformer:
+    torch.manual_seed(0)
+    return Transformer(
+        ModelConfig(vocab_size=50, dim=16, n_layers=2, n_heads=2, n_kv_heads=1, sliding_window=4)
+    ).double()
+
+
+@pytest.mark.parametrize("seq_len", [1, 7, 83, 332, 1000])
+def test_a_model_that_knows_nothing_scores_log_v(seq_len: int) -> None:
+    """Equal logits give each of V tokens the chance 1/V: log V nats each, log2 V bits."""
+    knows_nothing = model()
+    torch.nn.init.zeros_(knows_nothing.output.weight)
+    score = evaluate(
+        lambda x, y: cross_entropy(knows_nothing(x), y),
+        evaluation_windows(TOKENS, seq_len, batch_size=3), 333, CPU,
+    )  # fmt: skip
+    assert score.n_tokens == 332  # all but the first are predicted
+    assert score.loss == pytest.approx(math.log(50), rel=1e-12)
+    assert score.perplexity == pytest.approx(50)
+    assert score.bpb == pytest.approx(math.log2(50) * 332 / 333)
+
+
+def test_independent_of_the_batch_size_and_equal_to_a_sum_by_hand() -> None:
+    """A mean of means would give the short last window too much weight."""
+    trained = model()
+    torch.nn.init.normal_(trained.output.weight)
+    scores = [
+        evaluate(lambda x, y: cross_entropy(trained(x), y),
+                 evaluation_windows(TOKENS, 25, batch_size=size), 333, CPU)
+        for size in (1, 2, 13, 100)
+    ]  # fmt: skip
+    tokens, nats = torch.from_numpy(TOKENS.astype(np.int64)), 0.0
+    with torch.no_grad():
+        for start in range(0, 332, 25):
+            piece = tokens[start : start + 26]
+            chances = trained(piece[None, :-1])[0].softmax(-1)
+            nats -= sum(math.log(chances[i, t]) for i, t in enumerate(piece[1:].tolist()))
+    for score in scores:
+        assert score.nats == pytest.approx(nats, rel=1e-9) and score.n_tokens == 332
+
+
+def test_perplexity_overflows_to_infinity() -> None:
+    """A model that is very wrong must not end the evaluation with OverflowError."""
+    assert Score(1e6, 10, 10).perplexity == math.inf

@@ -1,0 +1,136 @@
+"""Which weight gets which update, and what a checkpoint brings back."""
+
+import copy
+
+import pytest
+import torch
+
+from errors import UserError
+from model import ModelConfig, Transformer
+from training.optimizer import Optimizer
+
+SHAPE = ModelConfig(vocab_size=32, dim=16, n_layers=2, n_heads=2, n_kv_heads=1, sliding_window=4)
+
+
+def made(name: str, **settings: float) -> tuple[Transformer, Optimizer]:
+    torch.manual_seed(0)
+    model = Transformer(SHAPE)
+    options = {"lr": 0.02, "adamw_lr": 0.003, "weight_decay": 0.1} | settings
+    return model, Optimizer(model.named_parameters(), name=name, **options)  # type: ignore[arg-type]
+
+
+def gradients(model: Transformer, seed: int) -> None:
+    torch.manual_seed(seed)
+    for weight in model.parameters():
+        weight.grad = torch.randn_like(weight)
+
+
+def test_muon_gets_the_matrices_of_the_layers_and_nothing_else() -> None:
+    """Muon on an embedding, whose rows are no matrix, or AdamW on the matrices: a slower run."""
+    model, optimizer = made("muon")
+    gradients(model, 1)
+    optimizer.step(1.0)
+    kinds: dict[str, set[str]] = {}
+    for name in optimizer.moments():
+        weight, _, moment = name.rpartition(".")
+        kinds.setdefault(weight, set()).add(moment)
+    assert kinds.keys() == dict(model.named_parameters()).keys()
+    matrices = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")
+    for name, moments in kinds.items():
+        of_muon = name.startswith("layers.") and name.split(".")[-2] in matrices
+        assert moments == ({"momentum_buffer"} if of_muon else {"exp_avg", "exp_avg_sq"}), name
+
+
+def test_adamw_gets_everything() -> None:
+    """optimizer: adamw must not keep a part of muon."""
+    model, optimizer = made("adamw")
+    gradients(model, 1)
+    optimizer.step(1.0)
+    names = {f"{n}.{m}" for n, _ in model.named_parameters() for m in ("exp_avg", "exp_avg_sq")}
+    assert optimizer.moments().keys() == names
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_norms_do_not_decay_and_matrices_do(name: str) -> None:
+    """With no gradient only the decay is left: a weight shrinks by lr * decay (AdamW, equation 12
+    of arXiv 1711.05101), a norm's gain stays 1."""
+    model, optimizer = made(name, weight_decay=0.5)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step(0.5)
+    for n, weight in model.named_parameters():
+        if weight.dim() == 1:
+            factor = 1.0
+        elif name == "muon" and not n.startswith("layers."):
+            factor = 1 - 0.5 * 0.003 * 0.5
+        else:
+            factor = 1 - 0.5 * 0.02 * 0.5
+        torch.testing.assert_close(weight.detach(), before[n] * factor)
+
+
+def test_adamw_follows_the_paper() -> None:
+    """Three updates of a norm's gain written out: arXiv 1711.05101, algorithm 2, no decay."""
+    model, optimizer = made("adamw", lr=0.01)
+    gain = model.norm.weight
+    value, m, v = gain.detach().clone().double(), 0.0, 0.0
+    for step, ratio in enumerate((0.5, 1.0, 0.25), 1):
+        gradients(model, step)
+        g = gain.grad.double()  # type: ignore[union-attr]
+        m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g * g
+        hat_m, hat_v = m / (1 - 0.9**step), v / (1 - 0.95**step)
+        value = value - 0.01 * ratio * hat_m / (hat_v.sqrt() + 1e-8)
+        optimizer.step(ratio)
+    torch.testing.assert_close(gain.detach().double(), value, rtol=1e-6, atol=1e-7)
+
+
+def test_muon_orthogonalises() -> None:
+    """The singular values of a first update are all near 0.2 * sqrt(larger side) * lr: what its
+    scale to AdamW's means (arXiv 2502.16982, equation 4); Newton-Schulz lands within 0.7 to 1.2."""
+    model, optimizer = made("muon", weight_decay=0.0)
+    weight = model.layers[0].feed_forward.w1.weight
+    before = weight.detach().clone()
+    gradients(model, 1)
+    optimizer.step(1.0)
+    values = torch.linalg.svdvals((before - weight.detach()).double())
+    unit = 0.02 * 0.2 * max(weight.shape) ** 0.5
+    assert 0.6 * unit < values.min() and values.max() < 1.3 * unit
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_restored_goes_on_bit_by_bit(name: str) -> None:
+    """A moment that is lost, or AdamW's count of steps: the next update differs."""
+    model, optimizer = made(name)
+    for step in range(3):
+        gradients(model, step)
+        optimizer.step(1.0)
+    other, restored = made(name)
+    other.load_state_dict(model.state_dict())
+    restored.restore(copy.deepcopy(optimizer.moments()), 3)
+    for step in range(3, 5):
+        for m, o in ((model, optimizer), (other, restored)):
+            gradients(m, step)
+            o.step(0.7)
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert all(torch.equal(t, restored.moments()[n]) for n, t in optimizer.moments().items())
+
+
+def test_a_missing_moment_is_refused() -> None:
+    """Torch would raise KeyError in the middle of the first step."""
+    model, optimizer = made("muon")
+    gradients(model, 0)
+    optimizer.step(1.0)
+    moments = optimizer.moments()
+    del moments["norm.weight.exp_avg_sq"]
+    with pytest.raises(UserError, match=r"lacks .* exp_avg_sq of norm\.weight"):
+        made("muon")[1].restore(moments, 1)
+
+
+def test_there_are_no_gradients_after_a_step() -> None:
+    """Gradients that are kept add to those of the next step."""
+    model, optimizer = made("muon")
+    gradients(model, 0)
+    optimizer.step(1.0)
+    assert all(weight.grad is None for weight in model.parameters())
+    assert made("muon")[1].moments() == {}
