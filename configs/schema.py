@@ -148,10 +148,10 @@ class SampleSettings:
         1.0, "draw from the likeliest that sum to p; 1: off", exclusiveMinimum=0, maximum=1
     )
     min_p: float = setting(
-        0.0, "drop what is below p times the likeliest; 0: off", minimum=0, maximum=1
+        0.0, "drop what is below p times the likeliest; 0: off", minimum=0, exclusiveMaximum=1
     )
     repetition_penalty: float = setting(
-        1.0, "weakens tokens already there; 1: off", exclusiveMinimum=0
+        1.0, "weakens tokens already there; 1: off", minimum=0.01, maximum=100
     )
 
 

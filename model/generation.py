@@ -50,6 +50,8 @@ def generate(
     """
     sampling = sampling or Sampling()
     vocab_size = model.config.vocab_size
+    if not prompts:
+        raise UserError("there is no prompt to continue")
     for prompt in prompts:
         if not len(prompt):
             raise UserError("a prompt has no tokens: begin with the tokenizer's BOS")
@@ -58,7 +60,9 @@ def generate(
     weight = model.tok_embeddings.weight
     capacity = max(map(len, prompts)) + max_tokens
     cache = RollingKVCache(model.config, len(prompts), capacity, weight.dtype, weight.device)
-    generators = [torch.Generator().manual_seed(seed * 1_000_003 + r) for r in range(len(prompts))]
+    generators = [
+        torch.Generator().manual_seed((seed * 1_000_003 + r) % 2**63) for r in range(len(prompts))
+    ]
     occurred = torch.zeros(len(prompts), vocab_size, dtype=torch.bool, device=weight.device)
     for row, prompt in enumerate(prompts):
         occurred[row, torch.tensor(prompt)] = True

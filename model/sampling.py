@@ -36,7 +36,7 @@ class Sampling:
             ("top_k", self.top_k is None or self.top_k >= 1, "1 or more, or none for all tokens"),
             ("top_p", 0.0 < self.top_p <= 1.0, "above 0, at most 1"),
             ("min_p", 0.0 <= self.min_p < 1.0, "at least 0, below 1"),
-            ("repetition_penalty", 0.0 < self.repetition_penalty < float("inf"), "above 0"),
+            ("repetition_penalty", 0.01 <= self.repetition_penalty <= 100.0, "0.01 to 100"),
         ]
         for name, holds, meant in rules:
             if not holds:

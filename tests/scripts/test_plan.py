@@ -149,7 +149,10 @@ def test_mistral_7b_as_published(capsys: pytest.CaptureFixture[str]) -> None:
         (["model.sliding_window=[1, null, 8, 300]"], "in layer 3 the window"),
         (["model.sliding_window=null", "model.attention_sinks=4"], "model.attention_sinks has no"),
         (["model.attention_sinks=256"], "model.attention_sinks (256) covers all"),
-        (["tokenizer.vocab_size=32000", "model.dim=256"], "85% of the weights are the vocabulary's"),
+        (
+            ["tokenizer.vocab_size=32000", "model.dim=256"],
+            "85% of the weights are the vocabulary's",
+        ),
         (["train.save_interval=801"], "train.save_interval (801) is longer than the run"),
         (["tokenizer.type=char"], "tokenizer.vocab_size is counted in full"),
         (["model.attention_sinks=2"], "cannot know of 1 earlier ones"),

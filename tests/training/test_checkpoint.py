@@ -348,14 +348,16 @@ def test_prune_lets_no_damaged_file_count(tmp_path: Path) -> None:
     valid ones deleted; read, their header would end the run with the save just done."""
     for step in (1, 2, 8, 9):
         put(tmp_path, step)
-    for step in (8, 9):
-        next(tmp_path.glob(f"step-{step:08}*")).write_bytes(b"damaged, not even a header")
+    eighth, ninth = (next(tmp_path.glob(f"step-{step:08}*")) for step in (8, 9))
+    eighth.write_bytes(eighth.read_bytes()[:-1])  # its header is still right
+    ninth.write_bytes(b"damaged, not even a header")
+    put(tmp_path, 7).write_bytes(eighth.read_bytes())
     next(tmp_path.glob("step-00000001*")).write_bytes(b"")
     last = put(tmp_path, 3)
     prune(last, 2)
-    assert left(tmp_path) == [1, 2, 3, 8, 9]
+    assert left(tmp_path) == [1, 2, 3, 7, 8, 9]
     prune(put(tmp_path, 4), 2)
-    assert left(tmp_path) == [1, 3, 4, 8, 9]
+    assert left(tmp_path) == [1, 3, 4, 7, 8, 9]
 
 
 def test_a_copy_elsewhere_is_the_same(tmp_path: Path) -> None:
