@@ -1,6 +1,6 @@
 """What the user can do wrong: one line that names it and the remedy, exit code 2, nothing torn.
 
-`PYTHONPATH=. python tests/test_bad_input.py` prints the table of mistakes and what is said about them.
+`PYTHONPATH=. python tests/test_bad_input.py` prints what is said about each.
 """
 
 import errno

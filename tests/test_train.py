@@ -228,16 +228,19 @@ def test_killed_at_every_disk_operation(
 @pytest.mark.slow
 def test_killed_at_random_moments(tmp_path: Path, text: Path) -> None:
     """kill -9 between any two instructions, again and again, until the run is through."""
-    more = ["train.max_steps=60", "train.save_interval=2", "train.eval_interval=5"]
+    more = ["train.max_steps=200", "train.save_interval=2", "train.eval_interval=5"]
     assert start(tmp_path / "whole", text, *more) == 0
     draw, run, kills = random.Random(0), tmp_path / "run", 0
     while True:
         line = [*command(run, text, *more), "--resume"]
         process = subprocess.Popen(line, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        while process.poll() is None and not (run / "metrics.jsonl").exists():
-            time.sleep(0.01)
+        newest = saved(run)[-1:] if (run / "checkpoints").exists() else []
+        while process.poll() is None and not any(
+            path.name > (newest or [""])[0] for path in run.glob("checkpoints/step-*")
+        ):
+            time.sleep(0.005)
         try:
-            code = process.wait(timeout=3 + draw.random() * 4)
+            code = process.wait(timeout=draw.random() * 0.7)
         except subprocess.TimeoutExpired:
             process.kill()
             code = process.wait()
@@ -245,7 +248,7 @@ def test_killed_at_random_moments(tmp_path: Path, text: Path) -> None:
             break
         assert code == -signal.SIGKILL
         kills += 1
-        assert kills < 60
+    assert kills >= 5
     assert last(run).name == last(tmp_path / "whole").name
     assert measured(run) == measured(tmp_path / "whole")
 

@@ -242,7 +242,7 @@ OTHERS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "wider": (lambda m, t: m["config"]["model"].update(dim=64, head_dim=32), "another architect"),
     "deeper": (lambda m, t: m["config"]["model"].update(n_layers=3), "lacks layers.2"),
     "shallower": (lambda m, t: m["config"]["model"].update(n_layers=1), "has layers.1"),
-    "impossible": (lambda m, t: m["config"]["model"].update(n_heads=3), "n_kv_heads|n_heads"),
+    "impossible": (lambda m, t: m["config"]["model"].update(n_kv_heads=3), "n_kv_heads|n_heads"),
     "unknown key": (lambda m, t: m["config"]["model"].update(rooms=3), "model.rooms is unknown"),
     "a section of text": (lambda m, t: m["config"].update(model="x"), "model is"),
     "not finite": (lambda m, t: t["norm.weight"].fill_(float("nan")), "not finite"),
