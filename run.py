@@ -22,7 +22,6 @@ from data.sources import open_source
 from data.tokenizer import Tokenizer
 from errors import UserError
 from model import ModelConfig, Sampling, Transformer, generate
-from model.cost import flops_per_token
 from model.loss import cross_entropy
 from storage import atomic_write, cache_folder
 from training import checkpoint as checkpoints
@@ -127,10 +126,7 @@ def begin(config: schema.Config, checkpoint: Checkpoint | None) -> Run:
         adamw_lr=train.adamw_lr,
         weight_decay=train.weight_decay,
     )
-    run_flops = flops_per_token(model.config, config.data.seq_len) * (
-        config.tokens_per_step * train.max_steps
-    )
-    compiled, compile_reason = machine.choose_compile(train.compile, device, run_flops)
+    compiled, compile_reason = machine.choose_compile(train.compile, device)
     if compiled:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
         warnings.filterwarnings("ignore", message="Torchinductor does not support code generation")

@@ -43,7 +43,7 @@ def dense(
     seen = visible(i, j, window, sinks) & (j >= 0)  # (T, S) or (B, T, S)
     if seen.dim() == 3:
         seen = seen[:, None, None]
-    return (_softmax(scores, seen, v.dtype) @ v.unsqueeze(2)).flatten(1, 2)
+    return (_softmax(scores, seen) @ v.unsqueeze(2)).flatten(1, 2)
 
 
 def blocked(q: Tensor, k: Tensor, v: Tensor, window: int, sinks: int = 0) -> Tensor:
@@ -70,7 +70,7 @@ def blocked(q: Tensor, k: Tensor, v: Tensor, window: int, sinks: int = 0) -> Ten
     q = q.unflatten(1, (kv_heads, heads // kv_heads)).transpose(2, 3)  # (B, K, N, G, C, Dh)
     scores = q.flatten(3, 4) @ span(k).mT  # (B, K, N, G * C, S)
     seen = _band(n_blocks, block, before, window, sinks, q.device)
-    weights = _softmax(scores.unflatten(3, (-1, block)), seen[:, None], v.dtype)
+    weights = _softmax(scores.unflatten(3, (-1, block)), seen[:, None])
     out = weights.flatten(3, 4) @ span(v)  # (B, K, N, G * C, Dh)
     out = out.unflatten(3, (-1, block)).transpose(2, 3)  # (B, K, G, N, C, Dh)
     return out.flatten(3, 4).flatten(1, 2)[:, :, :length]
@@ -98,13 +98,14 @@ def attend(
 ) -> Tensor:
     """Attend over a text's own positions 0..T-1 with the kernel that `choose` names."""
     name, _ = choose(attention, window, q.shape[2])
-    if name == "full":
-        return full(q, k, v)
-    if name == "blocked":
-        assert window is not None
-        return blocked(q, k, v, window, sinks)
-    positions = torch.arange(q.shape[2], device=q.device)
-    return dense(q, k, v, positions, positions, window, sinks)
+    with torch.autocast(q.device.type, enabled=False):  # it would copy every score to fp32 and back
+        if name == "full":
+            return full(q, k, v)
+        if name == "blocked":
+            assert window is not None
+            return blocked(q, k, v, window, sinks)
+        positions = torch.arange(q.shape[2], device=q.device)
+        return dense(q, k, v, positions, positions, window, sinks)
 
 
 def _band(
@@ -122,8 +123,7 @@ def _band(
     return visible(i, j, window, sinks) & (j >= 0)
 
 
-def _softmax(scores: Tensor, seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """Softmax over the keys that are seen, in at least fp32; the result in `dtype`."""
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+def _softmax(scores: Tensor, seen: Tensor) -> Tensor:
+    """Softmax over the keys that are seen. torch sums in fp32 whatever the dtype of `scores`."""
     hidden = torch.finfo(scores.dtype).min  # not -inf: a row that sees nothing must not be NaN
-    return scores.masked_fill_(~seen, hidden).softmax(-1).to(dtype)  # in place: scores are ours
+    return scores.masked_fill_(~seen, hidden).softmax(-1)  # in place: the scores are ours

@@ -15,7 +15,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension of x (..., D)."""
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        normed = F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        if torch.is_autocast_enabled(x.device.type):  # once here, not once in each projection
+            normed = normed.to(torch.get_autocast_dtype(x.device.type))
+        return normed
 
 
 class FeedForward(nn.Module):
