@@ -5,13 +5,14 @@ stderr and exit code 2. Whatever else escapes is our bug and keeps its traceback
 none of the rooms, so that all of them may import it.
 """
 
+import argparse
 import errno
 import functools
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 DIVERGED = 3  # exit code of a training run whose loss is no longer a number
 
@@ -36,6 +37,14 @@ _ENVIRONMENT = {
 
 class UserError(ValueError):
     """A mistake of the user's. The message is one line: what, where, what to do."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse, whose complaints are one line too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `UserError` instead of printing the usage."""
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def command(main: Callable[[Sequence[str] | None], int]) -> Main:

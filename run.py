@@ -43,6 +43,7 @@ class Run:
     device: torch.device
     dtype: torch.dtype
     reasons: dict[str, str]  # why this device, this precision, compiled or not
+    peak_flops: float  # FLOP/s of a plain matrix product here: what MFU is a share of
     step: int = 0  # updates done
     history: dict[str, Any] = field(default_factory=dict)
 
@@ -132,12 +133,14 @@ def begin(config: schema.Config, checkpoint: Checkpoint | None) -> Run:
         warnings.filterwarnings("ignore", message="Torchinductor does not support code generation")
         for block in model.layers:  # blocks that are alike are compiled once
             block.compile()
+    peak = machine.matmul_flops_per_s(device, dtype)
     reasons = {
         "device": f"{device.type} ({device_reason})",
-        "precision": f"{str(dtype).removeprefix('torch.')} ({dtype_reason})",
+        "precision": f"{str(dtype).removeprefix('torch.')} ({dtype_reason}); a matrix product "
+        f"reaches {peak / 1e9:,.0f} GFLOP/s",
         "compile": f"{'yes' if compiled else 'no'} ({compile_reason})",
     }
-    run = Run(config, tokenizer, corpus, model, optimizer, device, dtype, reasons)
+    run = Run(config, tokenizer, corpus, model, optimizer, device, dtype, reasons, peak)
     if checkpoint is not None:
         _restore(run, checkpoint)
     atomic_write(run.folder / "config.yaml", schema.to_yaml(config).encode())

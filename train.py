@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from configs import schema
-from errors import DIVERGED, UserError, command
+from errors import DIVERGED, ArgumentParser, UserError, command
 
 if TYPE_CHECKING:  # a mistake in the config is told without waiting for torch
     from run import Run
@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # a mistake in the config is told without waiting for torch
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, then train."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python train.py",
         description="Train a small Mistral-style language model on a text.",
         epilog=schema.describe() + "\n\nexample: python train.py configs/quickstart.yaml "
@@ -94,6 +94,7 @@ def train(config: schema.Config, *, resume: bool = False) -> int:
 def steps(run: Run, metrics: MetricsLog, samples: SamplesLog, stop: StopRequest) -> int:
     """The loop: one iteration is one update of the weights. Returns the exit code."""
     from data.batches import Batches
+    from model.cost import flops_per_token
     from training.progress import Progress
 
     settings = run.config.train
@@ -103,6 +104,7 @@ def steps(run: Run, metrics: MetricsLog, samples: SamplesLog, stop: StopRequest)
         batch_size=settings.micro_batch_size * settings.grad_accum_steps,
         seed=run.config.seed,
     )
+    token_flops = flops_per_token(run.model.config, run.config.data.seq_len)
     finished = run.step >= settings.max_steps or out_of_patience(run)
     with Progress(run.step, settings.max_steps, run.config.tokens_per_step) as progress:
         while not finished:
@@ -120,6 +122,7 @@ def steps(run: Run, metrics: MetricsLog, samples: SamplesLog, stop: StopRequest)
                     grad_norm=grad_norm,
                     lr=lr,
                     tokens_per_s=round(progress.tokens_per_s),
+                    mfu=round(token_flops * progress.tokens_per_s / run.peak_flops, 3),
                 )
             if run.step % settings.eval_interval == 0 or finished:
                 val_loss = validate(run, metrics, samples, progress)

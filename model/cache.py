@@ -93,7 +93,10 @@ class RollingKVCache:
                 assert capacity is not None
                 slots, sinks, self.capacity = capacity, 0, capacity
             shape = (batch_size, config.n_kv_heads, slots, config.head_dim)
-            self.layers.append(Ring(shape, sinks, dtype, torch.device(device)))
+            try:
+                self.layers.append(Ring(shape, sinks, dtype, torch.device(device)))
+            except RuntimeError as error:  # what torch raises when memory is short
+                raise UserError(f"no memory for a cache of {slots:,} tokens a layer") from error
         self.seen = torch.zeros(batch_size, dtype=torch.int64, device=device)  # tokens per row
         self._longest = 0  # of `seen`, kept here so that checking it costs no transfer
 

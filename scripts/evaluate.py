@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from errors import UserError, command
+from errors import ArgumentParser, UserError, command
 
 if TYPE_CHECKING:
     from run import OpenedRun
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line for each window."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m scripts.evaluate",
         description="Score a trained model on a split or on any text.",
         epilog="example: python -m scripts.evaluate runs/quickstart --window 16 64 full",

@@ -4,7 +4,6 @@ All of it is counted from the config (`model/cost.py`), nothing is built or meas
 not imported. Only the memory of activations is an estimate, and says so.
 """
 
-import argparse
 import json
 import sys
 import textwrap
@@ -12,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from configs.schema import QUICKSTART, Config, ignored, load_config, model_config, split_arguments
-from errors import command
+from errors import ArgumentParser, command
 from model.config import ModelConfig
 from model.cost import (
     TrainingMemory,
@@ -266,7 +265,7 @@ def _bytes(number: float) -> str:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the plan of a config."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m scripts.plan",
         usage="%(prog)s [CONFIG] [section.key=value ...] [--json]",
         description=(__doc__ or "").partition("\n")[0],

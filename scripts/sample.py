@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from errors import UserError, command
+from errors import ArgumentParser, UserError, command
 
 if TYPE_CHECKING:
     from model.sampling import Sampling
@@ -155,8 +155,8 @@ def _ask() -> str | None:
         return None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
         prog="python -m scripts.sample",
         description="Let a trained model write.",
         epilog='example: python -m scripts.sample runs/quickstart --prompt "ROMEO." --samples 3',

@@ -5,7 +5,6 @@ per byte of validation, training speed, and the cache that generation needs. The
 folder and are not trained again.
 """
 
-import argparse
 import contextlib
 import json
 import sys
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs import schema
-from errors import UserError, command
+from errors import ArgumentParser, UserError, command
 from model.cost import cache_bytes
 from model.window import reach
 
@@ -35,7 +34,7 @@ class Row:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Train where needed, then print the table in Markdown."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m scripts.windows",
         description="Train one config under several windows and compare quality, speed and memory.",
         epilog="example: python -m scripts.windows --windows 4 64 full --steps 100",

@@ -326,7 +326,7 @@ def test_the_files_of_a_run(finished: Path) -> None:
     assert [line["step"] for line in stepping] == list(range(1, 11))
     assert [line["step"] for line in validating] == [4, 8, 10]
     for line in stepping:
-        assert line.keys() == {"step", "train_loss", "grad_norm", "lr", "tokens_per_s"}
+        assert line.keys() == {"step", "train_loss", "grad_norm", "lr", "tokens_per_s", "mfu"}
     for line in validating:
         assert line.keys() == {"step", "val_loss", "val_bpb", "stepping_s"}
     headers = re.findall(

@@ -73,7 +73,11 @@ def measured(run: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without what the clock says."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [
-        {key: value for key, value in line.items() if key not in ("tokens_per_s", "stepping_s")}
+        {
+            key: value
+            for key, value in line.items()
+            if key not in ("tokens_per_s", "mfu", "stepping_s")
+        }
         for line in lines
     ]
 

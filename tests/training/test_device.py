@@ -1,7 +1,6 @@
 """What is chosen for the user comes with its reason; what cannot be had is refused."""
 
 import contextlib
-import shutil
 
 import pytest
 import torch
@@ -46,16 +45,12 @@ def test_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_precision("auto", torch.device("cuda"))[0] is torch.bfloat16
 
 
-def test_compile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a minute of compiling is worth it in a long run only, and needs a compiler on a CPU."""
-    assert choose_compile(True, CPU, 0)[0] and not choose_compile(False, CPU, 1e30)[0]
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert choose_compile("auto", CPU, 1e30) == (False, "no C++ compiler")
-    assert choose_compile("auto", torch.device("cuda"), 1e30)[0]
-    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert choose_compile("auto", CPU, device.WORTH_COMPILING * 2)[0]
-    short, reason = choose_compile("auto", CPU, device.WORTH_COMPILING / 2)
-    assert not short and "short" in reason
+def test_compile() -> None:
+    """`compile: true` or `false` that is not obeyed; half a minute spent where nothing is won."""
+    assert choose_compile(True, CPU)[0] and not choose_compile(False, torch.device("cuda"))[0]
+    assert choose_compile("auto", torch.device("cuda"))[0]
+    chosen, reason = choose_compile("auto", CPU)
+    assert not chosen and "wins nothing" in reason
 
 
 def test_autocast_computes_in_the_dtype_and_keeps_the_weights() -> None:
