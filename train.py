@@ -129,11 +129,12 @@ def steps(run: Run, metrics: MetricsLog, samples: SamplesLog, stop: StopRequest)
                 if not math.isfinite(val_loss):
                     return diverged(run, f"val_loss {val_loss}")
                 finished = finished or out_of_patience(run)
-            if run.step % settings.save_interval == 0 or finished or stop.signal:
+            stopping = stop.signal  # read once: it may come at any time
+            if run.step % settings.save_interval == 0 or finished or stopping:
                 path = run.save()
-            if stop.signal and not finished:
+            if stopping and not finished:
                 progress.show(f"saved {path}; go on with the same command and --resume")
-                return 128 + stop.signal
+                return 128 + stopping
     return 0
 
 
@@ -176,7 +177,7 @@ def diverged(run: Run, found: str) -> int:
     """Say that training ran away. Returns the exit code."""
     print(
         f"error: training diverged at step {run.step:,} ({found}): nothing "
-        " was saved since; lower train.lr and go on from the last checkpoint with --resume",
+        "was saved since; lower train.lr and go on from the last checkpoint with --resume",
         file=sys.stderr,
     )
     return DIVERGED

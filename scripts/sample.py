@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from errors import ArgumentParser, UserError, command
 
 if TYPE_CHECKING:
+    from data.tokenizer import TokenStream
     from model.sampling import Sampling
     from run import OpenedRun
 
@@ -92,18 +93,18 @@ def _write(
 class TextStream:
     """Text from tokens, up to the first stop string; holds back what may be the start of one."""
 
-    def __init__(self, stream: object, stops: Sequence[str]) -> None:
+    def __init__(self, stream: "TokenStream", stops: Sequence[str]) -> None:
         self.stream, self.stops = stream, [stop for stop in stops if stop]
         self.text, self.stopped = "", False  # what was given out so far
         self._held = ""
 
     def push(self, token: int) -> str:
         """Take a token; give the text that is certain now."""
-        return self._release(self.stream.push(token), final=False)  # type: ignore[attr-defined]
+        return self._release(self.stream.push(token), final=False)
 
     def flush(self) -> str:
         """Give what is still held back."""
-        return "" if self.stopped else self._release(self.stream.flush(), final=True)  # type: ignore[attr-defined]
+        return "" if self.stopped else self._release(self.stream.flush(), final=True)
 
     def _release(self, fresh: str, final: bool) -> str:
         self._held += fresh
