@@ -235,7 +235,9 @@ def _refuse_changes(
             change = f"{section}.{key} was {then[section][key]} and is now {value}"
             if section in ("model", "tokenizer", "data") or key == "optimizer":
                 raise UserError(f"{cannot}: {change}; {remedy}")
-            print(f"note: {change}", file=sys.stderr)
+            print(
+                f"note: {' '.join(change.split())}", file=sys.stderr
+            )  # one line, whatever it holds
     if tokenizer.model_bytes != checkpoint.tokenizer():
         raise UserError(f"{cannot}: the tokenizer is not the one in its checkpoint; {remedy}")
     if corpus.data_hash != checkpoint.metadata["data_hash"]:
