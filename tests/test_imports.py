@@ -75,4 +75,4 @@ def test_the_walk_sees_what_is_there() -> None:
 def test_reading_a_config_does_not_import_torch(modules: str) -> None:
     """`plan`, `--help` and a config's error would take seconds to say a word."""
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

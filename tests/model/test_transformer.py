@@ -147,7 +147,8 @@ def test_parameter_names_are_mistrals() -> None:
 
 def test_windows_have_no_parameters() -> None:
     """The same weights must load under any window and any number of sinks."""
-    build([5, None], attention_sinks=4).load_state_dict(build(3).state_dict(), strict=True)
+    keys = build([5, None], attention_sinks=4).load_state_dict(build(3).state_dict(), strict=False)
+    assert not keys.missing_keys and not keys.unexpected_keys
 
 
 def test_tied_embeddings_are_one_tensor() -> None:
