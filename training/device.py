@@ -63,8 +63,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory instead of giving it back to the kernel after each tensor.
 
-    Without it, every activation of every step is page-faulted in anew: on a CPU here that took a
-    quarter of the step. Does nothing on other systems.
+    Without it, activations are page-faulted in anew at every step. Does nothing on other systems.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
