@@ -16,7 +16,6 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from configs import schema
@@ -108,8 +107,8 @@ def steps(run: Run, metrics: MetricsLog, samples: SamplesLog, stop: StopRequest)
     finished = run.step >= settings.max_steps or out_of_patience(run)
     with Progress(run.step, settings.max_steps, run.config.tokens_per_step) as progress:
         while not finished:
-            lr = settings.lr * ratio_at(run)
-            loss, grad_norm = update(run, batches.batch(run.step), ratio_at(run))
+            ratio = ratio_at(run)
+            loss, grad_norm = update(run, batches.batch(run.step), ratio)
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
                 return diverged(run, f"loss {loss}, gradient norm {grad_norm}")
             run.step += 1
@@ -120,7 +119,7 @@ def steps(run: Run, metrics: MetricsLog, samples: SamplesLog, stop: StopRequest)
                     run.step,
                     train_loss=progress.mean_loss(),
                     grad_norm=grad_norm,
-                    lr=lr,
+                    lr=settings.lr * ratio,
                     tokens_per_s=round(progress.tokens_per_s),
                     mfu=round(token_flops * progress.tokens_per_s / run.peak_flops, 3),
                 )
@@ -231,7 +230,7 @@ its loss     python -m scripts.evaluate {folder}""")
 
 def print_plan(run: Run) -> None:
     """Say what will happen before it happens."""
-    from model.cost import cache_bytes
+    from model.cost import cache_bytes, full_attention
     from model.kernels import choose
     from model.window import reach
 
@@ -243,7 +242,7 @@ def print_plan(run: Run) -> None:
     sinks = f", {shape.attention_sinks} sinks" if shape.attention_sinks else ""
     length = 100 * seq_len
     cached = cache_bytes(shape, length, 4) / 1e6
-    uncached = cache_bytes(replace(shape, sliding_window=None), length, 4) / 1e6
+    uncached = cache_bytes(full_attention(shape), length, 4) / 1e6
     rows = {
         "run": f"{run.folder}, step {run.step:,} of {config.train.max_steps:,}",
         "model": f"{sum(shape.parameter_counts().values()):,} parameters, {shape.n_layers} layers",
