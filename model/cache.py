@@ -11,19 +11,24 @@ Position p is written to slot `p mod W`; every slot remembers which position it 
 
 Masks come from the stored positions, so the order in the ring does not matter and nothing is ever
 rolled. With sinks, the first n positions have slots of their own in front of the ring, for ever:
-p < n is slot p, later ones are slot `n + (p - n) mod W`.
+p < n is slot p, later ones are slot `n + (p - n) mod W`. Every key is rotated once, at its own
+position: that of a sink is the same in the text and in the cache (see `window.sink_view`).
 
 A chunk of new tokens attends over `held + new` first and is written afterwards: writing first would
 overwrite keys that the chunk's early queries still need.
 
-Going back is not possible here: what the ring has overwritten is gone.
+Going back (`crop`) is possible as long as no later query would miss a key that was overwritten: one
+token, and one more for every spare slot. Beyond that it is refused, never answered wrongly.
 """
+
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from errors import UserError
 from model.config import ModelConfig
+from model.window import Window, visible
 
 
 class Ring:
@@ -61,13 +66,22 @@ class Ring:
         self.v[row, :, slot] = v.detach()[row, :, column].to(self.v.dtype)
         self.positions[row, slot] = position
 
+    def can_continue(self, at: Tensor, window: Window) -> Tensor:
+        """Say of each row (B,) whether all that a query at position `at` (B,) sees before it, and
+        so all that later ones see of it, is held."""
+        i, j = at[:, None], self.positions
+        held = (visible(i, j, window, self.sinks) & (j >= 0) & (j < i)).sum(dim=1)
+        left = torch.zeros_like(at) if window is None else (at - window + 1).clamp(min=0)
+        return held == at - left + left.clamp(max=self.sinks)
+
 
 class RollingKVCache:
     """A cache whose memory is fixed when it is made: O(sum of the windows), whatever the length.
 
     `capacity` is the number of tokens that a layer with full attention can hold; it is required if
-    there is one. A window wider than `capacity` holds `capacity` tokens. `UserError` if a text
-    outgrows a layer that may not forget.
+    there is one. A window wider than `capacity` holds `capacity` tokens. `spare` slots in each ring
+    allow to go back by as many tokens and one. `UserError` if a text outgrows a layer that may not
+    forget. A model's sink token is held beside the text and not counted.
     """
 
     def __init__(
@@ -77,6 +91,7 @@ class RollingKVCache:
         capacity: int | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        spare: int = 0,
     ) -> None:
         if capacity is None and None in config.windows:
             raise UserError(
@@ -84,14 +99,17 @@ class RollingKVCache:
                 "the number of tokens it must hold"
             )
         assert config.head_dim is not None
+        self.windows = config.windows
         self.layers: list[Ring] = []
         self.capacity: int | None = None  # set if some layer may not forget
+        self.begin = int(config.sink_token)  # position of the first token of text
+        self.primed = not config.sink_token  # whether it holds the sink token, if there is one
         for window in config.windows:
-            sinks = 0 if window is None else config.attention_sinks
-            slots = None if window is None else window + sinks  # None: one for every token
-            if slots is None or (capacity is not None and capacity < slots):
+            sinks = 0 if window is None else config.sinks
+            slots = None if window is None else window + sinks + spare  # None: one for every token
+            if slots is None or (capacity is not None and capacity + self.begin < slots):
                 assert capacity is not None
-                slots, sinks, self.capacity = capacity, 0, capacity
+                slots, sinks, self.capacity = capacity + self.begin, 0, capacity
             shape = (batch_size, config.n_kv_heads, slots, config.head_dim)
             try:
                 self.layers.append(Ring(shape, sinks, dtype, torch.device(device)))
@@ -112,10 +130,57 @@ class RollingKVCache:
                 "do not fit; make it with a larger capacity"
             )
         real = tokens >= 0
-        positions = torch.where(real, self.seen[:, None] + real.cumsum(dim=1) - 1, -1)
+        positions = torch.where(real, self.begin + self.seen[:, None] + real.cumsum(dim=1) - 1, -1)
         self.seen += real.sum(dim=1)
         self._longest += tokens.shape[1]
         return positions
+
+    def crop(self, length: int | Sequence[int]) -> None:
+        """Go back to the first `length` tokens, of each row or row by row.
+
+        Raises `UserError`, with nothing changed, where the next query would miss keys that have
+        been overwritten, or where a row has not seen so many tokens.
+        """
+        kept = torch.as_tensor(length, device=self.seen.device).expand_as(self.seen)
+        if bool(((kept < 0) | (kept > self.seen)).any()):
+            raise UserError(f"crop to {kept.tolist()}: the rows hold {self.seen.tolist()} tokens")
+        at = kept + self.begin
+        for ring, window in zip(self.layers, self.windows, strict=True):
+            if self.primed and not bool(ring.can_continue(at, window).all()):
+                raise UserError(
+                    f"crop from {self.seen.tolist()} to {kept.tolist()} tokens: keys that the next "
+                    f"token needs were overwritten in a ring of {ring.size:,}; make the cache with "
+                    "spare slots, or feed the text again"
+                )
+        for ring in self.layers:
+            ring.positions[ring.positions >= at[:, None]] = -1
+        self.seen.copy_(kept)
+        self._longest = int(self.seen.max())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return all that it holds, to be saved or copied; not copied here."""
+        state = {"seen": self.seen, "primed": torch.tensor(self.primed)}
+        for n, ring in enumerate(self.layers):
+            state |= {f"{n}.k": ring.k, f"{n}.v": ring.v, f"{n}.positions": ring.positions}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from what `state_dict` gave, bit for bit.
+
+        Raises `UserError`, with nothing changed, if it is that of a cache of another shape.
+        """
+        own = self.state_dict()
+        described = [
+            {name: (tuple(held.shape), held.dtype) for name, held in each.items()}
+            for each in (own, state)
+        ]
+        if described[0] != described[1]:
+            differ = sorted(dict(described[0].items() ^ described[1].items()))
+            raise UserError(f"the state is of another cache than this: see {', '.join(differ)}")
+        for name, held in own.items():
+            held.copy_(state[name])
+        self.primed = bool(state["primed"])
+        self._longest = int(self.seen.max())
 
     @property
     def nbytes(self) -> int:

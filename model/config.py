@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from errors import UserError
 from model.window import Window, layer_windows
 
-ATTENTION = ("auto", "dense", "blocked")
+ATTENTION = ("auto", "dense", "blocked", "flex")
+SCALING = ("none", "linear", "ntk", "yarn")
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,14 @@ class ModelConfig:
     head_dim: int | None = None  # None: dim / n_heads
     hidden_dim: int | None = None  # None: 8/3 * dim rounded up to a multiple of 32
     sliding_window: int | Sequence[int | None] | None = 64
-    attention_sinks: int = 0
+    attention_sinks: int = 0  # first tokens that stay visible (StreamingLLM, arXiv 2309.17453)
+    sink_token: bool = False  # a trained vector in front of every text; one more sink
+    sink_logits: bool = False  # a trained score in each head's softmax that has no value
     rope_theta: float = 10_000.0
+    rope_theta_local: float | None = None  # of layers with a window; None: rope_theta
+    rope_scaling: str = "none"
+    rope_factor: float = 1.0  # how many times longer than trained
+    rope_original_len: int | None = None  # the trained length, for yarn
     norm_eps: float = 1e-5
     tie_embeddings: bool = False
     attention: str = "auto"
@@ -59,8 +66,11 @@ class ModelConfig:
             )
         if self.attention_sinks < 0:
             raise UserError(f"model.attention_sinks is {self.attention_sinks}: 0 (none) or more")
-        if not 1.0 < self.rope_theta < float("inf"):
-            raise UserError(f"model.rope_theta is {self.rope_theta}: it must be greater than 1")
+        for name in ("rope_theta", "rope_theta_local"):
+            theta = getattr(self, name)
+            if theta is not None and not 1.0 < theta < float("inf"):
+                raise UserError(f"model.{name} is {theta}: it must be greater than 1")
+        self._check_scaling()
         if not 0.0 < self.norm_eps < 1.0:
             raise UserError(f"model.norm_eps is {self.norm_eps}: a small positive number, as 1e-5")
         if self.attention not in ATTENTION:
@@ -68,6 +78,26 @@ class ModelConfig:
         if isinstance(self.sliding_window, Sequence):
             object.__setattr__(self, "sliding_window", tuple(self.sliding_window))
         layer_windows(self.sliding_window, self.n_layers)
+
+    def _check_scaling(self) -> None:
+        if self.rope_scaling not in SCALING:
+            raise UserError(
+                f"model.rope_scaling is {self.rope_scaling!r}: one of {', '.join(SCALING)}"
+            )
+        if not 1.0 <= self.rope_factor < float("inf"):
+            raise UserError(f"model.rope_factor is {self.rope_factor}: it must be at least 1")
+        if self.rope_original_len is not None and self.rope_original_len < 1:
+            raise UserError(f"model.rope_original_len is {self.rope_original_len}: 1 or more")
+        if self.rope_scaling == "yarn" and self.rope_original_len is None:
+            raise UserError(
+                "model.rope_scaling yarn needs model.rope_original_len, the length in tokens that "
+                "the model was trained on"
+            )
+
+    @property
+    def sinks(self) -> int:
+        """Positions that stay visible behind a window: the sink token, and the first tokens."""
+        return self.attention_sinks + self.sink_token
 
     @property
     def windows(self) -> tuple[Window, ...]:
@@ -86,5 +116,7 @@ class ModelConfig:
         counts = {name: self.n_layers * count for name, count in per_layer.items()}
         counts["norms"] += self.dim
         counts["tok_embeddings"] = self.vocab_size * self.dim
+        counts["sinks"] = self.dim * self.sink_token
+        counts["sinks"] += self.n_layers * self.n_heads * self.sink_logits
         counts["output"] = 0 if self.tie_embeddings else self.vocab_size * self.dim
         return counts

@@ -49,8 +49,8 @@ def matmul_parameters(config: ModelConfig) -> int:
 def attention_flops(config: ModelConfig, seq_len: int) -> int:
     """Count the FLOPs of scores and weighted values over one sequence, forward."""
     assert config.head_dim is not None
-    sinks = config.attention_sinks
-    pairs = sum(visible_pairs(seq_len, window, sinks) for window in config.windows)
+    tokens = seq_len + config.sink_token
+    pairs = sum(visible_pairs(tokens, window, config.sinks) for window in config.windows)
     return 4 * config.head_dim * config.n_heads * pairs
 
 
@@ -75,8 +75,9 @@ def cache_bytes(config: ModelConfig, length: int, bytes_per_value: int = 2) -> i
     A layer keeps its window and its sinks and never more; without a window it keeps everything.
     """
     assert config.head_dim is not None
+    tokens = length + config.sink_token
     slots = sum(
-        length if window is None else min(window + config.attention_sinks, length)
+        tokens if window is None else min(window + config.sinks, tokens)
         for window in config.windows
     )
     return 2 * config.n_kv_heads * config.head_dim * bytes_per_value * slots

@@ -3,14 +3,18 @@
 tokens -> embedding -> L x [ x + attention(norm(x));  x + feed_forward(norm(x)) ] -> norm -> logits
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from model.attention import Attention
+from model.attention import Attention, Places
 from model.cache import Ring, RollingKVCache
 from model.config import ModelConfig
 from model.layers import FeedForward, RMSNorm
-from model.rope import rotation
+from model.rope import Rope, rotation
+from model.window import Window, sink_view
 
 
 class TransformerBlock(nn.Module):
@@ -24,9 +28,9 @@ class TransformerBlock(nn.Module):
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
 
-    def forward(self, x: Tensor, positions: Tensor, turn: Tensor, ring: Ring | None) -> Tensor:
+    def forward(self, x: Tensor, places: Places, ring: Ring | None) -> Tensor:
         """Map x (B, T, D) to (B, T, D)."""
-        x = x + self.attention(self.attention_norm(x), positions, turn, ring)
+        x = x + self.attention(self.attention_norm(x), places, ring)
         return x + self.feed_forward(self.ffn_norm(x))
 
 
@@ -44,6 +48,7 @@ class Transformer(nn.Module):
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.output.weight = self.tok_embeddings.weight
+        self.sink_token = nn.Parameter(torch.empty(config.dim)) if config.sink_token else None
         self.initialise()
 
     @torch.no_grad()
@@ -56,27 +61,91 @@ class Transformer(nn.Module):
         for name, weight in self.named_parameters():
             if name.endswith(("wo.weight", "w2.weight")):
                 weight.zero_()
-            elif name in ("tok_embeddings.weight", "output.weight"):
+            elif name in ("tok_embeddings.weight", "output.weight", "sink_token"):
                 weight.normal_(std=0.02)
             elif weight.dim() == 2:
                 weight.normal_(std=weight.shape[1] ** -0.5)
 
-    def forward(self, tokens: Tensor, cache: RollingKVCache | None = None) -> Tensor:
+    def set_windows(self, sliding_window: Window | Sequence[Window]) -> None:
+        """Give the same weights other windows; raises `UserError` as `ModelConfig` does."""
+        self.config = replace(self.config, sliding_window=sliding_window)
+        for n, layer in enumerate(self.layers):
+            layer.attention.configure(self.config, n)  # type: ignore[operator, union-attr]
+
+    def forward(
+        self,
+        tokens: Tensor,
+        cache: RollingKVCache | None = None,
+        documents: Tensor | None = None,
+    ) -> Tensor:
         """Compute logits (B, T, V) for tokens (B, T) int64.
+
+        `documents` (B, T) numbers from 1 what is packed in a row: tokens with equal numbers, side
+        by side, are a document, and each is read as if it were alone.
 
         With a cache the tokens continue what it has seen: any chunk length, any number of calls. In
         a cached call a token of -1 is padding: it has no position, no other token sees it, and its
         own logits mean nothing.
         """
-        config = self.config
-        if cache is None:
-            positions = torch.arange(tokens.shape[1], device=tokens.device)
-        else:
+        if cache is not None:
+            assert documents is None, "a cache holds one document a row"
+            if not cache.primed:
+                self._prime(cache)
             positions = cache.place(tokens)
-            tokens = tokens.clamp(min=0)
-        assert config.head_dim is not None
+            x = self._blocks(self.tok_embeddings(tokens.clamp(min=0)), positions, None, cache)
+            return self.output(self.norm(x))
         x = self.tok_embeddings(tokens)
-        turn = rotation(positions, config.head_dim, config.rope_theta, x.dtype)
+        first = 0 if self.sink_token is None else 1
+        places = None if documents is None else first + positions_within(documents)
+        if self.sink_token is not None:  # it stands in front, at position 0, and belongs to all
+            x = torch.cat((self.sink_token.to(x.dtype).expand(len(x), 1, -1), x), dim=1)
+            if documents is not None and places is not None:
+                front = documents.new_zeros(len(documents), 1)
+                documents, places = (torch.cat((front, n), dim=1) for n in (documents, places))
+        x = self._blocks(x, places, documents, None)
+        return self.output(self.norm(x[:, first:]))
+
+    def _blocks(
+        self,
+        x: Tensor,
+        positions: Tensor | None,
+        documents: Tensor | None,
+        cache: RollingKVCache | None,
+    ) -> Tensor:
+        """Pass x (B, T, D) through the layers."""
+        at = torch.arange(x.shape[1], device=x.device) if positions is None else positions
+        turns: dict[tuple[Rope, int | None], Tensor] = {}  # layers that are alike share theirs
+
+        def turn(rope: Rope, window: Window, sinks: int) -> Tensor:
+            last = None if window is None or not sinks else window + sinks
+            if (rope, last) not in turns:
+                seen_from = at if last is None else sink_view(at, window, sinks)
+                head_dim = self.config.head_dim
+                assert head_dim is not None
+                turns[rope, last] = rotation(seen_from, head_dim, rope, x.dtype)
+            return turns[rope, last]
+
         for n, layer in enumerate(self.layers):
-            x = layer(x, positions, turn, None if cache is None else cache.layers[n])
-        return self.output(self.norm(x))
+            attention: Attention = layer.attention  # type: ignore[assignment]
+            rope, window, sinks = attention.rope, attention.window, attention.sinks
+            sink_turn = turn(rope, window, sinks) if sinks else None
+            places = Places(positions, documents, turn(rope, None, 0), sink_turn)
+            x = layer(x, places, None if cache is None else cache.layers[n])
+        return x
+
+    def _prime(self, cache: RollingKVCache) -> None:
+        """Put the sink token, at position 0, into every row of an empty cache."""
+        assert self.sink_token is not None
+        rows = len(cache.seen)
+        positions = cache.seen.new_zeros(rows, 1)
+        self._blocks(self.sink_token.expand(rows, 1, -1), positions, None, cache)
+        cache.primed = True
+
+
+def positions_within(documents: Tensor) -> Tensor:
+    """Count positions (B, T) from the beginning of each run of equal numbers in documents (B, T):
+    1 1 1 2 2 3 gives 0 1 2 0 1 0."""
+    column = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
+    begins = torch.ones_like(documents, dtype=torch.bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    return column - torch.where(begins, column, 0).cummax(dim=1).values

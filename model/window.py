@@ -2,10 +2,11 @@
 
 With W counting the query's own key, a query at position i sees the key at position j when
 
-    j <= i   and   ( i - j < W   or   j < sinks )
+    j <= i   and   ( i - j < W   or   j < sinks )   and   document(i) == document(j)
 
 W = 1 is itself alone, W = None is full causal attention. Mistral 7B (arXiv 2310.06825, section 2);
-sinks: StreamingLLM (arXiv 2309.17453). For T = 8, W = 3 (`#` seen, `.` hidden):
+sinks: StreamingLLM (arXiv 2309.17453, section 3.2). Positions count from the beginning of the
+document. For T = 8, W = 3 (`#` seen, `.` hidden):
 
                 key 0 1 2 3 4 5 6 7
         query 0     # . . . . . . .
@@ -21,6 +22,7 @@ Pure Python: the operators below work on integers and on tensors of positions al
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from errors import UserError
@@ -28,15 +30,31 @@ from errors import UserError
 Window = int | None  # keys a query sees, its own included; None: all before it
 
 
-def visible(i: Any, j: Any, window: Window, sinks: int = 0) -> Any:
+def visible(
+    i: Any, j: Any, window: Window, sinks: int = 0, documents: tuple[Any, Any] | None = None
+) -> Any:
     """Say whether the query at position i sees the key at position j.
 
-    Integers give a bool; tensors of positions broadcast to a bool tensor. Both must be positions
-    that exist (>= 0): that a slot is empty is the cache's knowledge, not the rule's.
+    `documents` are those of the query and of the key, where a row packs several; what is of
+    document 0 (a sink token) belongs to all. Integers give a bool; tensors broadcast to a bool
+    tensor. Positions must exist (>= 0): that a slot is empty is the cache's knowledge.
     """
-    if window is None:
-        return j <= i
-    return (j <= i) & ((i - j < window) | (j < sinks))
+    seen = j <= i
+    if window is not None:
+        seen = seen & ((i - j < window) | (j < sinks))
+    if documents is not None:
+        of_i, of_j = documents
+        seen = seen & ((of_i == of_j) | (of_j == 0))
+    return seen
+
+
+def sink_view(positions: Any, window: Window, sinks: int) -> Any:
+    """Give the positions, a tensor, from which queries look at sinks: at most W + sinks - 1.
+
+    StreamingLLM counts positions inside the cache: sinks 0..n-1, then the W keys of the window. The
+    query is the last of these, so a sink never gets further away than anything seen in training.
+    """
+    return positions if window is None else positions.clamp(max=window + sinks - 1)
 
 
 def layer_windows(sliding_window: Window | Sequence[Window], n_layers: int) -> tuple[Window, ...]:
@@ -82,9 +100,16 @@ def visible_pairs(n_tokens: int, window: Window, sinks: int = 0) -> int:
     return pairs + kept * (kept + 1) // 2 + (left - kept) * kept
 
 
-def picture(n_tokens: int, window: Window, sinks: int = 0) -> str:
-    """Draw the mask: a line a query, a column a key, `#` where the query sees the key."""
+def picture(
+    n_tokens: int, window: Window, sinks: int = 0, documents: Sequence[int] | None = None
+) -> str:
+    """Draw the mask: a line a query, a column a key, `#` where the query sees the key.
+
+    `documents` gives each token its document, equal ones side by side.
+    """
+    of = documents or [1] * n_tokens
+    places = [(n, d) for d, run in groupby(of) for n, _ in enumerate(run)]  # (position, document)
     return "\n".join(
-        " ".join("#" if visible(i, j, window, sinks) else "." for j in range(n_tokens))
-        for i in range(n_tokens)
+        " ".join("#" if visible(i, j, window, sinks, (d, e)) else "." for j, e in places)
+        for i, d in places
     )
