@@ -7,7 +7,6 @@ wired together: settings, text, model, optimizer and checkpoint know nothing of 
 import os
 import sys
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,14 @@ from data.tokenizer import Tokenizer
 from errors import UserError
 from model import ModelConfig, Sampling, Transformer, generate
 from model.loss import cross_entropy
+from model.window import Window
 from storage import atomic_write, cache_folder
 from training import checkpoint as checkpoints
 from training import device as machine
 from training.checkpoint import Checkpoint
 from training.evaluation import Score, evaluate
 from training.optimizer import Optimizer
+from training.windows import windows_at
 
 
 @dataclass
@@ -55,7 +56,33 @@ class Run:
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean nats per token of the model on (B, T) inputs and targets."""
         with machine.autocast(self.device, self.dtype):
-            return cross_entropy(self.model(inputs), targets)
+            return _loss(self.model, self.config, self.tokenizer, inputs, targets)
+
+    def windows_at(self, step: int) -> tuple[Window, ...]:
+        """The sliding window of each layer in update `step`."""
+        train = self.config.train
+        return windows_at(
+            step,
+            self._windows,
+            schedule=train.window_schedule,
+            narrow=train.window_from,
+            steps=train.window_steps,
+            choices=train.window_choices or (),
+            seed=self.config.seed,
+            seq_len=self.config.data.seq_len,
+        )
+
+    @property
+    def lasting_windows(self) -> tuple[Window, ...]:
+        """What the model is to be used with: the windows of its last update, and where these are
+        drawn at each step, the config's."""
+        if self.config.train.window_schedule == "random":
+            return self._windows
+        return self.windows_at(max(0, self.step - 1))
+
+    @property
+    def _windows(self) -> tuple[Window, ...]:
+        return schema.model_config(self.config, self.tokenizer.vocab_size).windows
 
     def score(self, split: str) -> Score:
         """Score the model on a whole split, every token predicted once."""
@@ -99,6 +126,7 @@ class Run:
             metadata={
                 "config": _lasting(self.config),
                 "data_hash": self.corpus.data_hash,
+                "windows": self.lasting_windows,
                 **self.history,
             },
         )
@@ -112,11 +140,21 @@ def begin(config: schema.Config, checkpoint: Checkpoint | None) -> Run:
     Raises `UserError` when model, tokenizer or text are not those of the checkpoint.
     """
     machine.keep_freed_memory()
-    tokenizer, corpus = open_text(config)
-    if checkpoint is not None:
-        _refuse_changes(config, tokenizer, corpus, checkpoint)
     train = config.train
     device, device_reason = machine.choose_device(train.device)
+    if config.model.attention == "flex" and device.type != "cuda":
+        raise UserError(
+            f"model.attention flex trains on CUDA only, this is {device.type}: use auto or blocked"
+        )
+    started = checkpoint  # what the tokenizer and the first weights come from
+    if started is None and train.init_from is not None:
+        started = checkpoints.find(Path(train.init_from))
+    tokenizer = None  # of the text, unless weights come with one
+    if train.init_from is not None and started is not None:
+        tokenizer = Tokenizer(started.tokenizer())
+    tokenizer, corpus = open_text(config, tokenizer)
+    if checkpoint is not None:
+        _refuse_changes(config, tokenizer, corpus, checkpoint)
     dtype, dtype_reason = machine.choose_precision(train.precision, device)
     torch.manual_seed(config.seed)
     model = Transformer(schema.model_config(config, tokenizer.vocab_size)).to(device)
@@ -141,6 +179,8 @@ def begin(config: schema.Config, checkpoint: Checkpoint | None) -> Run:
         "compile": f"{'yes' if compiled else 'no'} ({compile_reason})",
     }
     run = Run(config, tokenizer, corpus, model, optimizer, device, dtype, reasons, peak)
+    if started is not None:
+        _load(model, started)
     if checkpoint is not None:
         _restore(run, checkpoint)
     atomic_write(run.folder / "config.yaml", schema.to_yaml(config).encode())
@@ -148,11 +188,13 @@ def begin(config: schema.Config, checkpoint: Checkpoint | None) -> Run:
     return run
 
 
-def open_text(config: schema.Config) -> tuple[Tokenizer, Corpus]:
-    """Get the text, the tokenizer trained on its training part, and the token shards of both."""
+def open_text(
+    config: schema.Config, tokenizer: Tokenizer | None = None
+) -> tuple[Tokenizer, Corpus]:
+    """Get the text, the tokenizer (None: the one trained on its training part) and the shards."""
     data = config.data
     source = open_source(data.source, path=data.path, field=data.field)
-    tokenizer = tokenizer_for(
+    tokenizer = tokenizer or tokenizer_for(
         source,
         type=config.tokenizer.type,
         vocab_size=config.tokenizer.vocab_size,
@@ -179,23 +221,26 @@ class OpenedRun:
     config: schema.Config
     checkpoint: Checkpoint
 
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean nats per token of the model on (B, T) inputs and targets."""
+        return _loss(self.model, self.config, self.tokenizer, inputs, targets)
 
-AS_TRAINED = object()
 
-
-def open_run(
-    path: str | Path, window: int | Sequence[int | None] | object | None = AS_TRAINED
-) -> OpenedRun:
+def open_run(path: str | Path, **changes: Any) -> OpenedRun:
     """Open RUN, a run's folder or a checkpoint file, for use on the CPU.
 
-    `window` replaces `sliding_window`: windows carry no parameters. Raises `UserError` for whatever
+    `changes` replace settings of the model that carry no parameters, such as
+    `sliding_window=16` or `rope_scaling="linear", rope_factor=2.0`. Raises `UserError` for whatever
     is no valid checkpoint.
     """
     machine.keep_freed_memory()
     checkpoint = checkpoints.find(Path(path))
     config = schema.config_from_dict(checkpoint.metadata["config"], str(checkpoint.path))
     tokenizer = Tokenizer(checkpoint.tokenizer())
-    shape = vars(config.model) | ({} if window is AS_TRAINED else {"sliding_window": window})
+    trained = {}
+    if config.train.window_schedule != "constant":  # then the config does not say how it ended
+        trained["sliding_window"] = checkpoint.metadata["windows"]
+    shape = vars(config.model) | trained | changes
     with torch.device("meta"):  # names and shapes are compared before anything is allocated
         model = Transformer(ModelConfig(vocab_size=tokenizer.vocab_size, **shape))
     weights = checkpoint.weights(_shapes(model))
@@ -205,13 +250,27 @@ def open_run(
     return OpenedRun(model.requires_grad_(False).eval(), tokenizer, config, checkpoint)
 
 
-def _restore(run: Run, checkpoint: Checkpoint) -> None:
-    """Continue from `checkpoint`: weights, moments, step."""
-    shapes, parameters = _shapes(run.model), dict(run.model.named_parameters())
+def _loss(
+    model: Transformer, config: schema.Config, tokenizer: Tokenizer, x: Tensor, y: Tensor
+) -> Tensor:
+    """Mean nats per token; where the config keeps documents apart, each begins with a BOS."""
+    documents = None
+    if config.data.document_mask:
+        documents = 1 + (x == tokenizer.bos_id).cumsum(dim=1)
+    return cross_entropy(model(x, documents=documents), y)
+
+
+def _load(model: Transformer, checkpoint: Checkpoint) -> None:
+    """Take the weights of `checkpoint`."""
+    parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for name, weight in checkpoint.weights(shapes).items():
+        for name, weight in checkpoint.weights(_shapes(model)).items():
             parameters[name].copy_(weight)
-    run.optimizer.restore(checkpoint.moments(shapes), checkpoint.step)
+
+
+def _restore(run: Run, checkpoint: Checkpoint) -> None:
+    """Continue from `checkpoint`: moments, step, what was measured."""
+    run.optimizer.restore(checkpoint.moments(_shapes(run.model)), checkpoint.step)
     run.step = checkpoint.step
     run.history = {
         key: checkpoint.metadata[key] for key in checkpoints.HISTORY if key in checkpoint.metadata

@@ -103,11 +103,11 @@ def steps(run: Run, metrics: MetricsLog, samples: SamplesLog, stop: StopRequest)
         batch_size=settings.micro_batch_size * settings.grad_accum_steps,
         seed=run.config.seed,
     )
-    token_flops = flops_per_token(run.model.config, run.config.data.seq_len)
     finished = run.step >= settings.max_steps or out_of_patience(run)
     with Progress(run.step, settings.max_steps, run.config.tokens_per_step) as progress:
         while not finished:
             ratio = ratio_at(run)
+            run.model.set_windows(run.windows_at(run.step))
             loss, grad_norm = update(run, batches.batch(run.step), ratio)
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
                 return diverged(run, f"loss {loss}, gradient norm {grad_norm}")
@@ -115,6 +115,7 @@ def steps(run: Run, metrics: MetricsLog, samples: SamplesLog, stop: StopRequest)
             finished = run.step == settings.max_steps
             progress.advance(loss)
             if run.step % settings.log_interval == 0 or finished:
+                token_flops = flops_per_token(run.model.config, run.config.data.seq_len)
                 metrics.write(
                     run.step,
                     train_loss=progress.mean_loss(),
@@ -187,6 +188,7 @@ def validate(run: Run, metrics: MetricsLog, samples: SamplesLog, progress: Progr
 
     Where it is not finite nothing is noted: such a model can write nothing either.
     """
+    run.model.set_windows(run.lasting_windows)
     score = run.score("val")
     if not math.isfinite(score.loss):
         return score.loss
@@ -214,6 +216,7 @@ def out_of_patience(run: Run) -> bool:
 def finish(run: Run) -> None:
     """Measure the test split, show what the model writes and say where everything lies."""
     folder = run.folder
+    run.model.set_windows(run.lasting_windows)
     print(f"\ntrained {run.step:,} steps.", end=" ")
     if run.corpus.n_tokens("test"):
         print(f"On text it never saw: {run.score('test').bpb:.4f} bits per byte.", end=" ")
@@ -238,15 +241,21 @@ def print_plan(run: Run) -> None:
     seq_len, tokens = config.data.seq_len, run.corpus.n_tokens("train")
     total = config.tokens_per_step * config.train.max_steps
     seen = reach(shape.windows)
-    kernels = {": ".join(choose(shape.attention, window, seq_len)) for window in shape.windows}
-    sinks = f", {shape.attention_sinks} sinks" if shape.attention_sinks else ""
+    apart = config.data.document_mask
+    kernels = {
+        ": ".join(choose(shape.attention, window, seq_len, device=run.device.type, documents=apart))
+        for window in shape.windows
+    }
+    schedule = config.train.window_schedule
+    how = "" if schedule == "constant" else f" (train.window_schedule {schedule})"
+    sinks = f", {shape.sinks} sinks" if shape.sinks else ""
     length = 100 * seq_len
     cached = cache_bytes(shape, length, 4) / 1e6
     uncached = cache_bytes(full_attention(shape), length, 4) / 1e6
     rows = {
         "run": f"{run.folder}, step {run.step:,} of {config.train.max_steps:,}",
         "model": f"{sum(shape.parameter_counts().values()):,} parameters, {shape.n_layers} layers",
-        "windows": ", ".join(f"{w:,}" if w else "full" for w in shape.windows) + sinks,
+        "windows": ", ".join(f"{w:,}" if w else "full" for w in shape.windows) + sinks + how,
         "reach": f"{seen:,} tokens through all layers" if seen else "everything before",
         "attention": "; ".join(sorted(kernels)),
         "cache": f"{cached:.2f} MB of keys and values after {length:,} tokens, "

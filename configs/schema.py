@@ -17,7 +17,7 @@ from typing import Any
 from configs import strict_yaml
 from configs.setting import Setting, declared, setting, spell
 from errors import UserError, command
-from model.config import ATTENTION, ModelConfig
+from model.config import ATTENTION, SCALING, ModelConfig
 from storage import atomic_write
 
 QUICKSTART = "configs/quickstart.yaml"
@@ -48,7 +48,28 @@ class ModelSettings:
     attention_sinks: int = setting(
         ModelConfig.attention_sinks, "first tokens that every query goes on seeing", unit="tokens"
     )
+    sink_token: bool = setting(
+        ModelConfig.sink_token, "a trained vector in front of every text, seen for ever"
+    )
+    sink_logits: bool = setting(
+        ModelConfig.sink_logits, "a trained score in each head's softmax that has no value"
+    )
     rope_theta: float = setting(ModelConfig.rope_theta, "base of the rotary wavelengths")
+    rope_theta_local: float | None = setting(
+        ModelConfig.rope_theta_local, "the base in layers with a window; null: rope_theta"
+    )
+    rope_scaling: str = setting(
+        ModelConfig.rope_scaling, "how positions are stretched for longer texts", choices=SCALING
+    )
+    rope_factor: float = setting(
+        ModelConfig.rope_factor, "how many times longer than trained", minimum=1
+    )
+    rope_original_len: int | None = setting(
+        ModelConfig.rope_original_len,
+        "the trained length, which yarn needs",
+        unit="tokens",
+        minimum=1,
+    )
     norm_eps: float = setting(ModelConfig.norm_eps, "added under RMSNorm's root")
     tie_embeddings: bool = setting(
         ModelConfig.tie_embeddings, "one table for input and output tokens"
@@ -68,6 +89,9 @@ class DataSettings:
     path: str | None = setting(None, "what source: files reads: a file, a folder, a glob")
     field: str = setting("text", "column of the text in .jsonl, .csv and .parquet files")
     seq_len: int = setting(256, "length of a training window", unit="tokens", minimum=1)
+    document_mask: bool = setting(
+        False, "tokens see only their own document, whose positions begin at 0"
+    )
     split: str = setting(
         "document", "what is held out: whole documents or the end", choices=("document", "tail")
     )
@@ -93,6 +117,9 @@ class TokenizerSettings:
 class TrainSettings:
     """The optimization; a step is one update of the weights."""
 
+    init_from: str | None = setting(
+        None, "a run or checkpoint whose weights and tokenizer to begin with"
+    )
     max_steps: int = setting(800, "length of the run", unit="steps", minimum=1)
     micro_batch_size: int = setting(
         16, "windows that pass the model at once", unit="windows", minimum=1
@@ -119,6 +146,20 @@ class TrainSettings:
         0.2, "share of max_steps in which wsd decays", exclusiveMinimum=0, maximum=1
     )
     min_lr_ratio: float = setting(0.1, "last rate as a share of the peak", minimum=0, maximum=1)
+    window_schedule: str = setting(
+        "constant",
+        "how the window changes in training (see training/windows.py)",
+        choices=("constant", "grow", "depth", "random"),
+    )
+    window_from: int = setting(
+        16, "window that grow and depth begin with", unit="tokens", minimum=1
+    )
+    window_steps: int = setting(
+        0, "steps until grow and depth have reached every window", unit="steps", minimum=0
+    )
+    window_choices: tuple[int | None, ...] | None = setting(
+        None, "what random draws from at each step; null in it: full", unit="tokens", minimum=1
+    )
     precision: str = setting(
         "auto", "arithmetic of the forward pass", choices=("auto", "fp32", "bf16")
     )
@@ -239,12 +280,26 @@ def model_config(config: Config, vocab_size: int) -> ModelConfig:
 
 def ignored(config: Config) -> list[str]:
     """Name the settings that differ from their default and yet do nothing, each with the reason."""
-    data, train = config.data, config.train
+    model, data, train = config.model, config.data, config.train
+    pattern = model.sliding_window
+    all_full = set(pattern if isinstance(pattern, tuple) else [pattern]) == {None}
+    without = "no layer has a window"
+    widening = train.window_schedule in ("grow", "depth")
     shakespeare = "data.source is shakespeare, only files reads it"
     idle = {
         "data.path": data.source == "shakespeare" and shakespeare,
         "data.field": data.source == "shakespeare" and shakespeare,
         "train.adamw_lr": train.optimizer == "adamw" and "under adamw all weights follow train.lr",
+        "model.rope_factor": model.rope_scaling == "none" and "model.rope_scaling is none",
+        "model.rope_original_len": model.rope_scaling != "yarn" and "only yarn reads it",
+        "model.rope_theta_local": all_full and without,
+        "model.attention_sinks": all_full and without,
+        "train.window_from": not widening and "only train.window_schedule grow and depth read it",
+        "train.window_steps": not widening and "only train.window_schedule grow and depth read it",
+        "train.window_choices": train.window_schedule != "random"
+        and "only train.window_schedule random reads it",
+        "tokenizer.type": train.init_from and "the tokenizer is that of train.init_from",
+        "tokenizer.vocab_size": train.init_from and "the tokenizer is that of train.init_from",
         "train.decay_fraction": train.schedule != "wsd" and "only train.schedule wsd reads it",
         "sample.top_k": config.sample.temperature == 0 and "sample.temperature is 0",
         "sample.top_p": config.sample.temperature == 0 and "sample.temperature is 0",
@@ -397,6 +452,12 @@ def _conflicts(config: Config) -> Iterator[tuple[list[str], str]]:
     for name, path in (("run_dir", config.run_dir), ("data.path", data.path)):
         if path is not None and (not path or "\0" in path):
             yield [name], f"{name} is {spell(path)}, a path or null is needed"
+    if train.window_schedule == "random" and not train.window_choices:
+        names = ["train.window_schedule", "train.window_choices"]
+        yield names, "train.window_schedule random needs train.window_choices, such as [16, 64]"
+    if train.window_schedule in ("grow", "depth") and not train.window_steps:
+        names = ["train.window_schedule", "train.window_steps"]
+        yield names, f"train.window_schedule {train.window_schedule} needs train.window_steps"
     if data.val_fraction + data.test_fraction >= 1:
         names = ["data.val_fraction", "data.test_fraction"]
         total = f"{data.val_fraction:g} + {data.test_fraction:g}"

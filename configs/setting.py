@@ -90,7 +90,7 @@ class Setting:
         about = {"description": self.meaning + unit, "default": self.default}
         if self.choices:
             return {**about, "enum": list(self.choices)}
-        return {**about, **_json_type(self.hint), **self.bounds}
+        return {**about, **_json_type(self.hint, self.bounds)}
 
     def _in_range(self, number: float) -> bool:
         tests = ((_BOUNDS[key][1], bound) for key, bound in self.bounds.items())
@@ -134,21 +134,22 @@ def _words(hint: Any, bounds: str) -> str:
         if kind is NoneType:
             words.append("null")
         elif get_origin(kind) is tuple:
-            words.append("a list of these")
+            beside = int in _kinds(hint)
+            words.append("a list of these" if beside else f"a list of whole numbers{bounds}")
         else:
             words.append(_WORDS[kind] + (bounds if kind in (int, float) else ""))
     return " or ".join(words)
 
 
-def _json_type(hint: Any) -> dict[str, Any]:
+def _json_type(hint: Any, bounds: dict[str, float]) -> dict[str, Any]:
     names, items = [], {}
     for kind in _kinds(hint):
         if get_origin(kind) is tuple:
             names.append("array")
-            items = {"items": _json_type(get_args(kind)[0]), "minItems": 1}
+            items = {"items": _json_type(get_args(kind)[0], bounds), "minItems": 1}
         else:
             names.append(_JSON[kind])
-    return {"type": names[0] if len(names) == 1 else names, **items}
+    return {"type": names[0] if len(names) == 1 else names, **items, **bounds}
 
 
 def _remedy(value: Any, wanted: Setting) -> str:

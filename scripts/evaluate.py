@@ -49,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{opened.checkpoint.path}, {len(tokens):,} tokens in windows of {seq_len:,}")
     print(f"{'window':>10} {'loss':>8} {'perplexity':>11} {'bits per byte':>14}")
     for word, window in zip(arguments.window, windows, strict=True):
-        tried = opened if word == "trained" else open_run(opened.checkpoint.path, window)
+        tried = (
+            opened if word == "trained" else open_run(opened.checkpoint.path, sliding_window=window)
+        )
         score = _score(tried, tokens, n_bytes, seq_len)
         print(
             f"{word:>10} {score.loss:8.4f} {score.perplexity:11.2f} {score.bpb:14.4f}", flush=True
@@ -74,7 +76,7 @@ def _text(opened: "OpenedRun", arguments: argparse.Namespace) -> tuple[Any, int]
     from run import open_text
 
     if arguments.file is None:
-        _, corpus = open_text(opened.config)
+        _, corpus = open_text(opened.config, opened.tokenizer)
         if corpus.data_hash != opened.checkpoint.metadata["data_hash"]:
             raise UserError("the run's text is no longer what it was trained on: use --file")
         if corpus.n_tokens(arguments.split) < 2:
@@ -95,15 +97,12 @@ def _score(opened: "OpenedRun", tokens: Any, n_bytes: int, seq_len: int) -> "Sco
     from tqdm import tqdm
 
     from data.batches import evaluation_windows
-    from model.loss import cross_entropy
     from training.evaluation import evaluate
 
     rows = opened.config.train.eval_batch_size
     windows = evaluation_windows(tokens, seq_len, batch_size=rows)
     bar = tqdm(windows, total=-(-len(tokens) // (seq_len * rows)), leave=False, disable=None)
-    return evaluate(
-        lambda x, y: cross_entropy(opened.model(x), y), bar, n_bytes, torch.device("cpu")
-    )
+    return evaluate(opened.loss, bar, n_bytes, torch.device("cpu"))
 
 
 if __name__ == "__main__":

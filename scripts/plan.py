@@ -93,9 +93,7 @@ def _notes(config: Config, shape: ModelConfig) -> Iterator[str]:
             f"the reach ({tokens:,} tokens) is shorter than data.seq_len ({seq_len:,}): the last "
             f"token of a training window cannot know of {unknown:,} earlier ones"
         )
-    if shape.attention_sinks and all(window is None for window in shape.windows):
-        yield "model.attention_sinks has no effect: without a window every token is kept"
-    elif shape.attention_sinks >= seq_len:
+    if shape.attention_sinks >= seq_len:
         yield (
             f"model.attention_sinks ({shape.attention_sinks:,}) covers all of data.seq_len "
             f"({seq_len:,}): training sees full attention"

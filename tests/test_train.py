@@ -22,7 +22,8 @@ from tiny import QUICKSTART, ROOT, last, leftovers, measured, resume, saved, sta
 
 import train
 from configs import schema
-from run import Run, begin
+from model.loss import cross_entropy
+from run import Run, begin, open_run, open_text
 from scripts import evaluate, sample
 
 UPDATE = train.update
@@ -470,6 +471,7 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
 
 BASE = ["train.max_steps=4", "train.warmup_steps=1", "train.eval_interval=100",
         "train.save_interval=100"]  # fmt: skip
+GROW = ["train.window_schedule=grow", "train.window_from=1", "train.window_steps=4"]
 CHANGES_WEIGHTS = {
     "train.max_steps": (["train.max_steps=5"], []),
     "train.micro_batch_size": (["train.micro_batch_size=3"], []),
@@ -487,6 +489,24 @@ CHANGES_WEIGHTS = {
     "seed": (["seed=1"], []),
     "data.seq_len": (["data.seq_len=16"], []),
     "model.sliding_window": (["model.sliding_window=4"], []),
+    "model.attention_sinks": (["model.attention_sinks=2"], []),
+    "model.sink_token": (["model.sink_token=true"], []),
+    "model.sink_logits": (["model.sink_logits=true"], []),
+    "model.rope_theta": (["model.rope_theta=100"], []),
+    "model.rope_theta_local": (["model.rope_theta_local=100"], []),
+    "model.rope_scaling": (["model.rope_scaling=ntk"], ["model.rope_factor=4"]),
+    "model.rope_factor": (["model.rope_factor=2"], ["model.rope_scaling=linear"]),
+    "model.rope_original_len": (
+        ["model.rope_original_len=9"],
+        ["model.rope_scaling=yarn", "model.rope_original_len=999", "model.rope_factor=4"],
+    ),
+    "train.window_schedule": (["train.window_schedule=depth"], GROW),
+    "train.window_from": (["train.window_from=4"], GROW),
+    "train.window_steps": (["train.window_steps=2"], GROW),
+    "train.window_choices": (
+        ["train.window_choices=[1, 2]"],
+        ["train.window_schedule=random", "train.window_choices=[1, null]"],
+    ),
 }
 
 
@@ -497,8 +517,96 @@ def test_setting_changes_the_weights(tmp_path: Path, text: Path, name: str) -> N
     assert start(tmp_path / "a", text, *BASE, *base) == 0
     assert start(tmp_path / "b", text, *BASE, *base, *changed) == 0
     a, b = weights_of(tmp_path / "a"), weights_of(tmp_path / "b")
-    assert a.keys() == b.keys()
+    assert a.keys() <= b.keys()  # sinks bring a weight of their own
     assert any(not torch.equal(a[n], b[n]) for n in a)
+
+
+def test_document_mask_keeps_packed_documents_apart(tmp_path: Path) -> None:
+    """Short documents in one window would be read as one."""
+    import tiny
+
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    for n, line in enumerate(tiny.english(3_000).split("\n")):
+        (folder / f"{n:03}.txt").write_text(line)
+    weights = []
+    for mask in ("false", "true"):
+        run = tmp_path / mask
+        assert start(run, folder, *BASE, f"data.document_mask={mask}") == 0
+        weights.append(weights_of(run))
+        inputs = torch.from_numpy(
+            open_text(open_run(run).config)[1].tokens("train")[:400].astype("int64")
+        )[None]
+        opened = open_run(run)
+        bos = (inputs[0] == opened.tokenizer.bos_id).nonzero().flatten().tolist()
+        assert len(bos) > 2
+        second = inputs[:, bos[1] : bos[2]]  # the second document, in the row and alone
+        loss = opened.loss(inputs[:, :-1], inputs[:, 1:]).item()
+        joined = cross_entropy(opened.model(inputs[:, :-1]), inputs[:, 1:]).item()
+        assert (loss == joined) == (mask == "false")
+        ids = 1 + (inputs == opened.tokenizer.bos_id).cumsum(dim=1)
+        row = opened.model(inputs, documents=ids)[:, bos[1] : bos[2]]
+        torch.testing.assert_close(row, opened.model(second), rtol=0, atol=1e-4)
+    assert any(not torch.equal(weights[0][n], weights[1][n]) for n in weights[0])
+
+
+SCHEDULED = {
+    "grow": (GROW, [1, 2, 4, 8], (8, 8)),
+    "depth": ([*GROW, "train.window_schedule=depth"], [1, 8], (8, 8)),
+    "random": (["train.window_schedule=random", "train.window_choices=[2, 5]"], [2, 5], (8, 8)),
+    "unfinished": ([*GROW, "train.window_steps=100"], [1], (1, 1)),
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULED)
+def test_windows_follow_their_schedule(
+    tmp_path: Path, text: Path, schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A schedule that is announced and not followed; a checkpoint opened with another window than
+    the one it ended with; a resumed run that begins it anew."""
+    settings, expected, lasting = SCHEDULED[schedule]
+    used: list[int] = []
+
+    def update(run: Run, *rest: Any) -> tuple[float, float]:
+        used.extend(layer.attention.window for layer in run.model.layers)
+        return UPDATE(run, *rest)
+
+    monkeypatch.setattr(train, "update", update)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert start(whole, text, *settings, "train.max_steps=8") == 0
+    assert sorted(set(used)) == expected
+    assert open_run(whole).model.config.windows == lasting
+    assert start(cut, text, *settings, "train.max_steps=8", "train.save_interval=1") == 0
+    for path in (cut / "checkpoints").iterdir():
+        if step_of(path.name) > 7:
+            path.unlink()
+    used.clear()
+    assert resume(cut, text, *settings, "train.max_steps=8") == 0
+    assert len(used) == 2  # two layers, one step
+    ours, theirs = weights_of(whole), weights_of(cut)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_init_from_begins_with_weights_and_tokenizer(
+    tmp_path: Path, finished: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Training on, with longer windows of text: weights drawn anew, another vocabulary, or a resume
+    that begins again from the first run."""
+    other = tmp_path / "other.txt"
+    other.write_text(text.read_text()[::-1])
+    longer = ["data.seq_len=64", f"train.init_from={finished}", "train.lr=1e-9",
+              "train.adamw_lr=1e-9", "train.max_steps=2", "train.warmup_steps=0"]  # fmt: skip
+    run = tmp_path / "longer"
+    assert start(run, other, *longer) == 0
+    before, after = weights_of(finished), weights_of(run)
+    for name in before:
+        torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
+    assert open_run(run).tokenizer.model_bytes == open_run(finished).tokenizer.model_bytes
+    assert evaluate.main([str(run)]) == 0
+    assert resume(run, other, *longer, "train.max_steps=3") == 0
+    capsys.readouterr()
+    assert start(tmp_path / "wider", other, *longer, "model.dim=64") == 2
+    assert "of another architecture" in capsys.readouterr().err
 
 
 def test_eval_save_log_and_keep(tmp_path: Path, text: Path) -> None:
@@ -550,7 +658,7 @@ def test_compile_compiles_every_block(
 def test_every_train_setting_is_tested_here() -> None:
     """A new setting without a test of its effect. device and patience have theirs elsewhere."""
     elsewhere = {"eval_interval", "save_interval", "log_interval", "keep_checkpoints", "patience",
-                 "eval_batch_size", "compile", "device"}  # fmt: skip
+                 "eval_batch_size", "compile", "device", "init_from"}  # fmt: skip
     named = {name.removeprefix("train.") for name in CHANGES_WEIGHTS} | elsewhere
     assert vars(schema.Config().train).keys() <= named
 

@@ -124,14 +124,18 @@ def test_no_setting_takes_a_value_of_another_type(name: str, wrong: Any) -> None
 def test_bounds_are_where_they_are_said_to_be(name: str, known: schema.Setting) -> None:
     """An off-by-one between what is said, what is checked and what editors check."""
     for bound, limit in known.bounds.items():
-        step = 1 if known.hint in (int, int | None) else 1e-9
+        list_only = known.hint == tuple[int | None, ...] | None
+        step = 1 if known.hint in (int, int | None) or list_only else 1e-9
         outward = step if "aximum" in bound else -step
-        beyond = limit if bound.startswith("exclusive") else limit + outward
-        within = beyond - outward
+        beyond: Any = limit if bound.startswith("exclusive") else limit + outward
+        within: Any = beyond - outward
+        if list_only:
+            beyond, within = (beyond,), (within,)
         with pytest.raises(UserError, match=f"{name} is "):
             known.accept(beyond)
         assert known.accept(within) == within
         rules = known.json_schema()
+        within, beyond = json.loads(json.dumps([within, beyond]))  # JSON knows no tuples
         jsonschema.validate(within, rules)
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(beyond, rules)

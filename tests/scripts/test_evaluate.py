@@ -22,7 +22,7 @@ def table(*words: str, capsys: pytest.CaptureFixture[str]) -> dict[str, list[flo
 
 def by_hand(run: Path, tokens: list[int], window: int | None, seq_len: int) -> float:
     """Nats per token, a window of text at a time, with torch's own softmax."""
-    opened = open_run(run, window)
+    opened = open_run(run, sliding_window=window)
     nats = 0.0
     for start in range(0, len(tokens) - 1, seq_len):
         piece = torch.tensor(tokens[start : start + seq_len + 1])

@@ -1,0 +1,56 @@
+"""The window's schedule, by hand."""
+
+from collections import Counter
+
+import pytest
+
+from training.windows import SCHEDULES, windows_at
+
+STACK = (64, 64, None)
+
+
+def at(step: int, schedule: str, **settings: object) -> tuple[int | None, ...]:
+    options = {"narrow": 16, "steps": 300, "choices": (1, 4, None), "seq_len": 64} | settings
+    return windows_at(step, STACK, schedule=schedule, **options)  # type: ignore[arg-type]
+
+
+def test_the_drawing_in_the_docstring() -> None:
+    """What is explained would not be what is done."""
+    for first, grow, depth in [
+        (0, (16, 16, 16), (16, 16, 16)),
+        (100, (32, 32, 32), (64, 16, 16)),
+        (200, (64, 64, 64), (64, 64, 16)),
+    ]:
+        for step in (first, first + 99):
+            assert at(step, "grow") == grow
+            assert at(step, "depth") == depth
+    assert at(300, "grow") == at(300, "depth") == at(10**9, "grow") == STACK
+
+
+@pytest.mark.parametrize("schedule", ["grow", "depth"])
+@pytest.mark.parametrize("narrow", [1, 3, 16, 64, 100])
+@pytest.mark.parametrize("steps", [1, 2, 7, 300])
+def test_windows_only_widen(schedule: str, narrow: int, steps: int) -> None:
+    """A layer that narrows again forgets what it learned to use; one wider than its own window
+    learns what it will not have."""
+    before = (0, 0, 0)
+    for step in range(steps + 1):
+        now = tuple(64 if w is None else w for w in at(step, schedule, narrow=narrow, steps=steps))
+        assert all(a <= b <= 64 for a, b in zip(before, now, strict=True))
+        before = now
+    assert before == (64, 64, 64)
+
+
+def test_random_draws_each_choice_by_seed_and_step_alone() -> None:
+    """A draw that depends on what was drawn before could not be resumed."""
+    drawn = [at(step, "random") for step in range(600)]
+    assert all(len(set(windows)) == 1 for windows in drawn)
+    counts = Counter(windows[0] for windows in drawn)
+    assert set(counts) == {1, 4, None} and min(counts.values()) > 150
+    assert drawn[::-1] == [at(step, "random") for step in range(599, -1, -1)]
+    assert drawn != [at(step, "random", seed=1) for step in range(600)]
+
+
+def test_constant_is_the_models_own() -> None:
+    """The default would change the model."""
+    assert "constant" in SCHEDULES and at(0, "constant") == at(999, "constant") == STACK
