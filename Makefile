@@ -1,5 +1,6 @@
 # make train        set up, train the model of configs/quickstart.yaml, print text that it wrote
 # make test         set up, run the tests (minutes); make test-slow: those that take longer
+# make prove        the window's proofs over their full grid
 # make lint         ruff and mypy
 # make schema       write configs/schema.json, by which editors check the YAML files
 # make clean        remove .venv and caches of tools; runs/ stays
@@ -16,7 +17,7 @@ ifeq ($(shell command -v nvidia-smi 2>/dev/null)$(wildcard /proc/driver/nvidia/v
 CPU_WHEELS := --extra-index-url https://download.pytorch.org/whl/cpu --retries 1 --timeout 15
 endif
 
-.PHONY: setup train test test-slow lint schema clean
+.PHONY: setup train test test-slow prove lint schema clean
 
 setup: .venv/core
 
@@ -28,6 +29,9 @@ test: .venv/dev
 
 test-slow: .venv/dev
 	$(BIN)/python -m pytest -m slow --timeout 1800
+
+prove: .venv/dev
+	$(BIN)/python -m pytest -m prove --timeout 1800
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -87,7 +87,7 @@ def _notes(config: Config, shape: ModelConfig) -> Iterator[str]:
             "it hides nothing in training"
         )
     tokens = reach(shape.windows)
-    unknown = 0 if tokens is None else seq_len - tokens - shape.attention_sinks
+    unknown = 0 if tokens is None else seq_len - tokens - shape.sinks
     if unknown > 0:
         yield (
             f"the reach ({tokens:,} tokens) is shorter than data.seq_len ({seq_len:,}): the last "
@@ -138,7 +138,8 @@ def _weights(result: Plan) -> Iterator[str]:
 
 
 def _sight(result: Plan, config: Config) -> Iterator[str]:
-    seq_len, sinks = config.data.seq_len, config.model.attention_sinks
+    seq_len = config.data.seq_len
+    sinks = config.model.attention_sinks + config.model.sink_token
     kinds = list(dict.fromkeys(result.windows))
     for window in kinds:
         layers = _layers([n for n, w in enumerate(result.windows) if w == window])
