@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     seq_len = trained.config.data.seq_len
     edges = _edges(seq_len, len(tokens) - 1)
     print(f"{trained.checkpoint.path}, {len(tokens) - 1:,} tokens, trained on {seq_len:,};")
-    print(f"perplexity of the tokens up to a position, windows {sorted(set(windows))}")
+    print(f"perplexity of the tokens up to a position, windows {list(dict.fromkeys(windows))}")
     print(f"{'kept':>6}" + "".join(f"{edge:>10,}" for edge in edges))
     for sinks in arguments.sinks:
         changed = open_run(arguments.run, sliding_window=windows, attention_sinks=sinks)
