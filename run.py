@@ -164,6 +164,7 @@ def begin(config: schema.Config, checkpoint: Checkpoint | None) -> Run:
         lr=train.lr,
         adamw_lr=train.adamw_lr,
         weight_decay=train.weight_decay,
+        dtype=dtype,
     )
     compiled, compile_reason = machine.choose_compile(train.compile, device)
     if compiled:

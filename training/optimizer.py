@@ -1,8 +1,7 @@
 """Muon for the matrices of the blocks, AdamW for the rest, or AdamW for everything.
 
-Muon (torch's own; kellerjordan.github.io/posts/muon) orthogonalises each update; scaled as in
-arXiv 2502.16982, section 2.2, its learning rate reads like AdamW's. Embeddings, the output matrix
-and the norms are not what it is made for and keep AdamW (arXiv 1711.05101).
+Muon orthogonalises each update. Embeddings, the output matrix and the norms are not what it is made
+for and keep AdamW (arXiv 1711.05101).
 """
 
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from errors import UserError
+from training.muon import Muon
 
 BETAS = (0.9, 0.95)  # AdamW's, as usual for language models
 MOMENTUM = 0.95  # Muon's
@@ -30,7 +30,9 @@ class Optimizer:
         lr: float,
         adamw_lr: float,
         weight_decay: float,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
+        """`dtype` is that of Muon's matrix products."""
         assert name in OPTIMIZERS
         self.parameters = dict(parameters)
         matrices = [
@@ -50,13 +52,7 @@ class Optimizer:
         )
         self.parts: list[tuple[torch.optim.Optimizer, float]] = [(adamw, rest_lr)]
         if name == "muon":
-            muon = torch.optim.Muon(
-                matrices,
-                lr=lr,
-                weight_decay=weight_decay,
-                momentum=MOMENTUM,
-                adjust_lr_fn="match_rms_adamw",
-            )
+            muon = Muon(matrices, lr=lr, weight_decay=weight_decay, momentum=MOMENTUM, dtype=dtype)
             self.parts.append((muon, lr))
 
     def step(self, ratio: float) -> None:
@@ -84,7 +80,7 @@ class Optimizer:
         Raises `UserError` when one is missing.
         """
         for optimizer, _ in self.parts:
-            needed = MOMENTS[:1] if isinstance(optimizer, torch.optim.Muon) else MOMENTS[1:]
+            needed = MOMENTS[:1] if isinstance(optimizer, Muon) else MOMENTS[1:]
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
                     name = next(n for n, p in self.parameters.items() if p is parameter)
