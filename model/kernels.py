@@ -136,6 +136,8 @@ def flex(
     The fused kernel gives each row's log-sum-exp as well, so what it knows nothing of, sinks seen
     from elsewhere and learned logits, joins its softmax afterwards.
     """
+    from torch.nn.attention.flex_attention import AuxRequest
+
     length = q.shape[2]
     band_sinks = sinks if q_sinks is None else 0  # sinks that are keys like any other
     hidden = 0 if q_sinks is None else sinks
@@ -144,9 +146,10 @@ def flex(
     else:
         assert positions is not None
         mask = _block_mask(positions, documents, window, band_sinks, hidden)
-    out, lse = _flex_attention(q.is_cuda)(
-        q, k, v, block_mask=mask, enable_gqa=True, return_lse=True
+    out, aside = _flex_attention(q.is_cuda)(
+        q, k, v, block_mask=mask, enable_gqa=True, return_aux=AuxRequest(lse=True)
     )
+    lse = aside.lse
     parts = [lse.unsqueeze(-1)]  # (B, H, T, 1)
     if q_sinks is not None:
         if positions is None:
@@ -211,7 +214,10 @@ def attend(
     q_sinks: Tensor | None = None, positions: Tensor | None = None,
     documents: Tensor | None = None, sink_logits: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Attend within a text with the kernel that `choose` names."""
+    """Attend within a text with the kernel that `choose` names.
+
+    `full` reads no `q_sinks`: it is chosen where no query is further than the window from a sink.
+    """
     length, device = q.shape[2], q.device
     name, _ = choose(attention, window, length, device=device.type, documents=documents is not None)
     with torch.autocast(device.type, enabled=False):  # it would copy every score to fp32 and back
@@ -280,14 +286,16 @@ def _block_mask(
         return visible(i, j, window, sinks, of) & (j >= hidden)
 
     rows = batch if batch > 1 else None
-    return create_block_mask(rule, rows, None, length, length, device=positions.device.type)
+    with torch.inference_mode(False):  # a mask that is kept must serve training as well
+        return create_block_mask(rule, rows, None, length, length, device=positions.device.type)
 
 
 @lru_cache(maxsize=64)  # one for each kind of layer, and the lengths that a run has
 def _plain_block_mask(
     length: int, window: Window, sinks: int, hidden: int, device: torch.device
 ) -> Any:
-    positions = torch.arange(length, device=device)[None]
+    with torch.inference_mode(False):
+        positions = torch.arange(length, device=device)[None]
     return _block_mask(positions, None, window, sinks, hidden)
 
 

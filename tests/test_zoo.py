@@ -1,0 +1,777 @@
+"""The zoo: bugs of published codebases, set loose in our own code, and the proofs that see them.
+
+Each is a few lines of monkeypatch. `python tests/test_zoo.py` prints the table: what is wrong,
+where it was seen, which of the proofs of `model/proofs` caught it. A bug that no proof catches
+means that a proof is missing.
+
+Where a bug was seen is the thread that describes it, or the file that has it. Some of those lines
+are right by the convention of their own project; they are bugs by the rule of `model/window.py`.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model import attention, cache, generation, kernels, rope, transformer, window
+from model.config import ModelConfig
+from model.proofs import PROOFS, Proof
+from model.transformer import Transformer
+
+W = 3  # the window of every model here that does not say another
+MASKS = kernels._plain_block_mask
+Patch = pytest.MonkeyPatch
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A mutation, the model it is set loose in, and the proof that must fail."""
+
+    name: str
+    what: str
+    seen: str
+    caught_by: str
+    model: dict[str, Any]
+    set_loose: Callable[[Patch], None]
+
+
+ZOO: list[Bug] = []
+
+# The models: that of every bug which names none has nothing but its window.
+MIXED: dict[str, Any] = {
+    "sliding_window": (W, W, None),
+    "rope_theta_local": 100.0,
+    "rope_scaling": "linear",
+    "rope_factor": 8.0,
+}
+SINKS: dict[str, Any] = {"attention_sinks": 2, "sink_logits": True}
+YARN: dict[str, Any] = {"rope_scaling": "yarn", "rope_factor": 8.0, "rope_original_len": 64}
+
+
+def bug(caught_by: str, seen: str, **model: Any) -> Callable[..., Callable[[Patch], None]]:
+    """Put a mutation into the zoo; its docstring says what is wrong."""
+
+    def keep(set_loose: Callable[[Patch], None]) -> Callable[[Patch], None]:
+        what = " ".join((set_loose.__doc__ or "").split())
+        ZOO.append(Bug(set_loose.__name__, what, seen, caught_by, model, set_loose))
+        return set_loose
+
+    return keep
+
+
+def build(model: dict[str, Any]) -> Transformer:
+    """Three layers, four query heads on two key heads, and every weight matters."""
+    sizes = {"vocab_size": 61, "dim": 16, "n_layers": 3, "hidden_dim": 24, "n_heads": 4}
+    built = Transformer(ModelConfig(**({"sliding_window": W, "n_kv_heads": 2} | sizes | model)))
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in built.named_parameters():
+            noise = torch.randn(weight.shape, generator=draw)
+            if "norm" in name:
+                weight.copy_(1 + 0.2 * noise)
+            else:
+                small = weight.dim() == 2 and "tok" not in name
+                weight.copy_(noise * (weight.shape[1] ** -0.5 if small else 1))
+    return built
+
+
+def everywhere(patch: Patch, ours: Any, theirs: Any) -> None:
+    """Replace a function in every module of ours that has imported it."""
+    name = ours.__name__
+    for place, module in list(sys.modules.items()):
+        if place.startswith("model.") and getattr(module, name, None) is ours:
+            patch.setattr(module, name, theirs)
+
+
+def around(patch: Patch, place: Any, name: str, make: Callable[[Any], Any]) -> None:
+    """Replace a function by what `make` makes of it."""
+    patch.setattr(place, name, make(getattr(place, name)))
+
+
+# The mask ------------------------------------------------------------------------------------
+
+
+def in_band(patch: Patch, seen: Callable[[Any, int], Any]) -> None:
+    """Let `seen(i - j, window)` say which keys of the past are inside the window."""
+    ours = window.visible
+
+    def visible(i: Any, j: Any, window: int | None, sinks: int = 0, documents: Any = None) -> Any:
+        past = ours(i, j, None, 0, documents)
+        return past if window is None else past & (seen(i - j, window) | (j < sinks))
+
+    everywhere(patch, ours, visible)
+
+
+def cached(patch: Patch, window_of: Callable[[int, int], int | None]) -> None:
+    """Give calls with a cache the window `window_of(window, tokens)`."""
+
+    def make(dense: Any) -> Any:
+        def attend(q: Tensor, *rest: Any, **options: Any) -> Tensor:
+            *others, window, sinks = rest
+            if window is not None:
+                window = window_of(window, q.shape[2])
+            return dense(q, *others, window, sinks, **options)
+
+        return attend
+
+    around(patch, attention, "dense", make)
+
+
+@bug(
+    "rule",
+    "huggingface/transformers#39408, NVIDIA-NeMo/Megatron-Bridge#2656, ml-explore/mlx-lm#390, "
+    "karpathy/nanochat#825, mistralai/mistral-inference#60, "
+    "meta-pytorch/attention-gym sliding_window.py",
+)
+def one_key_too_many(patch: Patch) -> None:
+    """W keys before the query's own, W + 1 in all."""
+    in_band(patch, lambda distance, window: distance <= window)
+
+
+@bug("cache", "lightseekorg/tokenspeed#578")
+def one_key_too_few_in_decoding(patch: Patch) -> None:
+    """A single query sees W - 1 keys, its own included; a prompt is read with W."""
+    cached(patch, lambda window, tokens: window - (tokens == 1))
+
+
+@bug("perturbation", "huggingface/transformers#41184, repaired in #41228")
+def mask_cut_on_the_wrong_side(patch: Patch) -> None:
+    """tril where triu was meant: the past is never hidden, the far future is not either."""
+    ours = window.visible
+
+    def visible(i: Any, j: Any, window: int | None, sinks: int = 0, documents: Any = None) -> Any:
+        past = ours(i, j, None, sinks, documents)
+        return past if window is None else past | (j - i > window)
+
+    everywhere(patch, ours, visible)
+
+
+@bug(
+    "knob",
+    "facebookresearch/lingua apps/main/transformer.py (sdpa), unslothai/unsloth#8253, "
+    "vllm-project/vllm-metal#282, ggml-org/llama.cpp#26848",
+)
+def dead_knob(patch: Patch) -> None:
+    """The default kernel never hears of the window: full attention, whatever the config says."""
+    patch.setattr(kernels, "choose", lambda *_, **__: ("full", "the fastest"))
+
+
+@bug("knob", "mistralai/mistral-inference args.py (`_sliding_window` beside `sliding_window`)")
+def window_under_another_name(patch: Patch) -> None:
+    """The config has a window, the code reads it from a field that is empty."""
+    patch.setattr(ModelConfig, "windows", property(lambda self: (None,) * self.n_layers))
+
+
+@bug("cache", "karpathy/nanochat#452, repaired in #456; ROCm/hip-ep#144")
+def decoding_without_the_window(patch: Patch) -> None:
+    """The mask is made for prompts only: a single query sees all that the cache holds."""
+    cached(patch, lambda window, tokens: None if tokens == 1 else window)
+
+
+@bug("cache", "keras-team/keras-hub#1738")
+def window_no_longer_than_the_chunk(patch: Patch) -> None:
+    """min(query length, W) is taken for the window: decoding sees itself alone."""
+    cached(patch, min)
+
+
+@bug("logits", "huggingface/transformers#38002, repaired in #38045", **MIXED)
+def window_where_it_is_off(patch: Patch) -> None:
+    """Layers whose config says full attention get the mask of the others."""
+
+    def make(configure: Any) -> Any:
+        def narrowed(self: Any, config: ModelConfig, layer: int) -> None:
+            configure(self, config, layer)
+            self.window = W
+
+        return narrowed
+
+    around(patch, attention.Attention, "configure", make)
+
+
+@bug("rule", "huggingface/transformers#35896 and #38787 (max_window_layers)", **MIXED)
+def windows_in_the_other_layers(patch: Patch) -> None:
+    """The pattern is counted from the wrong end: the layers meant to be full have the window."""
+    ours = window.layer_windows
+    everywhere(patch, ours, lambda pattern, n_layers: ours(pattern, n_layers)[::-1])
+
+
+@bug("logits", "tenstorrent/tt-metal#35749", sliding_window=(W, 1), attention="flex")
+def mask_kept_under_too_few_names(patch: Patch) -> None:
+    """The compiled mask is looked up by length and not by window: the first layer's serves all."""
+    made: dict[int, Any] = {}
+
+    def make(block_mask: Any) -> Any:
+        def looked_up(length: int, *rest: Any) -> Any:
+            if length not in made:
+                made[length] = block_mask(length, *rest)
+            return made[length]
+
+        return looked_up
+
+    around(patch, kernels, "_plain_block_mask", make)
+
+
+@bug("ragged", "unslothai/unsloth#9848, pytorch/pytorch#103749, lablup/mlxcel#679")
+def rows_that_see_nothing_are_nan(patch: Patch) -> None:
+    """Hidden scores are -inf: a padded query has a softmax over nothing, and 0 * NaN spreads it."""
+
+    def softmax(scores: Tensor, seen: Tensor, sink_logits: Tensor | None = None) -> Tensor:
+        return scores.masked_fill(~seen, -torch.inf).softmax(-1)
+
+    patch.setattr(kernels, "_softmax", softmax)
+
+
+# The arithmetic of attention -----------------------------------------------------------------
+
+
+def queries(patch: Patch, change: Callable[..., tuple[Any, Any, Any]]) -> None:
+    """Let `change(q, q_sinks, sink_logits)` replace what the layer hands to its kernels."""
+
+    def make(kernel: Any) -> Any:
+        def attend(q: Tensor, *rest: Any, **options: Any) -> Tensor:
+            names = ("q_sinks", "sink_logits")
+            q, *changed = change(q, *(options.get(name) for name in names))
+            return kernel(q, *rest, **(options | dict(zip(names, changed, strict=True))))
+
+        return attend
+
+    for name in ("attend", "dense"):
+        around(patch, attention, name, make)
+
+
+def learned(patch: Patch, change: Callable[[Tensor, int], Tensor]) -> None:
+    """Let `change(sink_logits, head_dim)` replace the learned logits, where there are any."""
+
+    def changed(q: Tensor, far: Any, logits: Tensor | None) -> tuple[Any, Any, Any]:
+        return q, far, None if logits is None else change(logits, q.shape[-1])
+
+    queries(patch, changed)
+
+
+@bug("logits", "mlc-ai/mlc-llm#3426")
+def scale_left_out(patch: Patch) -> None:
+    """Scores are not divided by the square root of the head's size."""
+    queries(patch, lambda q, far, logits: (q * q.shape[-1] ** 0.5, far, logits))
+
+
+@bug("logits", "huggingface/transformers#38277, repaired in #38290")
+def scale_applied_twice(patch: Patch) -> None:
+    """The layer scales its queries, and the kernel scales them again."""
+    queries(patch, lambda q, far, logits: (q / q.shape[-1] ** 0.5, far, logits))
+
+
+@bug("logits", "onnx/onnx#7274, apple/axlearn#842")
+def heads_tiled(patch: Patch) -> None:
+    """Key heads are repeated 0 1 0 1 where the query heads are grouped 0 0 1 1."""
+
+    def make(kernel: Any) -> Any:
+        def attend(q: Tensor, k: Tensor, *rest: Any, **options: Any) -> Tensor:
+            order = torch.arange(q.shape[1]).unflatten(0, (-1, k.shape[1])).T.flatten()
+            return kernel(q[:, order], k, *rest, **options)[:, order.argsort()]
+
+        return attend
+
+    for name in ("attend", "dense"):
+        around(patch, attention, name, make)
+
+
+@bug("logits", "vllm-project/vllm-metal#550", **SINKS)
+def sink_logits_never_reach_the_kernel(patch: Patch) -> None:
+    """The learned logits are loaded, and the call has no argument for them."""
+    queries(patch, lambda q, far, logits: (q, far, None))
+
+
+@bug("logits", "ROCm/rocm-libraries#12227 (second part)", **SINKS)
+def sink_logits_scaled(patch: Patch) -> None:
+    """The learned logits are divided by the square root of the head's size, as scores are."""
+    learned(patch, lambda logits, head_dim: logits * head_dim**-0.5)
+
+
+@bug("logits", "ROCm/rocm-libraries#12227 (first part)", **SINKS)
+def sink_logits_counted_twice(patch: Patch) -> None:
+    """Two parts of the softmax each begin with the learned logit, and both are summed."""
+    learned(patch, lambda logits, _: logits + math.log(2))
+
+
+# Rotary positions ----------------------------------------------------------------------------
+
+
+def positions(patch: Patch, change: Callable[[Tensor], Tensor], cached_only: bool = False) -> None:
+    """Rotate at `change(positions)`."""
+
+    def make(rotation: Any) -> Any:
+        def rotated(at: Tensor, *rest: Any) -> Tensor:
+            return rotation(at if cached_only and at.dim() == 1 else change(at), *rest)
+
+        return rotated
+
+    around(patch, transformer, "rotation", make)
+
+
+def from_zero(at: Tensor) -> Tensor:
+    """Positions 0..T-1, whatever the tokens at (B, T) are."""
+    return torch.arange(at.shape[1]).expand_as(at)
+
+
+@bug("precision", "huggingface/candle#3520, huggingface/transformers#29285, nkalyanv99/UNI-D2#6")
+def positions_in_bf16(patch: Patch) -> None:
+    """Positions take the model's dtype: in bf16, 257 is 256."""
+    positions(patch, lambda at: at.bfloat16().long())
+
+
+@bug("logits", "sgl-project/sglang-jax#1473")
+def frequencies_in_bf16(patch: Patch) -> None:
+    """The frequencies take the model's dtype before they meet the positions."""
+    ours = rope.frequencies
+    everywhere(patch, ours, lambda *args: ours(*args).bfloat16().double())
+
+
+@bug(
+    "precision",
+    "mistralai/mistral-inference one_file_ref.py (a table of 128,000), OpenNMT/OpenNMT-py#2561",
+)
+def table_of_rotations_ends(patch: Patch) -> None:
+    """Rotations are looked up in a table, and a stream outlives it (IndexError)."""
+
+    def make(rotation: Any) -> Any:
+        def looked_up(at: Tensor, *rest: Any) -> Tensor:
+            table = rotation(torch.arange(1024), *rest)  # (1, 1024, Dh / 2)
+            return table[0][at].unsqueeze(-3)
+
+        return looked_up
+
+    around(patch, transformer, "rotation", make)
+
+
+@bug("logits", "Dao-AILab/flash-attention#288, karpathy/nanochat#264")
+def halves_for_neighbours(patch: Patch) -> None:
+    """Weights made for pairs (2n, 2n + 1) are turned in pairs (n, n + Dh / 2)."""
+
+    def make(rotate: Any) -> Any:
+        def halves(x: Tensor, turn: Tensor) -> Tensor:
+            neighbours = x.unflatten(-1, (2, -1)).mT.flatten(-2)
+            return rotate(neighbours, turn).unflatten(-1, (-1, 2)).mT.flatten(-2)
+
+        return halves
+
+    around(patch, attention, "rotate", make)
+
+
+def configured(patch: Patch, change: Callable[[Any, ModelConfig, Any, int], None]) -> None:
+    """Let `change(layer's attention, config, configure, layer)` set up each layer."""
+
+    def make(configure: Any) -> Any:
+        return lambda self, config, layer: change(self, config, configure, layer)
+
+    around(patch, attention.Attention, "configure", make)
+
+
+@bug("logits", "Avarok-Cybersecurity/atlas#276", **MIXED)
+def one_theta_for_all_layers(patch: Patch) -> None:
+    """Layers with a window turn at the speed of the full ones: theta has one place in the code."""
+
+    def share(self: Any, config: ModelConfig, configure: Any, layer: int) -> None:
+        configure(self, replace(config, rope_theta_local=None), layer)
+
+    configured(patch, share)
+
+
+@bug("logits", "vllm-project/vllm#29111, ollama/ollama#13452, antonellof/ferrox#39", **MIXED)
+def scaling_in_local_layers(patch: Patch) -> None:
+    """Positions are squeezed in layers with a window as well, which were trained without."""
+
+    def squeeze(self: Any, config: ModelConfig, configure: Any, layer: int) -> None:
+        configure(self, config, layer)
+        self.rope = replace(self.rope, scaling=config.rope_scaling, factor=config.rope_factor)
+
+    configured(patch, squeeze)
+
+
+@bug("logits", "lablup/mlxcel#1340, Blaizzy/mlx-vlm#1709", **MIXED)
+def scaling_parsed_and_never_read(patch: Patch) -> None:
+    """The config's rope_scaling is accepted, and every layer turns as without it."""
+
+    def plain(self: Any, config: ModelConfig, configure: Any, layer: int) -> None:
+        configure(self, replace(config, rope_scaling="none", rope_factor=1.0), layer)
+
+    configured(patch, plain)
+
+
+@bug("logits", "turboderp-org/exllamav3#259", **YARN)
+def yarn_without_its_temperature(patch: Patch) -> None:
+    """YaRN's frequencies without its sharper softmax: the factor collapses to 1."""
+    patch.setattr(rope.Rope, "magnitude", property(lambda self: 1.0))
+
+
+@bug("cache", "rajveer43/VeloxQuant-MLX#389")
+def positions_frozen_at_the_window(patch: Patch) -> None:
+    """The next position is taken from the number of keys held, which stops growing at W."""
+    positions(patch, lambda at: at.clamp(max=W), cached_only=True)
+
+
+@bug("cache", "lucidrains/rotary-embedding-torch#11, pytorch/executorch#2010")
+def every_chunk_begins_at_zero(patch: Patch) -> None:
+    """Rotations are remembered by the length of a chunk, whatever came before it."""
+    positions(patch, from_zero, cached_only=True)
+
+
+# The ring ------------------------------------------------------------------------------------
+
+
+def reading(patch: Patch, change: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> None:
+    """Let `change(ring, joined, k, v, positions)` replace what a chunk attends over."""
+
+    def make(held_and_new: Any) -> Any:
+        return lambda ring, *new: change(ring, held_and_new(ring, *new), *new)
+
+    around(patch, cache.Ring, "held_and_new", make)
+
+
+def writing(
+    patch: Patch,
+    slot_of: Callable[[int, int], int],
+    keep: Callable[[Tensor], Tensor] = torch.detach,
+) -> None:
+    """Write position p, counted after the sinks, to slot `slot_of(p, size)` of the ring."""
+
+    def write(ring: Any, k: Tensor, v: Tensor, positions: Tensor) -> None:
+        for row, column in (positions >= 0).nonzero().tolist():
+            p = int(positions[row, column])
+            slot = p if p < ring.sinks else ring.sinks + slot_of(p - ring.sinks, ring.size)
+            ring.k[row, :, slot] = keep(k[row, :, column])
+            ring.v[row, :, slot] = keep(v[row, :, column])
+            ring.positions[row, slot] = p
+
+    patch.setattr(cache.Ring, "write", write)
+
+
+def by_index(patch: Patch, first: Callable[[int, int], int]) -> None:
+    """Mask a call with a cache by index: keys 0..S-1, queries from `first(T, S)` on."""
+
+    def make(dense: Any) -> Any:
+        def attend(
+            q: Tensor, k: Tensor, v: Tensor, i: Tensor, j: Tensor, *rest: Any, **options: Any
+        ) -> Tensor:
+            length, n_keys = q.shape[2], k.shape[2]
+            i = first(length, n_keys) + torch.arange(length)
+            j = torch.where(j < 0, -1, torch.arange(n_keys))
+            return dense(q, k, v, i, j, *rest, **options)
+
+        return attend
+
+    around(patch, attention, "dense", make)
+
+
+@bug("cache", "pytorch/pytorch#108108 and #144858, onnx/onnx#8054, trymirai/lalamo#200")
+def mask_without_an_offset(patch: Patch) -> None:
+    """The mask of T queries over S keys is aligned top left: the first query sees key 0 alone."""
+    by_index(patch, lambda length, n_keys: 0)
+
+
+@bug("cache", "ml-explore/mlx-examples#1000, ollama/ollama#14912")
+def ring_read_as_if_in_order(patch: Patch) -> None:
+    """A mask by index over a ring that has wrapped hides the wrong keys."""
+    by_index(patch, lambda length, n_keys: n_keys - length)
+
+
+@bug("cache", "Lightning-AI/litgpt#2182, refused since #2215")
+def write_before_attend(patch: Patch) -> None:
+    """A chunk is written first and read through a mask by slot: its early queries have lost keys
+    and see later ones."""
+
+    def through_the_ring(ring: Any, _: Any, *new: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ring.write(*new)
+        slots = torch.arange(ring.positions.shape[1])
+        return ring.k, ring.v, torch.where(ring.positions < 0, -1, slots)
+
+    reading(patch, through_the_ring)
+    cached(patch, lambda window, tokens: None)
+
+
+@bug("cache", "lablup/mlxcel#679 and #412")
+def cut_to_the_window_before_attending(patch: Patch) -> None:
+    """Held and new keys are cut to the last W before the chunk attends to them."""
+
+    def cut(ring: Any, joined: Any, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        k, v, at = joined
+        return k, v, at.masked_fill(at <= at.amax(1, keepdim=True) - ring.size, -1)
+
+    reading(patch, cut)
+
+
+@bug("cache", "huggingface/transformers#37574, repaired in #38046")
+def rolled_one_step_early(patch: Patch) -> None:
+    """At exactly W tokens the first key is dropped, though the query still sees it."""
+
+    def roll(ring: Any, joined: Any, *new: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        k, v, at = joined
+        full = at.amax(1, keepdim=True) == ring.size - 1
+        return k, v, at.masked_fill((at == 0) & full, -1)
+
+    reading(patch, roll)
+
+
+@bug("cache", "huggingface/transformers#47708, awslabs/keys_values#140")
+def slot_off_by_one_after_the_wrap(patch: Patch) -> None:
+    """The first key after the ring is full lands on the newest, which is still needed."""
+    writing(patch, lambda p, size: (p - (p == size)) % size)
+
+
+@bug("cache", "JaydenLyh/Reward-Forcing#5")
+def newest_evicted(patch: Patch) -> None:
+    """A full ring makes room by dropping its newest key instead of its oldest."""
+    writing(patch, lambda p, size: min(p, size - 1))
+
+
+@bug("cache", "NeuraLegion/shainet#110 (review), EleutherAI/gpt-neox#363")
+def rotated_again_when_read(patch: Patch) -> None:
+    """Keys are rotated before they are cached, and once more each time they are read."""
+
+    def again(ring: Any, joined: Any, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        k, v, at = joined
+        slots = ring.positions.shape[1]
+        turn = rope.rotation(ring.positions, k.shape[-1], rope.Rope(10_000.0), k.dtype)
+        return torch.cat((rope.rotate(k[:, :, :slots], turn), k[:, :, slots:]), dim=2), v, at
+
+    reading(patch, again)
+
+
+@bug("memory", "vivekkalyanarangan30/llm_from_scratch#3, Lightning-AI/litgpt#2153")
+def cache_that_grows(patch: Patch) -> None:
+    """The window is in the mask only: the cache keeps every token."""
+    grow(patch, lambda ring: True)
+
+
+@bug("memory", "huggingface/transformers cache_utils.py (`[:, :, -W + 1:]`)", sliding_window=1)
+def everything_kept_at_window_one(patch: Patch) -> None:
+    """The last W - 1 keys are kept by a slice from -(W - 1): for W = 1 that is from 0, all."""
+    grow(patch, lambda ring: ring.size == 1)
+
+
+def grow(patch: Patch, never_forgets: Callable[[Any], bool]) -> None:
+    """Append to a ring instead of writing into it."""
+
+    def make(write: Any) -> Any:
+        def append(ring: Any, k: Tensor, v: Tensor, positions: Tensor) -> None:
+            if never_forgets(ring):
+                ring.k, ring.v = torch.cat((ring.k, k), 2), torch.cat((ring.v, v), 2)
+                ring.positions = torch.cat((ring.positions, positions), 1)
+            else:
+                write(ring, k, v, positions)
+
+        return append
+
+    around(patch, cache.Ring, "write", make)
+
+
+@bug("memory", "meta-llama/llama-cookbook#247, wyf3/llm_related#7")
+def graph_kept_in_the_cache(patch: Patch) -> None:
+    """What is cached is not detached: each call drags the graph of all calls before it along."""
+    writing(patch, lambda p, size: p % size, keep=lambda held: held)
+
+
+# Rows of different length --------------------------------------------------------------------
+
+
+@bug("ragged", "huggingface/transformers#30670")
+def padding_seen(patch: Patch) -> None:
+    """Padded keys are masked by nothing: they stand at position 0 like any other."""
+
+    def pads(ring: Any, joined: Any, k: Tensor, v: Tensor, at: Tensor) -> Any:
+        return *joined[:2], torch.cat((ring.positions, at.clamp(min=0)), dim=1)
+
+    reading(patch, pads)
+
+
+@bug("ragged", "unslothai/unsloth#3699")
+def rows_share_a_position(patch: Patch) -> None:
+    """A step of decoding puts every row at the position of the longest."""
+
+    def make(place: Any) -> Any:
+        def shared(self: Any, tokens: Tensor) -> Tensor:
+            at = place(self, tokens)
+            return at.amax(0, keepdim=True).expand_as(at) if tokens.shape[1] == 1 else at
+
+        return shared
+
+    around(patch, cache.RollingKVCache, "place", make)
+
+
+# Sinks ---------------------------------------------------------------------------------------
+
+
+@bug(
+    "sinks",
+    "mit-han-lab/streaming-llm#60, NVIDIA/kvpress#158, Zefan-Cai/KVCache-Factory#19",
+    **SINKS,
+)
+def sinks_recede(patch: Patch) -> None:
+    """Distances are those in the text: a sink ends up further away than anything trained on."""
+    everywhere(patch, window.sink_view, lambda at, *_: at)
+
+
+@bug("cache", "huggingface/transformers#33691 and #35350", **SINKS)
+def new_key_left_behind_the_shift(patch: Patch) -> None:
+    """What is held is rotated back into the cache's positions, query and new key are not."""
+
+    def shift(ring: Any, joined: Any, *new: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        k, v, at = joined
+        slots = ring.positions.shape[1]
+        back = (slots - 1 - new[2].amax(1, keepdim=True)).clamp(max=0).expand(-1, slots)
+        back = back * (torch.arange(slots) >= ring.sinks)
+        turn = rope.rotation(back, k.shape[-1], rope.Rope(10_000.0), k.dtype)
+        return torch.cat((rope.rotate(k[:, :, :slots], turn), k[:, :, slots:]), dim=2), v, at
+
+    reading(patch, shift)
+
+
+@bug("cache", "rajveer43/VeloxQuant-MLX#91", **SINKS)
+def sinks_of_every_chunk(patch: Patch) -> None:
+    """Each chunk of a prompt puts its own first tokens where the sinks of the text are kept."""
+
+    def make(write: Any) -> Any:
+        def anchored(ring: Any, k: Tensor, v: Tensor, at: Tensor) -> None:
+            write(ring, k, v, at)
+            if at.shape[1] >= ring.sinks > 0:
+                ring.k[:, :, : ring.sinks] = k[:, :, : ring.sinks].detach()
+                ring.v[:, :, : ring.sinks] = v[:, :, : ring.sinks].detach()
+
+        return anchored
+
+    around(patch, cache.Ring, "write", make)
+
+
+# Documents -----------------------------------------------------------------------------------
+
+
+@bug(
+    "documents", "huggingface/nanoVLM#204, alex-hh/profam#495, DeepOpt-com/WrinkleFree-Monorepo#53"
+)
+def documents_leak(patch: Patch) -> None:
+    """Positions begin anew with each document, and attention crosses from one to the next."""
+    ours = window.visible
+    everywhere(patch, ours, lambda i, j, window, sinks=0, _=None: ours(i, j, window, sinks))
+
+
+@bug("documents", "huggingface/nanoVLM#201", **SINKS)
+def positions_run_on(patch: Patch) -> None:
+    """Positions count through the row: all documents but the first have no sinks. (Without sinks
+    nothing shows: rotations are relative.)"""
+    everywhere(patch, transformer.positions_within, from_zero)
+
+
+# Going back, saving, using again -------------------------------------------------------------
+
+
+@bug("crop", "openvinotoolkit/openvino#37620 (review)")
+def crop_after_the_wrap(patch: Patch) -> None:
+    """Only the count is set back; the keys that were overwritten are gone, and nothing says so."""
+    patch.setattr(cache.Ring, "can_continue", lambda ring, at, _: torch.ones_like(at).bool())
+
+
+@bug("crop", "ml-explore/mlx-swift-lm#424")
+def crop_that_does_nothing(patch: Patch) -> None:
+    """After the wrap a crop is silently left undone: rejected tokens stay."""
+
+    def make(crop: Any) -> Any:
+        def silent(self: Any, length: int | Sequence[int]) -> None:
+            if not any(int(ring.positions.max()) >= ring.size for ring in self.layers):
+                crop(self, length)
+
+        return silent
+
+    around(patch, cache.RollingKVCache, "crop", make)
+
+
+@bug("restore", "ggml-org/llama.cpp#25297")
+def restored_in_another_order(patch: Patch) -> None:
+    """A saved ring comes back in order of position, and the next token overwrites the wrong key."""
+
+    def make(load: Any) -> Any:
+        def contiguous(self: Any, state: Any) -> None:
+            load(self, state)
+            for ring in self.layers:
+                order = torch.where(ring.positions < 0, 2**40, ring.positions).argsort(dim=1)
+                ring.positions.copy_(ring.positions.gather(1, order))
+                for held in (ring.k, ring.v):
+                    held.copy_(held.gather(2, order[:, None, :, None].expand_as(held)))
+
+        return contiguous
+
+    around(patch, cache.RollingKVCache, "load_state_dict", make)
+
+
+@bug("rescore", "LostRuins/koboldcpp#2158, Lightning-AI/litgpt#1647")
+def cache_of_the_last_text(patch: Patch) -> None:
+    """A second generation continues with the cache that the first one filled."""
+    made: dict[Any, Any] = {}
+
+    def make(ours: Any) -> Any:
+        def used(*args: Any) -> Any:
+            key = repr(args)
+            made[key] = made.get(key) or ours(*args)
+            return made[key]
+
+        return used
+
+    around(patch, generation, "RollingKVCache", make)
+
+
+# Tests ---------------------------------------------------------------------------------------
+
+
+def prove(bug: Bug, patch: Patch, names: Sequence[str]) -> list[Proof]:
+    """Run the named proofs with the bug at large."""
+    bug.set_loose(patch)
+    MASKS.cache_clear()  # what was made with one rule must not serve another
+    try:
+        model = build(bug.model)
+        return [PROOFS[name](model) for name in names]
+    finally:
+        patch.undo()
+        MASKS.cache_clear()
+
+
+@pytest.mark.parametrize("bug", ZOO, ids=lambda bug: bug.name)
+def test_the_named_proof_catches_it(bug: Bug, monkeypatch: Patch) -> None:
+    """A bug that others had could come into this code unseen."""
+    [proof] = prove(bug, monkeypatch, [bug.caught_by])
+    assert not proof.holds, f"{proof.name} did not see it: {proof}"
+    crashes = "IndexError" in bug.what
+    assert ("Error:" in proof.note) == crashes, f"the mutation itself is broken: {proof.note}"
+
+
+def test_without_a_bug_every_proof_holds() -> None:
+    """A proof that fails anyway would catch all of the zoo."""
+    for described in sorted({json.dumps(bug.model, sort_keys=True) for bug in ZOO}):
+        model = build(json.loads(described))
+        failed = [proof for name in PROOFS if not (proof := PROOFS[name](model)).holds]
+        assert not failed, f"{described}: {failed}"
+
+
+def test_each_is_another_bug() -> None:
+    """The zoo would seem larger than it is."""
+    assert len({bug.what for bug in ZOO}) == len({bug.name for bug in ZOO}) == len(ZOO) >= 24
+    assert all(bug.seen and bug.caught_by in PROOFS for bug in ZOO)
+
+
+def main() -> None:
+    """Print the table: each bug, where it was seen, and every proof that caught it (! in an
+    error that it ran into)."""
+    print("| bug | seen in | caught by |\n| --- | --- | --- |")
+    for bug in ZOO:
+        with pytest.MonkeyPatch.context() as patch:
+            proofs = prove(bug, patch, list(PROOFS))
+        failed = [proof for proof in proofs if not proof.holds]
+        caught = [proof.name + "!" * ("Error:" in proof.note) for proof in failed]
+        print(f"| {bug.what} | {bug.seen} | {', '.join(caught) or 'NOTHING'} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
