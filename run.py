@@ -257,7 +257,7 @@ def _loss(
     """Mean nats per token; where the config keeps documents apart, each begins with a BOS."""
     documents = None
     if config.data.document_mask:
-        documents = 1 + (x == tokenizer.bos_id).cumsum(dim=1)
+        documents = (x == tokenizer.bos_id).cumsum(dim=1)
     return cross_entropy(model(x, documents=documents), y)
 
 

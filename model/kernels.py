@@ -158,7 +158,7 @@ def flex(
         k_sinks, v_sinks = (_gather(x, columns).unflatten(-1, (sinks, -1)) for x in (k, v))
         scores = torch.einsum("bkgtd,bktsd->bkgts", _grouped(q_sinks, k), k_sinks).flatten(1, 2)
         hide = torch.arange(sinks, device=q.device) > positions[:, None, :, None]
-        parts.append(scores.float().masked_fill(hide, -torch.inf))
+        parts.append(scores.to(lse.dtype).masked_fill(hide, -torch.inf))
     if sink_logits is not None:
         parts.append(sink_logits[:, None, None].expand(*lse.shape, 1))
     if len(parts) == 1:

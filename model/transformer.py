@@ -80,8 +80,8 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Compute logits (B, T, V) for tokens (B, T) int64.
 
-        `documents` (B, T) numbers from 1 what is packed in a row: tokens with equal numbers, side
-        by side, are a document, and each is read as if it were alone.
+        `documents` (B, T) says what is packed in a row: tokens with equal numbers, side by side,
+        are a document, and each is read as if it were alone.
 
         With a cache the tokens continue what it has seen: any chunk length, any number of calls. In
         a cached call a token of -1 is padding: it has no position, no other token sees it, and its
@@ -96,10 +96,13 @@ class Transformer(nn.Module):
             return self.output(self.norm(x))
         x = self.tok_embeddings(tokens)
         first = 0 if self.sink_token is None else 1
-        places = None if documents is None else first + positions_within(documents)
+        places = None
+        if documents is not None:
+            documents, places = runs(documents)
+            places = places + first
         if self.sink_token is not None:  # it stands in front, at position 0, and belongs to all
             x = torch.cat((self.sink_token.to(x.dtype).expand(len(x), 1, -1), x), dim=1)
-            if documents is not None and places is not None:
+            if documents is not None and places is not None:  # its document, 0, belongs to all
                 front = documents.new_zeros(len(documents), 1)
                 documents, places = (torch.cat((front, n), dim=1) for n in (documents, places))
         x = self._blocks(x, places, documents, None)
@@ -142,10 +145,10 @@ class Transformer(nn.Module):
         cache.primed = True
 
 
-def positions_within(documents: Tensor) -> Tensor:
-    """Count positions (B, T) from the beginning of each run of equal numbers in documents (B, T):
-    1 1 1 2 2 3 gives 0 1 2 0 1 0."""
+def runs(documents: Tensor) -> tuple[Tensor, Tensor]:
+    """Number the runs of equal numbers in documents (B, T) from 1, and count positions in each:
+    7 7 7 2 2 7 gives 1 1 1 2 2 3 and 0 1 2 0 1 0."""
     column = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
     begins = torch.ones_like(documents, dtype=torch.bool)
     begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
-    return column - torch.where(begins, column, 0).cummax(dim=1).values
+    return begins.cumsum(dim=1), column - torch.where(begins, column, 0).cummax(dim=1).values

@@ -663,7 +663,12 @@ def documents_leak(patch: Patch) -> None:
 def positions_run_on(patch: Patch) -> None:
     """Positions count through the row: all documents but the first have no sinks. (Without sinks
     nothing shows: rotations are relative.)"""
-    everywhere(patch, transformer.positions_within, from_zero)
+    ours = transformer.runs
+
+    def run_on(documents: Tensor) -> tuple[Tensor, Tensor]:
+        return ours(documents)[0], torch.arange(documents.shape[1]).expand_as(documents)
+
+    everywhere(patch, ours, run_on)
 
 
 # Going back, saving, using again -------------------------------------------------------------
