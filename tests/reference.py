@@ -1,18 +1,25 @@
 """The oracle: a Mistral decoder in slow, obvious loops. It shares no code with `model/`.
 
-Written from arXiv 2310.06825 (window), 2104.09864 (RoPE), 1910.07467 (RMSNorm), 2002.05202 (SwiGLU)
-and WINDOW.md, not from the code under test. Everything is float64, one vector at a time, and
-autograd runs through it, so that gradients are compared as well.
+Written from arXiv 2310.06825 (window), 2309.17453 (sinks), 2508.10925 (sink logits), 2104.09864
+(RoPE), 2306.15595 and 2309.00071 (its scaling), 1910.07467 (RMSNorm), 2002.05202 (SwiGLU) and
+WINDOW.md, not from the code under test. Everything is float64, one query at a time, and autograd
+runs through it, so that gradients are compared as well.
+
+Of documents packed in a row it knows nothing but this: each is a text of its own (`runs`).
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+Window = int | None
 
-def visible(i: int, j: int, window: int | None, sinks: int = 0) -> bool:
+
+def visible(i: int, j: int, window: Window, sinks: int = 0) -> bool:
     """Say whether the query at i sees the key at j; a window counts the query's own key."""
     if j < 0:
         return False  # there is no such key
@@ -26,8 +33,8 @@ def visible(i: int, j: int, window: int | None, sinks: int = 0) -> bool:
     return keys_from_j_to_i <= window
 
 
-def depends(windows: Sequence[int | None], sinks: int, length: int) -> list[set[int]]:
-    """For each position, the input tokens that can influence it after layers with these windows."""
+def depends(windows: Sequence[Window], sinks: int, length: int) -> list[set[int]]:
+    """For each position, the positions that can influence it after layers with these windows."""
     sources = [{i} for i in range(length)]
     for window in windows:
         after = []
@@ -41,46 +48,162 @@ def depends(windows: Sequence[int | None], sinks: int, length: int) -> list[set[
     return sources
 
 
-def attend_one(query: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
-    """Softmax attention of one query (Dh,) over the keys that it sees."""
-    scores = [(query * key).sum() / math.sqrt(len(query)) for key in keys]
-    largest = max(score.item() for score in scores)
-    exponentials = [(score - largest).exp() for score in scores]
-    total = sum(exponentials)
-    return sum(e / total * value for e, value in zip(exponentials, values, strict=True))
+def runs(documents: Sequence[int]) -> list[list[int]]:
+    """Columns of each document: side by side with equal numbers. 7 7 5 7 are three documents."""
+    found: list[list[int]] = []
+    for column, number in enumerate(documents):
+        if column == 0 or number != documents[column - 1]:
+            found.append([])
+        found[-1].append(column)
+    return found
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, window: int | None, sinks: int = 0) -> Tensor:
-    """Attention of q (B, H, T, Dh) over k, v (B, K, T, Dh); heads 0..H/K-1 share key head 0, ..."""
+def streamed(i: int, window: Window, sinks: int) -> list[int]:
+    """Positions whose keys a streaming cache holds for the query at i, in its order: sinks, then
+    the window, whose last is the query's own. The place in this list is the place in the cache."""
+    if window is None:
+        return list(range(i + 1))
+    first = max(0, i - window + 1)
+    return [s for s in range(sinks) if s < first] + list(range(first, i + 1))
+
+
+def attend_one(
+    query: Tensor, keys: Tensor, values: Tensor, sink_logit: Tensor | None = None
+) -> Tensor:
+    """Softmax attention of one query (Dh,) over the keys and values (S, Dh) that it sees.
+
+    The query may also be (S, Dh): another one for each key. A sink logit takes part in the softmax
+    and has nothing to give.
+    """
+    scores = (query * keys).sum(dim=1) / math.sqrt(keys.shape[1])
+    if sink_logit is not None:
+        scores = torch.cat([scores, sink_logit.reshape(1)])
+    exponentials = (scores - scores.max().item()).exp()
+    weights = exponentials / exponentials.sum()
+    return weights[: len(keys)] @ values
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: Window,
+    sinks: int = 0,
+    *,
+    q_sinks: Tensor | None = None,
+    positions: Tensor | None = None,
+    documents: Tensor | None = None,
+    sink_logits: Tensor | None = None,
+) -> Tensor:
+    """Attention of q (B, H, T, Dh) over k, v (B, K, T, Dh); heads 0..H/K-1 share key head 0, ...
+
+    `q_sinks` (B, H, T, Dh) look at positions below `sinks`; `positions` and `documents` (B, T) are
+    those of each token, 0..T-1 and one for all by default; document 0 belongs to all; `sink_logits`
+    (H,).
+    """
     batch, heads, length, _ = q.shape
-    heads_per_key_head = heads // k.shape[1]
+    group = heads // k.shape[1]
     texts = []
     for b in range(batch):
+        at = list(range(length)) if positions is None else positions[b].tolist()
+        of = [1] * length if documents is None else documents[b].tolist()
+        seen = [
+            [
+                key
+                for key in range(length)
+                if of[key] in (of[query], 0) and visible(at[query], at[key], window, sinks)
+            ]
+            for query in range(length)
+        ]
         outs = []
         for h in range(heads):
-            keys = k[b, h // heads_per_key_head].unbind()
-            values = v[b, h // heads_per_key_head].unbind()
             rows = []
-            for i in range(length):
-                seen = [j for j in range(length) if visible(i, j, window, sinks)]
-                rows.append(
-                    attend_one(q[b, h, i], [keys[j] for j in seen], [values[j] for j in seen])
-                )
+            for t in range(length):
+                asking = q[b, h, t].expand(len(seen[t]), -1)
+                if q_sinks is not None:
+                    looks_at_sinks = torch.tensor([[at[key] < sinks] for key in seen[t]])
+                    asking = torch.where(looks_at_sinks, q_sinks[b, h, t], asking)
+                keys, values = k[b, h // group][seen[t]], v[b, h // group][seen[t]]
+                logit = None if sink_logits is None else sink_logits[h]
+                rows.append(attend_one(asking, keys, values, logit))
             outs.append(torch.stack(rows))
         texts.append(torch.stack(outs))
     return torch.stack(texts)
 
 
-def turned(x: Tensor, position: int, theta: float) -> Tensor:
-    """Rotate the neighbouring pairs (x[2n], x[2n+1]) of x (Dh,) by position * theta^(-2n/Dh)."""
-    size = len(x)
-    out = []
-    for n in range(size // 2):
-        angle = position * theta ** (-2 * n / size)
-        cos, sin = math.cos(angle), math.sin(angle)
-        a, b = x[2 * n], x[2 * n + 1]
-        out += [a * cos - b * sin, a * sin + b * cos]
-    return torch.stack(out)
+class Rope(NamedTuple):
+    """How a layer's pairs turn: base, and what is done for texts `factor` times longer."""
+
+    theta: float
+    scaling: str = "none"
+    factor: float = 1.0
+    original_len: int | None = None
+
+
+@cache
+def speeds(size: int, rope: Rope) -> list[float]:
+    """Radians per position of each of the size / 2 pairs."""
+    theta, factor = rope.theta, rope.factor
+    pairs = range(size // 2)
+    plain = [theta ** (-2 * n / size) for n in pairs]
+    if rope.scaling == "none":
+        return plain
+    if rope.scaling == "linear":
+        return [speed / factor for speed in plain]
+    if rope.scaling == "ntk":
+        stretched = theta * factor ** (size / (size - 2))
+        return [stretched ** (-2 * n / size) for n in pairs]
+    assert rope.scaling == "yarn" and rope.original_len is not None
+
+    def turns(n: int) -> float:
+        """How often a pair goes round in the trained length, if there were a pair n."""
+        return rope.original_len * theta ** (-2 * n / size) / (2 * math.pi)
+
+    kept = 0  # the last pair that turns 32 times or more: up to it nothing changes
+    while turns(kept + 1) >= 32:
+        kept += 1
+    slow = 0  # the first that turns once or less: from it on all are slower by the factor
+    while turns(slow) > 1 and slow < size - 1:
+        slow += 1
+    mixed = []
+    for n, speed in enumerate(plain):
+        share = 0.0 if n <= kept else 1.0 if n >= slow else (n - kept) / (slow - kept)
+        mixed.append((1 - share) * speed + share * speed / factor)
+    return mixed
+
+
+def turned(x: Tensor, positions: Sequence[int], rope: Rope) -> Tensor:
+    """Rotate the neighbouring pairs (x[2n], x[2n+1]) of each row of x (N, Dh) to its position."""
+    angles = [[position * speed for speed in speeds(x.shape[1], rope)] for position in positions]
+    cos = torch.tensor([[math.cos(angle) for angle in row] for row in angles], dtype=x.dtype)
+    sin = torch.tensor([[math.sin(angle) for angle in row] for row in angles], dtype=x.dtype)
+    a, b = x[:, 0::2], x[:, 1::2]
+    pairs = torch.stack([a * cos - b * sin, a * sin + b * cos], dim=2)
+    sharper = 0.1 * math.log(rope.factor) + 1 if rope.scaling == "yarn" else 1.0
+    return sharper * pairs.flatten(1)
+
+
+def streaming_head(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: Window,
+    sinks: int,
+    rope: Rope,
+    sink_logit: Tensor | None,
+) -> Tensor:
+    """Attention of one head over q, k, v (T, Dh), not rotated yet: as StreamingLLM decodes.
+
+    Each query finds in the cache the sinks and its window; keys and query are rotated to the places
+    that they have there, however far apart they are in the text.
+    """
+    rows = []
+    for i in range(len(q)):
+        held = streamed(i, window, sinks)
+        keys = turned(k[held], range(len(held)), rope)
+        query = turned(q[i : i + 1], [len(held) - 1], rope)
+        rows.append(attend_one(query[0], keys, v[held], sink_logit))
+    return torch.stack(rows)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -97,34 +220,43 @@ def logits(
     weights: Mapping[str, Tensor],
     tokens: Sequence[int],
     *,
-    windows: Sequence[int | None],
+    windows: Sequence[Window],
+    ropes: Sequence[Rope],
     sinks: int,
     n_heads: int,
     n_kv_heads: int,
     head_dim: int,
-    rope_theta: float,
     norm_eps: float,
 ) -> Tensor:
-    """Logits (T, V) float64 of one text, from weights under Mistral's names; a window a layer."""
+    """Logits (T, V) float64 of one text, from weights under Mistral's names; windows and ropes a
+    layer. A weight `sink_token` stands in front of the text and has no logits; `sinks` counts it.
+    """
     w = {name: weight.double() for name, weight in weights.items()}
-    xs = [w["tok_embeddings.weight"][token] for token in tokens]
-    for n, window in enumerate(windows):
+    xs = [w["sink_token"]] if "sink_token" in w else []
+    n_front = len(xs)
+    xs += [w["tok_embeddings.weight"][token] for token in tokens]
+    for n, (window, rope) in enumerate(zip(windows, ropes, strict=True)):
         layer = f"layers.{n}."
-        q, k, v = [], [], []
-        for position, x in enumerate(xs):
-            h = rms_norm(x, w[layer + "attention_norm.weight"], norm_eps)
-            queries = (w[layer + "attention.wq.weight"] @ h).reshape(n_heads, head_dim)
-            keys = (w[layer + "attention.wk.weight"] @ h).reshape(n_kv_heads, head_dim)
-            values = (w[layer + "attention.wv.weight"] @ h).reshape(n_kv_heads, head_dim)
-            q.append(torch.stack([turned(head, position, rope_theta) for head in queries]))
-            k.append(torch.stack([turned(head, position, rope_theta) for head in keys]))
-            v.append(values)
-        by_head = [torch.stack(part, dim=1).unsqueeze(0) for part in (q, k, v)]  # (1, H, T, Dh)
-        out = attention(*by_head, window, sinks)[0]
+        hs = [rms_norm(x, w[layer + "attention_norm.weight"], norm_eps) for x in xs]
+        q, k, v = (
+            torch.stack([w[f"{layer}attention.{name}.weight"] @ h for h in hs])  # (T, heads * Dh)
+            for name in ("wq", "wk", "wv")
+        )
+        outs = []
+        for head in range(n_heads):
+            key_head = head // (n_heads // n_kv_heads)
+            own = slice(head * head_dim, (head + 1) * head_dim)
+            shared = slice(key_head * head_dim, (key_head + 1) * head_dim)
+            learned = w.get(layer + "attention.sink_logits")
+            logit = None if learned is None else learned[head]
+            outs.append(
+                streaming_head(q[:, own], k[:, shared], v[:, shared], window, sinks, rope, logit)
+            )
         for position in range(len(xs)):
-            joined = torch.cat([out[h, position] for h in range(n_heads)])
+            joined = torch.cat([out[position] for out in outs])
             x = xs[position] + w[layer + "attention.wo.weight"] @ joined
             h = rms_norm(x, w[layer + "ffn_norm.weight"], norm_eps)
             names = [f"{layer}feed_forward.{name}.weight" for name in ("w1", "w2", "w3")]
             xs[position] = x + swiglu(h, *(w[name] for name in names))
+    xs = xs[n_front:]
     return torch.stack([w["output.weight"] @ rms_norm(x, w["norm.weight"], norm_eps) for x in xs])

@@ -1,15 +1,22 @@
-"""Each kernel, and `blocked` also with blocks so small that a short text crosses many of them."""
+"""The kernel that a test runs with, and how many cases a session proved."""
+
+from collections import Counter
+from collections.abc import Iterator
 
 import pytest
+import small
 
-from model import kernels
 
-
-@pytest.fixture(params=["dense", "blocked", "blocked-1-1", "blocked-2-4", "blocked-3-3"])
-def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture(params=small.KERNELS)
+def kernel(request: pytest.FixtureRequest) -> Iterator[str]:
     """Name a kernel, as model.attention has it, after setting its block sizes."""
-    name, *block = request.param.split("-")
-    if block:
-        monkeypatch.setattr(kernels, "SMALLEST_BLOCK", int(block[0]))
-        monkeypatch.setattr(kernels, "LARGEST_BLOCK", int(block[1]))
-    return name
+    with small.using(request.param) as name:
+        yield name
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many distinct cases were proved, proof by proof."""
+    proofs = Counter(proof for proof, *_ in small.PROVED)
+    if proofs:
+        parts = ", ".join(f"{name} {n:,}" for name, n in sorted(proofs.items()))
+        terminalreporter.write_line(f"{proofs.total():,} distinct cases proved: {parts}")

@@ -1,31 +1,139 @@
-"""The small models and the grid of windows and lengths that this folder's tests share."""
+"""The small models, the grid of cases and the kernels that this folder's tests share."""
 
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from itertools import cycle, islice, product
 from typing import Any
 
+import pytest
 import reference
 import torch
 from torch import Tensor
 
+from model import kernels
 from model.config import ModelConfig
 from model.transformer import Transformer
 
 VOCAB = 61
 
-# (W, T): each W with lengths 1, W-1, W, W+1, 2W-1, 2W, 2W+1, 5W+3, so that W is also T-1, T, T+1.
-GRID = [
-    (window, length)
-    for window in (1, 2, 3, 7)
-    for length in sorted(
-        {1, window - 1, window, window + 1, *range(2 * window - 1, 2 * window + 2), 5 * window + 3}
-        - {0}
-    )
-] + [(5, 13), (None, 13)]
+# Kernels by name; `blocked` also with blocks so small that a short text crosses many of them.
+KERNELS = ("dense", "blocked", "blocked-1-1", "blocked-2-4", "blocked-3-3", "flex", "auto")
+BACKWARD = tuple(name for name in KERNELS if name != "flex")  # flex goes backward on CUDA only
+DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 
-# What model.sliding_window may be, with a length that is well past the window.
-STACKS = [
-    *[(1, 8), (2, 13), (3, 18), (7, 38), (12, 13), (13, 13), (14, 13), (None, 13)],
-    *[((3, None), 18), ((1, 3, None), 18)],
-]
+
+def lengths(window: int) -> list[int]:
+    """1, W-1, W, W+1, 2W-1, 2W, 2W+1, 5W+3, so that W is also T-1, T, T+1."""
+    about = {1, window - 1, window, window + 1, *range(2 * window - 1, 2 * window + 2)}
+    return sorted((about | {5 * window + 3}) - {0})
+
+
+# (W, T) for a single layer.
+GRID = [(window, length) for window in (1, 2, 3, 7) for length in lengths(window)]
+GRID += [(5, 13), (None, 13)]
+
+# (model.sliding_window, T) for a whole model.
+STACKS: list[tuple[Any, int]] = [*GRID, (12, 13), (13, 13), (14, 13), (None, 1), (None, 2)]
+STACKS += [(stack, length) for stack in ((3, None), (1, 3, None)) for length in lengths(3)]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model's attention, and the length of a text for it."""
+
+    window: Any
+    length: int
+    sinks: int = 0
+    sink_token: bool = False
+    sink_logits: bool = False
+    packed: bool = False
+    heads: tuple[int, int] = (4, 2)
+
+    def __str__(self) -> str:
+        names = ("sink_token", "sink_logits", "packed")
+        words = [name for name in names if getattr(self, name)]
+        shape = f"W{self.window}-T{self.length}-n{self.sinks}-H{self.heads[0]}.{self.heads[1]}"
+        return "-".join([shape.replace(" ", ""), *words])
+
+    def build(self, **changes: Any) -> Transformer:
+        """The model; the same weights for the same shapes."""
+        own = {name: getattr(self, name) for name in ("sink_token", "sink_logits")}
+        n_heads, n_kv_heads = self.heads
+        heads = {"n_heads": n_heads, "n_kv_heads": n_kv_heads, "attention_sinks": self.sinks}
+        return build(self.window, **(own | heads | changes))
+
+    def tokens(self) -> Tensor:
+        """Two rows if they are packed, since each has documents of its own, else one."""
+        return text(self.length, rows=2 if self.packed else 1)
+
+    def documents(self) -> Tensor | None:
+        """What document each of the tokens is of."""
+        return pack(self.length, width(self.window)) if self.packed else None
+
+
+YES_NO = (False, True)
+FEATURES = list(product((0, 2), YES_NO, YES_NO, YES_NO, ((4, 4), (4, 2), (4, 1))))
+
+
+def cases(every: int = 1) -> list[Any]:
+    """The full grid, all of it marked `prove` but a case of each stack and length (or of `every`
+    so many). 11 and 48 have no common divisor: each combination of features gets its turn."""
+    params = []
+    for n, (window, length) in enumerate(STACKS):
+        chosen = 11 * n % len(FEATURES) if n % every == 0 else None
+        for m, features in enumerate(FEATURES):
+            case = Case(window, length, *features)
+            marks = () if m == chosen else (pytest.mark.prove,)
+            params.append(pytest.param(case, id=str(case), marks=marks))
+    return params
+
+
+def width(window: Any) -> int:
+    """The W that chunks, lengths and documents are made from."""
+    return window if isinstance(window, int) else 3
+
+
+def pack(length: int, window: int) -> Tensor:
+    """Documents (2, T) around the window's length, and of one token; the numbers fall."""
+    sizes = [window, 1, window + 1, 2 * window + 1, max(window - 1, 1), 2]
+    rows = []
+    for row in (sizes, sizes[::-1]):
+        numbered = (
+            number
+            for number, size in zip(range(length, 0, -1), cycle(row), strict=False)
+            for _ in range(size)
+        )
+        rows.append(list(islice(numbered, length)))
+    return torch.tensor(rows)
+
+
+@contextmanager
+def using(kernel: str, model: Transformer | None = None) -> Iterator[str]:
+    """Set the block sizes that a kernel's name asks for, and the kernel of the model's layers; give
+    model.attention's name for it."""
+    name, *block = kernel.split("-")
+    with ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        if block:
+            patch.setattr(kernels, "SMALLEST_BLOCK", int(block[0]))
+            patch.setattr(kernels, "LARGEST_BLOCK", int(block[1]))
+        for layer in model.layers if model else ():
+            patch.setattr(layer.attention, "kernel", name)
+        if name == "flex":  # on a CPU it compiles to nothing, but anew for many a shape
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield name
+
+
+PROVED: Counter[tuple[Any, ...]] = Counter()
+
+
+def count(proof: str, *case: Any) -> None:
+    """Note a case that was proved; how many there were is said at the end of the session."""
+    PROVED[(proof, *map(str, case))] += 1
 
 
 def config(sliding_window: Any = 3, **changes: Any) -> ModelConfig:
@@ -38,24 +146,32 @@ def config(sliding_window: Any = 3, **changes: Any) -> ModelConfig:
 def build(
     sliding_window: Any = 3, *, seed: int = 0, dtype: torch.dtype = torch.float64, **changes: Any
 ) -> Transformer:
-    """A model whose every weight matters; the same weights for the same seed and shapes.
+    """A model whose every weight matters; the same weights for the same seed, names and shapes.
 
-    (A fresh model will not do: its residual projections are zero.)
+    (A fresh model will not do: its residual projections and sink logits are zero.)
     """
     model = Transformer(config(sliding_window, **changes)).to(dtype)
-    draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            noise = torch.randn(weight.shape, generator=draw, dtype=torch.float64)
+            noise = drawn(name, weight.shape, seed)
             if "norm" in name:
                 weight.copy_(1 + 0.2 * noise)
+            elif "tok" in name or "sink" in name:
+                weight.copy_(noise)
             else:
-                weight.copy_(noise * (1 if "tok" in name else weight.shape[1] ** -0.5))
+                weight.copy_(noise * weight.shape[1] ** -0.5)
     return model
 
 
+@cache
+def drawn(name: str, shape: torch.Size, seed: int) -> Tensor:
+    """Random numbers for the weight of this name."""
+    draw = torch.Generator().manual_seed(seed + zlib.crc32(name.encode()))
+    return torch.randn(shape, generator=draw, dtype=torch.float64)
+
+
 def text(length: int, rows: int = 1, seed: int = 1) -> Tensor:
-    """Random tokens (rows, length); within a row all differ as long as the vocabulary lasts."""
+    """Random tokens (rows, length); in the first row all differ as long as the vocabulary lasts."""
     draw = torch.Generator().manual_seed(seed)
     copies = -(-length // VOCAB)
     order = [torch.cat([torch.randperm(VOCAB, generator=draw) for _ in range(copies)])[:length]]
@@ -63,22 +179,46 @@ def text(length: int, rows: int = 1, seed: int = 1) -> Tensor:
     return torch.stack(order)
 
 
-def oracle(model: Transformer, tokens: Tensor) -> Tensor:
-    """What `reference` says the model's logits (T, V) for tokens (T,) are."""
+def windows(shape: ModelConfig) -> list[int | None]:
+    """The window of each layer, read from the config without asking `model/`."""
+    pattern = shape.sliding_window
+    tiled = pattern if isinstance(pattern, tuple) else (pattern,)
+    return [tiled[n % len(tiled)] for n in range(shape.n_layers)]
+
+
+def oracle(model: Transformer, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
+    """What `reference` says the model's logits (T, V) for tokens (T,) are; documents run apart."""
     shape = model.config
-    pattern = shape.sliding_window if isinstance(shape.sliding_window, tuple) else None
-    windows = [
-        pattern[n % len(pattern)] if pattern else shape.sliding_window
-        for n in range(shape.n_layers)
-    ]
-    return reference.logits(
-        dict(model.state_dict(keep_vars=True)),
-        tokens.tolist(),
-        windows=windows,  # type: ignore[arg-type]
-        sinks=shape.attention_sinks,
-        n_heads=shape.n_heads,
-        n_kv_heads=shape.n_kv_heads,
-        head_dim=shape.head_dim,  # type: ignore[arg-type]
-        rope_theta=shape.rope_theta,
-        norm_eps=shape.norm_eps,
+    plain = reference.Rope(
+        shape.rope_theta, shape.rope_scaling, shape.rope_factor, shape.rope_original_len
     )
+    local = plain if shape.rope_theta_local is None else reference.Rope(shape.rope_theta_local)
+
+    def of_one(columns: list[int]) -> Tensor:
+        return reference.logits(
+            dict(model.state_dict(keep_vars=True)),
+            tokens[columns].tolist(),
+            windows=windows(shape),
+            ropes=[plain if window is None else local for window in windows(shape)],
+            sinks=shape.attention_sinks + int(shape.sink_token),
+            n_heads=shape.n_heads,
+            n_kv_heads=shape.n_kv_heads,
+            head_dim=shape.head_dim,  # type: ignore[arg-type]
+            norm_eps=shape.norm_eps,
+        )
+
+    whole = [1] * len(tokens) if documents is None else documents.tolist()
+    return torch.cat([of_one(columns) for columns in reference.runs(whole)])
+
+
+def sources(model: Transformer, n_layers: int, documents: list[int]) -> Tensor:
+    """Which token (columns) influences which (rows) after so many layers: (T, T) bool."""
+    shape = model.config
+    first = int(shape.sink_token)
+    reached = torch.zeros(len(documents), len(documents), dtype=torch.bool)
+    for columns in reference.runs(documents):
+        sinks = shape.attention_sinks + first
+        sets = reference.depends(windows(shape)[:n_layers], sinks, first + len(columns))
+        for column, sources_of in zip(columns, sets[first:], strict=True):
+            reached[column, [columns[s - first] for s in sources_of if s >= first]] = True
+    return reached

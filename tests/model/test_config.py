@@ -78,9 +78,20 @@ LIVE: dict[str, dict[str, Any]] = {
     "n_heads": {"n_heads": 2, "n_kv_heads": 1, "head_dim": 8},
     "sliding_window": {"sliding_window": 4},
     "attention_sinks": {"attention_sinks": 1},
+    "sink_token": {"sink_token": True},
+    "sink_logits": {"sink_logits": True},
     "rope_theta": {"rope_theta": 20_000.0},
+    "rope_theta_local": {"rope_theta_local": 20_000.0},
+    "rope_scaling": {"rope_scaling": "linear"},
+    "rope_factor": {"rope_factor": 3.0},
+    "rope_original_len": {"rope_original_len": 2_000},
     "norm_eps": {"norm_eps": 1e-4},
     "tie_embeddings": {"tie_embeddings": True},
+}
+BASES: dict[str, dict[str, Any]] = {  # under which the setting is read at all
+    "rope_scaling": {"rope_factor": 2.0},
+    "rope_factor": {"rope_scaling": "linear", "rope_factor": 2.0},
+    "rope_original_len": {"rope_scaling": "yarn", "rope_factor": 4.0, "rope_original_len": 20},
 }
 SHAPES = ("vocab_size", "dim", "n_layers", "n_kv_heads", "head_dim", "hidden_dim")
 LARGER = {"n_kv_heads": 4, "n_layers": 4, "dim": 24, "head_dim": 6}
@@ -89,7 +100,8 @@ LARGER = {"n_kv_heads": 4, "n_layers": 4, "dim": 24, "head_dim": 6}
 @pytest.mark.parametrize("field", LIVE)
 def test_a_setting_changes_the_logits(field: str) -> None:
     """A dead knob: the config says one thing, the model does another."""
-    difference = (logits_with(LIVE[field]) - logits_with({})).abs().max().item()
+    base = BASES.get(field, {})
+    difference = (logits_with(base | LIVE[field]) - logits_with(base)).abs().max().item()
     assert difference > 1e-5
 
 
@@ -114,7 +126,9 @@ def test_attention_decides_the_kernel(
     for name in ("dense", "blocked", "full"):
         kernel = getattr(kernels, name)
         monkeypatch.setattr(
-            kernels, name, lambda *a, name=name, kernel=kernel: calls.append(name) or kernel(*a)
+            kernels,
+            name,
+            lambda *a, name=name, kernel=kernel, **b: calls.append(name) or kernel(*a, **b),
         )
     build(attention=attention)(text(12))
     assert calls == [called] * 3

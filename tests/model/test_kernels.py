@@ -1,87 +1,218 @@
 """Every kernel against loops over batch, head and query, forward and backward."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
+from itertools import product
+from typing import Any
 
 import pytest
 import reference
 import torch
-from small import GRID
+from small import BACKWARD, GRID, count, pack, using
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import kernels
 
-Leaves = tuple[Tensor, Tensor, Tensor, Tensor]  # q, k, v, and the gradient that comes back
+
+@dataclass(frozen=True)
+class Attention:
+    """What one call attends to; `front` is a token of document 0 in front of the documents."""
+
+    window: int | None
+    length: int
+    sinks: int = 0
+    turned_sinks: bool = False  # with queries that look at sinks from elsewhere
+    sink_logits: bool = False
+    documents: str = "none"  # or packed, or front
+    heads: tuple[int, int] = (4, 2)
+
+    def inputs(self, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+        """Two texts, four numbers a head: what has a gradient."""
+        draw = torch.Generator().manual_seed(self.length)
+        n_heads, n_kv_heads = self.heads
+        sizes = {"q": n_heads, "k": n_kv_heads, "v": n_kv_heads, "q_sinks": n_heads}
+        found = {
+            name: torch.randn(2, heads, self.length, 4, generator=draw, dtype=torch.float64)
+            for name, heads in sizes.items()
+        }
+        found["sink_logits"] = torch.randn(n_heads, generator=draw, dtype=torch.float64)
+        hides = self.window is not None and self.window < self.length
+        if not (self.sinks and self.turned_sinks and hides):
+            del found["q_sinks"]  # while nothing is hidden, sinks are looked at as all else is
+        if not self.sink_logits:
+            del found["sink_logits"]
+        return {name: x.to(dtype).requires_grad_() for name, x in found.items()}
+
+    def places(self) -> dict[str, Tensor]:
+        """The positions and the documents, (2, T) each, of rows that pack several."""
+        if self.documents == "none":
+            return {}
+        numbers, front = pack(self.length, self.window or 3), self.documents == "front"
+        if front:
+            numbers = torch.cat((torch.zeros(2, 1, dtype=torch.int64), numbers), dim=1)
+            numbers = numbers[:, : self.length]
+        positions = torch.zeros_like(numbers)
+        for row, documents in enumerate(numbers.tolist()):
+            for columns in reference.runs(documents):
+                begin = int(front and columns[0] > 0)
+                positions[row, columns] = torch.arange(begin, begin + len(columns))
+        return {"positions": positions, "documents": numbers}
 
 
-def leaves(length: int) -> Leaves:
-    """Two texts, four query heads on two key heads, four numbers a head."""
-    draw = torch.Generator().manual_seed(length)
-    q, k, v, upstream = (
-        torch.randn(2, heads, length, 4, generator=draw, dtype=torch.float64)
-        for heads in (4, 2, 2, 4)
-    )
-    return q.requires_grad_(), k.requires_grad_(), v.requires_grad_(), upstream
+def through(kernel: str, case: Attention, x: dict[str, Tensor]) -> Tensor:
+    """The kernel itself where it can do the case (`attend` would choose `full` for W >= T)."""
+    args, extras = (x["q"], x["k"], x["v"]), {n: x[n] for n in x if n not in ("q", "k", "v")}
+    places = {name: place.to(x["q"].device) for name, place in case.places().items()}
+    window, sinks = case.window, case.sinks
+    if kernel == "dense":
+        at = places.get("positions", torch.arange(case.length))
+        of = places.get("documents")
+        pair = None if of is None else (of, of)
+        return kernels.dense(*args, at, at, window, sinks, documents=pair, **extras)
+    if kernel == "full":
+        return kernels.full(*args, **extras)
+    if kernel == "blocked" and window is not None:
+        return kernels.blocked(*args, window, sinks, **places, **extras)
+    if kernel == "flex":
+        return kernels.flex(*args, window, sinks, **places, **extras)
+    return kernels.attend(*args, window, sinks, **places, **extras)
 
 
-def output_and_gradients(attend: Callable[..., Tensor], length: int) -> list[Tensor]:
-    q, k, v, upstream = leaves(length)
-    out = attend(q, k, v)
-    return [out.detach(), *torch.autograd.grad(out, (q, k, v), upstream)]
+def output_and_gradients(attend: Callable[..., Tensor], x: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What comes out, and what comes back to each input for a random gradient."""
+    out = attend(x)
+    draw = torch.Generator().manual_seed(0)
+    upstream = torch.randn(out.shape, generator=draw, dtype=torch.float64).to(out)
+    # Where there is no sink yet, nothing is looked at with q_sinks.
+    back = torch.autograd.grad(out, list(x.values()), upstream, materialize_grads=True)
+    return {"output": out.detach(), **dict(zip(x, back, strict=True))}
 
 
 @cache
-def expected(window: int | None, length: int, sinks: int) -> list[Tensor]:
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return reference.attention(q, k, v, window, sinks)
+def expected(case: Attention) -> dict[str, Tensor]:
+    """The oracle's, with gradients."""
 
-    return output_and_gradients(attend, length)
+    def attend(x: dict[str, Tensor]) -> Tensor:
+        return reference.attention(window=case.window, sinks=case.sinks, **x, **case.places())
 
-
-def called(name: str, window: int | None, sinks: int) -> Callable[..., Tensor]:
-    """The kernel itself where it can do the window (`attend` would choose `full` for W >= T)."""
-
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        positions = torch.arange(q.shape[2])
-        if name == "dense":
-            return kernels.dense(q, k, v, positions, positions, window, sinks)
-        if name == "blocked" and window is not None:
-            return kernels.blocked(q, k, v, window, sinks)
-        return kernels.attend(q, k, v, window, sinks)
-
-    return attend
+    return output_and_gradients(attend, case.inputs())
 
 
-@pytest.mark.parametrize("sinks", [0, 2])
-@pytest.mark.parametrize(("window", "length"), GRID)
-def test_output_and_gradients_are_the_oracles(
-    kernel: str, window: int | None, length: int, sinks: int
+def detached(x: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: part.detach() for name, part in x.items()}
+
+
+def agrees(kernel: str, case: Attention, backward: bool = True) -> None:
+    """Compare a kernel with the oracle, to 1e-10."""
+    with using(kernel) as name:
+        if backward:
+            got = output_and_gradients(lambda x: through(name, case, x), case.inputs())
+        else:
+            got = {"output": through(name, case, detached(case.inputs()))}
+    for part, ours in got.items():
+        said = f"{kernel}, {part} of {case}"
+        torch.testing.assert_close(
+            ours, expected(case)[part], rtol=0, atol=1e-10, msg=lambda m, s=said: f"{s}: {m}"
+        )
+    count("kernel", kernel, case)
+
+
+# Sinks, whether they are looked at from elsewhere, documents. What is in front is a sink.
+SINKS = [
+    *product((0,), (False,), ("none", "packed")),
+    *product((2,), (False, True), ("none", "packed", "front")),
+    (1, True, "front"),
+]
+FEATURES = list(product(SINKS, (False, True), ((4, 4), (4, 2), (4, 1))))
+
+
+def attentions() -> list[Any]:
+    """The grid, all marked `prove` but three cases of each window and length (of 54)."""
+    params = []
+    for n, (window, length) in enumerate(GRID):
+        chosen = {(19 * n + more) % len(FEATURES) for more in (0, 13, 38)}
+        for m, ((sinks, turned, documents), logits, heads) in enumerate(FEATURES):
+            case = Attention(window, length, sinks, turned, logits, documents, heads)
+            marks = () if m in chosen else (pytest.mark.prove,)
+            params.append(pytest.param(case, id=f"{window}-{length}-{m}", marks=marks))
+    return params
+
+
+@pytest.mark.parametrize("case", attentions())
+def test_output_and_gradients_are_the_oracles(case: Attention) -> None:
+    """An edge of the band or of a block off by one, a wrong head, a wrong scale, a neighbour's
+    document or sinks, a logit that is scaled, or one whose gradient is lost."""
+    for kernel in BACKWARD:
+        agrees(kernel, case)
+    agrees("flex", case, backward=False)
+
+
+@pytest.mark.parametrize("documents", ["none", "packed"])
+@pytest.mark.parametrize("window", [16, 17, 40, 130])
+def test_blocks_of_the_size_that_runs(window: int, documents: str) -> None:
+    """The texts of the grid fit into a block or two of 16 to 64."""
+    case = Attention(window, 150, 2, True, True, documents)
+    agrees("blocked", case)
+    agrees("dense", case, backward=False)
+
+
+def edges(block: int, window: int) -> list[list[int]]:
+    """Lengths of documents that end at the edges of blocks and windows, before them and after."""
+    return [
+        [block, block, block - 1, 1, block + 1],
+        [window, window, window - 1, window + 1, 1, 1],
+        [1] * (window + 2),
+        [block * 2, 1, window * 2],
+    ]
+
+
+@pytest.mark.parametrize("kernel", ["dense", "blocked-2-4", "blocked-3-3", "flex"])
+@pytest.mark.parametrize("window", [1, 3, 5])
+def test_documents_that_end_at_edges(window: int, kernel: str) -> None:
+    """A boundary exactly at W or at the edge of a block could belong to both sides."""
+    for sizes in edges(3, window):
+        length = sum(sizes)
+        case = Attention(window, length, 2, True, True)
+        numbers = torch.tensor([d for d, size in enumerate(sizes, start=1) for _ in range(size)])
+        positions = torch.cat([torch.arange(size) for size in sizes])
+        places = {"documents": numbers.expand(2, -1), "positions": positions.expand(2, -1)}
+        inputs = detached(case.inputs())
+        theirs = reference.attention(window=window, sinks=2, **inputs, **places)
+        with using(kernel) as name:
+            if name == "dense":
+                at, of = places["positions"], places["documents"]
+                places = {"i": at, "j": at, "documents": (of, of)}  # type: ignore[dict-item]
+            ours = getattr(kernels, name)(window=window, sinks=2, **inputs, **places)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10, msg=f"{sizes}")
+        count("document edges", kernel, window, sizes)
+
+
+@pytest.mark.parametrize("sink_logits", [False, True])
+@pytest.mark.parametrize(("window", "length"), [(None, 1), (None, 2), (None, 13), (13, 13)])
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2), (4, 1)])
+def test_full_is_the_oracle(
+    window: int | None, length: int, sink_logits: bool, heads: tuple[int, int]
 ) -> None:
-    """An edge of the band or of a block off by one, a wrong head, or a wrong scale."""
-    got = output_and_gradients(called(kernel, window, sinks), length)
-    for ours, theirs in zip(got, expected(window, length, sinks), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+    """A learned logit that some query misses, or that a head gets from its neighbour."""
+    agrees("full", Attention(window, length, 0, False, sink_logits, "none", heads))
 
 
-@pytest.mark.parametrize("sinks", [0, 2])
-@pytest.mark.parametrize(("window", "length"), [(3, 18), (13, 13), (None, 13)])
-def test_attend_itself_is_the_oracles(window: int | None, length: int, sinks: int) -> None:
-    """The kernel that `auto` chooses could hide more or less than the window says."""
-    got = output_and_gradients(called("auto", window, sinks), length)
-    for ours, theirs in zip(got, expected(window, length, sinks), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
-
-
+@pytest.mark.parametrize("sink_logits", [False, True])
 @pytest.mark.parametrize("sinks", [0, 2])
 @pytest.mark.parametrize(("window", "length"), [(1, 8), (3, 18), (7, 38), (None, 13)])
 def test_bf16_is_within_its_own_error(
-    kernel: str, window: int | None, length: int, sinks: int
+    kernel: str, window: int | None, length: int, sinks: int, sink_logits: bool
 ) -> None:
     """A softmax in bf16 would be far worse than the rounding of what goes in."""
-    q, k, v, _ = (x.detach().bfloat16() for x in leaves(length))
-    out = called(kernel, window, sinks)(q, k, v)
+    case = Attention(window, length, sinks, sinks > 0, sink_logits)
+    x = detached(case.inputs(torch.bfloat16))
+    out = through(kernel, case, x)
     assert out.dtype == torch.bfloat16
-    exact = reference.attention(q.double(), k.double(), v.double(), window, sinks)
+    exact = reference.attention(
+        window=window, sinks=sinks, **{name: part.double() for name, part in x.items()}
+    )
     # Scores up to 8 are rounded to 2^-8 of themselves, and so are the weights and the sum.
     torch.testing.assert_close(out.double(), exact, rtol=2**-7, atol=2**-6)
 
@@ -89,61 +220,128 @@ def test_bf16_is_within_its_own_error(
 @pytest.mark.parametrize("window", [1, 3, None])
 def test_dense_takes_positions_in_any_order(window: int | None) -> None:
     """The ring stores keys in any order, with holes: only positions may decide."""
-    length = 9
-    q, k, v, _ = leaves(length)
+    case = Attention(window, 9, 2, True, True)
+    x = detached(case.inputs())
     order = torch.tensor([4, 0, 8, 2, 6, 1, 3, 7, 5])
     holes = torch.full((3,), -1)
     junk = torch.full((2, 2, 3, 4), 1e6, dtype=torch.float64)
     out = kernels.dense(
-        q,
-        torch.cat((junk, k[:, :, order]), 2),
-        torch.cat((junk, v[:, :, order]), 2),
-        torch.arange(length),
+        x["q"],
+        torch.cat((junk, x["k"][:, :, order]), 2),
+        torch.cat((junk, x["v"][:, :, order]), 2),
+        torch.arange(9),
         torch.cat((holes, order)),
         window,
+        2,
+        q_sinks=x.get("q_sinks"),
+        sink_logits=x["sink_logits"],
     )
-    torch.testing.assert_close(out, expected(window, length, 0)[0], rtol=0, atol=1e-10)
+    torch.testing.assert_close(out, expected(case)["output"], rtol=0, atol=1e-10)
 
 
-def test_a_padded_query_is_never_nan() -> None:
+@pytest.mark.parametrize("sink_logits", [None, torch.zeros(4, dtype=torch.float64)])
+def test_a_padded_query_is_never_nan(sink_logits: Tensor | None) -> None:
     """NaN in a row that nobody reads still poisons gradients and sums."""
-    q, k, v, _ = leaves(2)
-    i, j = torch.tensor([[-1, 0], [0, 1]]), torch.tensor([[-1, 0], [0, 1]])
-    out = kernels.dense(q, k, v, i, j, 2)
+    x = Attention(2, 2).inputs()
+    i = torch.tensor([[-1, 0], [0, 1]])
+    out = kernels.dense(x["q"], x["k"], x["v"], i, i, 2, 1, sink_logits=sink_logits)
     assert out.isfinite().all()
-    torch.testing.assert_close(out[0, 0, 1], v[0, 0, 1])  # sees itself, not the padding
+    share = 1.0
+    if sink_logits is not None:  # its score against exp(0)
+        score = ((x["q"][0, 0, 1] * x["k"][0, 0, 1]).sum() / 2).exp()
+        share = score / (score + 1)
+    torch.testing.assert_close(out[0, 0, 1], share * x["v"][0, 0, 1])  # itself, not the padding
 
 
 def test_large_scores_do_not_overflow(kernel: str) -> None:
-    """exp(1000) is inf: the largest must be subtracted."""
-    q, k, v, _ = leaves(18)
-    out = called(kernel, 3, 0)(1e3 * q, k, v)
-    assert out.isfinite().all()
+    """exp(1000) is inf: the largest must be subtracted, be it a learned one."""
+    case = Attention(3, 18, 2, True, True)
+    x = detached(case.inputs())
+    for scaled in ("q", "q_sinks", "sink_logits"):
+        large = x | {scaled: 1e3 * x[scaled]}
+        assert through(kernel, case, large).isfinite().all()
 
 
-def test_blocked_computes_the_band_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mask over all T * T scores saves nothing: the scores must grow with the window."""
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that any operation gives."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for part in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(part, Tensor):
+                self.numel = max(self.numel, part.numel())
+        return out
+
+
+@pytest.mark.parametrize("documents", ["none", "packed"])
+@pytest.mark.parametrize("sinks", [0, 2])
+@pytest.mark.parametrize("sink_logits", [False, True])
+def test_blocked_computes_the_band_only(sinks: int, sink_logits: bool, documents: str) -> None:
+    """A mask over all T * T scores saves nothing: forward and backward, with documents, sinks and
+    learned logits, the largest tensor must grow as T does."""
     sizes = []
-    softmax = kernels._softmax
-    monkeypatch.setattr(
-        kernels, "_softmax", lambda s, *rest: sizes.append(s.numel()) or softmax(s, *rest)
-    )
-    for length in (256, 512):
-        q = torch.randn(1, 1, length, 2)
-        kernels.blocked(q, q, q, 16)
-    assert sizes == [256 * 32, 512 * 32]  # a block of 16 sees itself and the 16 before
+    for length in (256, 512, 1024):
+        case = Attention(16, length, sinks, True, sink_logits, documents)
+        with Largest() as largest:
+            output_and_gradients(lambda x, c=case: through("blocked", c, x), case.inputs())
+        sizes.append(largest.numel)
+    assert sizes == [sizes[0], 2 * sizes[0], 4 * sizes[0]]
+    # Two rows, four heads, a block of 16 that sees itself and the 16 before: 32 scores a query,
+    # and a column for each sink and for the logit.
+    assert sizes[0] == 2 * 4 * 256 * (32 + sinks + sink_logits)
+
+
+def test_the_size_of_dense_is_noticed() -> None:
+    """The measurement above could see nothing."""
+    sizes = []
+    for length in (64, 128):
+        case = Attention(16, length)
+        with Largest() as largest:
+            output_and_gradients(lambda x, c=case: through("dense", c, x), case.inputs())
+        sizes.append(largest.numel)
+    assert sizes == [2 * 4 * 64 * 64, 2 * 4 * 128 * 128]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="flex is fused, and trains, on CUDA only")
+@pytest.mark.parametrize("documents", ["none", "packed"])
+@pytest.mark.parametrize("sinks", [0, 2])
+@pytest.mark.parametrize(("window", "length"), [(16, 200), (100, 300), (None, 200)])
+def test_flex_on_cuda(window: int | None, length: int, sinks: int, documents: str) -> None:
+    """The fused kernel, and its backward pass, are other code than what runs on a CPU."""
+    case = Attention(window, length, sinks, sinks > 0, True, documents)
+    draw = torch.Generator().manual_seed(0)
+    wide = {  # fused kernels want heads of 16 numbers or more
+        name: torch.randn(*x.shape[:-1], 16, generator=draw) if x.dim() == 4 else x.float()
+        for name, x in case.inputs().items()
+    }
+    by_kernel = [
+        output_and_gradients(
+            lambda x, name=name: through(name, case, x),
+            {part: x.detach().to(device).requires_grad_() for part, x in wide.items()},
+        )
+        for name, device in (("flex", "cuda"), ("dense", "cpu"))
+    ]
+    for part, ours in by_kernel[0].items():
+        torch.testing.assert_close(ours.cpu(), by_kernel[1][part], rtol=1e-2, atol=1e-2, msg=part)
 
 
 def test_choose_says_what_attend_calls() -> None:
     """The banner would name a kernel that does not run."""
     cases = {
-        ("auto", 4, 5): "blocked",
-        ("auto", 5, 5): "full",
-        ("auto", None, 5): "full",
-        ("blocked", 4, 5): "blocked",
-        ("blocked", None, 5): "full",
-        ("dense", 4, 5): "dense",
-        ("dense", None, 5): "dense",
+        ("auto", 4, 5): ("blocked", "flex", "blocked"),  # on a CPU, on CUDA, with documents
+        ("auto", 5, 5): ("full", "full", "dense"),
+        ("auto", None, 5): ("full", "full", "dense"),
+        ("blocked", 4, 5): ("blocked", "blocked", "blocked"),
+        ("blocked", None, 5): ("full", "full", "dense"),
+        ("dense", 4, 5): ("dense", "dense", "dense"),
+        ("dense", None, 5): ("dense", "dense", "dense"),
+        ("flex", 4, 5): ("flex", "flex", "flex"),
+        ("flex", None, 5): ("flex", "flex", "flex"),
     }
-    for asked, name in cases.items():
-        assert kernels.choose(*asked)[0] == name
+    for asked, (on_cpu, on_cuda, packed) in cases.items():
+        assert kernels.choose(*asked)[0] == on_cpu
+        assert kernels.choose(*asked, device="cuda")[0] == on_cuda
+        assert kernels.choose(*asked, documents=True)[0] == packed
+    assert kernels.choose("auto", None, 5, device="cuda", documents=True)[0] == "flex"

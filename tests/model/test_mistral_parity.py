@@ -1,5 +1,10 @@
-"""The same weights in transformers' MistralForCausalLM: another team's reading of the paper."""
+"""The same weights in transformers: another team's reading of the papers.
 
+MistralForCausalLM has one window for all layers, MinistralForCausalLM layers with and without.
+`pytest -s` prints how far apart the two are, at worst.
+"""
+
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,6 +12,7 @@ import torch
 from small import build, text
 from torch import Tensor
 
+from model import Sampling, generate, kernels
 from model.transformer import Transformer
 
 transformers = pytest.importorskip(
@@ -24,6 +30,7 @@ PARTS = {
     "attention_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
 }
+GREEDY = Sampling(temperature=0.0)
 OUTER = {
     "tok_embeddings.weight": "model.embed_tokens.weight",
     "norm.weight": "model.norm.weight",
@@ -38,9 +45,19 @@ def half_split(weight: Tensor, head_dim: int) -> Tensor:
 
 
 def theirs(model: Transformer) -> Any:
-    """Build MistralForCausalLM with the same shape and weights."""
+    """Build the same model there; Ministral where layers without a window are mixed in."""
     shape = model.config
-    settings = transformers.MistralConfig(
+    family, more = transformers.MistralConfig, {"sliding_window": shape.sliding_window}
+    if isinstance(shape.sliding_window, tuple):
+        (width,) = {window for window in shape.sliding_window if window is not None}
+        kinds = ["full_attention" if w is None else "sliding_attention" for w in shape.windows]
+        family, more = transformers.MinistralConfig, {"sliding_window": width, "layer_types": kinds}
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": shape.rope_theta}
+    if shape.rope_scaling != "none":
+        rope |= {"rope_type": shape.rope_scaling, "factor": shape.rope_factor}
+    if shape.rope_scaling == "yarn":
+        rope |= {"original_max_position_embeddings": shape.rope_original_len}
+    settings = family(
         vocab_size=shape.vocab_size,
         hidden_size=shape.dim,
         intermediate_size=shape.hidden_dim,
@@ -50,12 +67,13 @@ def theirs(model: Transformer) -> Any:
         head_dim=shape.head_dim,
         rms_norm_eps=shape.norm_eps,
         rope_theta=shape.rope_theta,  # read by version 4
-        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},  # since 5
-        sliding_window=shape.sliding_window,
+        rope_parameters=rope,  # since 5
         tie_word_embeddings=False,
         attn_implementation="eager",
+        **more,
     )
-    other = transformers.MistralForCausalLM(settings).double().eval()
+    other = transformers.AutoModelForCausalLM.from_config(settings).double().eval()
+    other.set_attn_implementation("eager")
     weights = model.state_dict()
     renamed = {name: weights[ours] for ours, name in OUTER.items()}
     for n in range(shape.n_layers):
@@ -68,22 +86,32 @@ def theirs(model: Transformer) -> Any:
     return other
 
 
+def agree(name: str, ours: Tensor, other: Tensor) -> None:
+    """Say the largest difference, and hold it. Their RMSNorm, softmax and angles are fp32 even in a
+    float64 model."""
+    print(f"{name}: {(ours - other).abs().max().item():.1e}")
+    torch.testing.assert_close(other, ours, rtol=0, atol=2e-5)
+
+
 CHANGES: list[dict[str, Any]] = [{}, {"head_dim": 6, "rope_theta": 1e6}, {"n_kv_heads": 1}]
+STACKS = [1, 2, 3, 7, 40, None, (3, None), (None, 7, 7)]
 
 
-@pytest.mark.parametrize("changes", CHANGES)
-@pytest.mark.parametrize("window", [1, 2, 3, 7, 40, None])
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+@pytest.mark.parametrize("window", STACKS, ids=str)
 @torch.no_grad()
 def test_logits_at_three_windows_and_through_their_own_cache(
-    window: int | None, changes: dict[str, Any]
+    window: Any, changes: dict[str, Any]
 ) -> None:
-    """Our reading of the window, the rotation or a norm is not Mistral's."""
+    """Our reading of the window, the rotation or a norm is not Mistral's; a mixed stack has the
+    window in the wrong layers."""
     model = build(window, **changes)
     other = theirs(model)
-    tokens = text(3 * (window or 8))
+    family = type(other).__name__
+    width = max((w for w in model.config.windows if w is not None), default=8)
+    tokens = text(3 * width)
     expected = model(tokens)
-    # Their RMSNorm and softmax are fp32 even in a float64 model.
-    torch.testing.assert_close(other(tokens).logits, expected, rtol=0, atol=2e-5)
+    agree(f"{family}, W = {window}, {changes}: logits at T = 3W", expected, other(tokens).logits)
     if window == 1:
         return  # their cache keeps states[-(W - 1) :], which for W = 1 is all of them (5.23)
     cache = transformers.DynamicCache(config=other.config)  # a sliding one where there is a window
@@ -91,4 +119,58 @@ def test_logits_at_three_windows_and_through_their_own_cache(
         other(token, past_key_values=cache, use_cache=True).logits
         for token in tokens[:, :24].split(1, dim=1)
     ]
-    torch.testing.assert_close(torch.cat(steps, dim=1), expected[:, :24], rtol=0, atol=2e-5)
+    agree(f"{family}, W = {window}, {changes}: its own cache, token by token", expected[:, :24],
+          torch.cat(steps, dim=1))  # fmt: skip
+
+
+@pytest.mark.parametrize("window", [3, (3, None)], ids=str)
+@torch.no_grad()
+def test_greedy_generation_is_theirs(window: Any) -> None:
+    """Two caches, two loops: sixty tokens, far past the window, must be the same."""
+    model = build(window)
+    other = theirs(model)
+    prompt = text(11)
+    written = [step[0] for step in generate(model, prompt.tolist(), 60, sampling=GREEDY)]
+    settings = {"max_new_tokens": 60, "do_sample": False, "eos_token_id": None}
+    there = other.generate(prompt, attention_mask=torch.ones_like(prompt), **settings)
+    assert there[0, 11:].tolist() == written
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_scaling": "linear", "rope_factor": 3.0},
+        {"rope_scaling": "yarn", "rope_factor": 4.0, "rope_original_len": 64},
+        {"rope_scaling": "yarn", "rope_factor": 2.5, "rope_original_len": 900},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("window", [7, None, (3, None)], ids=str)
+@torch.no_grad()
+def test_rope_scaling_is_theirs(window: Any, scaling: dict[str, Any]) -> None:
+    """A ramp over the wrong pairs, or a magnitude that only one of queries and keys gets."""
+    model = build(window, head_dim=16, **scaling)
+    tokens = text(50)
+    plain = build(window, head_dim=16)(tokens)
+    assert (model(tokens) - plain).abs().max() > 1e-3
+    agree(f"W = {window}, {scaling}", model(tokens), theirs(model)(tokens).logits)
+
+
+@pytest.mark.parametrize("window", [1, 3, 40, None])
+@torch.no_grad()
+def test_sink_logits_are_those_of_gpt_oss(window: int | None) -> None:
+    """The published use of a learned logit: unscaled, in each row's softmax once, then dropped."""
+    from transformers.models.gpt_oss import modeling_gpt_oss as gpt_oss
+
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (
+        torch.randn(2, heads, 20, 8, generator=draw, dtype=torch.float64) for heads in (4, 2, 2)
+    )
+    logits = torch.randn(4, generator=draw, dtype=torch.float64)
+    at = torch.arange(20)
+    hidden = (at > at[:, None]) | (at <= at[:, None] - (window or 20))
+    mask = torch.zeros(20, 20, dtype=torch.float64).masked_fill(hidden, -torch.inf)
+    layer = SimpleNamespace(sinks=logits, num_key_value_groups=2, training=False)
+    other, _ = gpt_oss.eager_attention_forward(layer, q, k, v, mask[None, None], scaling=8**-0.5)
+    ours = kernels.attend(q, k, v, window, 0, sink_logits=logits)
+    agree(f"gpt-oss, W = {window}", ours.transpose(1, 2), other)

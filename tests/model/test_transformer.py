@@ -3,137 +3,244 @@
 from typing import Any
 
 import pytest
-import reference
 import torch
-from small import STACKS, build, config, oracle, text
+from small import (
+    BACKWARD,
+    DTYPES,
+    KERNELS,
+    Case,
+    build,
+    cases,
+    config,
+    count,
+    oracle,
+    sources,
+    text,
+    using,
+)
 from torch import Tensor
 
 from model.transformer import Transformer
 
 
-def every_layer(model: Transformer, tokens: Tensor) -> list[Tensor]:
-    """What each block gives out, and at last the logits: (T, .) each."""
+def kernels_for(case: Case) -> tuple[str, ...]:
+    """All; but flex, which on a CPU takes 30 times as long, with one shape of heads only."""
+    return KERNELS if case.heads == (4, 2) else BACKWARD
+
+
+def every_layer(model: Transformer, tokens: Tensor, documents: Tensor | None) -> list[Tensor]:
+    """What each block gives out, and at last the logits: (B, T, .) each, the text's tokens."""
     seen: list[Tensor] = []
     hooks = [
-        layer.register_forward_hook(lambda _m, _i, out: seen.append(out[0]))
+        layer.register_forward_hook(lambda _m, _i, out: seen.append(out[:, -tokens.shape[1] :]))
         for layer in model.layers
     ]
     with torch.no_grad():
-        logits = model(tokens[None])[0]
+        logits = model(tokens, documents=documents)
     for hook in hooks:
         hook.remove()
     return [*seen, logits]
 
 
-def changed(before: Tensor, after: Tensor) -> list[int]:
-    """Positions whose bits differ."""
-    return [t for t in range(len(before)) if not torch.equal(before[t], after[t])]
+@pytest.mark.parametrize("case", cases())
+def test_a_token_changes_exactly_what_it_may_reach(case: Case) -> None:
+    """A leak into the future, past the window or into another document, or a window that is wider
+    than it acts; in any layer, to the last bit. Row t of the batch has another token t."""
+    tokens = case.tokens()[0].expand(case.length, -1)
+    packed = case.documents()
+    documents = None if packed is None else packed[-1].expand(case.length, -1)
+    numbers = [1] * case.length if packed is None else packed[-1].tolist()
+    changed = (tokens + torch.eye(case.length, dtype=torch.int64)) % config().vocab_size
+    model = case.build()
+    for kernel in kernels_for(case):
+        with using(kernel, model):
+            before = every_layer(model, tokens, documents)
+            after = every_layer(model, changed, documents)
+        for n in range(len(before)):
+            reached = sources(model, min(n + 1, 3), numbers).T
+            differs = (before[n] != after[n]).any(dim=-1)
+            assert torch.equal(differs, reached), f"{kernel}, layer {n}"
+        count("perturbation", kernel, case)
 
 
-@pytest.mark.parametrize("sinks", [0, 2])
-@pytest.mark.parametrize(("window", "length"), STACKS)
-def test_a_token_changes_exactly_what_it_may_reach(
-    kernel: str, window: Any, length: int, sinks: int
-) -> None:
-    """A leak into the future or past the window, or a window that is wider than it acts; in any
-    layer, to the last bit."""
-    model = build(window, attention=kernel, attention_sinks=sinks)
-    tokens = text(length)[0]
-    before = every_layer(model, tokens)
-    windows = model.config.windows
-    sources = [reference.depends(windows[: n + 1], sinks, length) for n in range(len(windows))]
-    sources.append(sources[-1])
-    for token in range(0, length, 1 if length < 20 else 3):
-        other = tokens.clone()
-        other[token] = (other[token] + 1) % model.config.vocab_size
-        for n, after in enumerate(every_layer(model, other)):
-            expected = [i for i in range(length) if token in sources[n][i]]
-            assert changed(before[n], after) == expected, f"token {token}, layer {n}"
-
-
-@pytest.mark.parametrize("sinks", [0, 2])
-@pytest.mark.parametrize(("window", "length"), STACKS)
-def test_logits_and_gradients_are_the_oracles(window: Any, length: int, sinks: int) -> None:
-    """Anything at all: norms, gate, residuals, rotation, heads, windows of the layers."""
-    model = build(window, attention_sinks=sinks)
-    tokens = text(length)[0]
-    weigh = torch.randn(length, model.config.vocab_size, dtype=torch.float64)
-    ours, theirs = model(tokens[None])[0], oracle(model, tokens)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+@pytest.mark.parametrize("case", cases())
+def test_logits_and_gradients_are_the_oracles(case: Case) -> None:
+    """Anything at all: norms, gate, residuals, rotation, heads, windows of the layers, sinks,
+    documents; with every kernel. What is packed must equal what runs apart."""
+    tokens, documents = case.tokens(), case.documents()
+    by_row = [None] * len(tokens) if documents is None else documents
+    model = case.build()
+    theirs = torch.stack([oracle(model, *row) for row in zip(tokens, by_row, strict=True)])
+    weigh = torch.randn(theirs.shape, dtype=torch.float64)
     weights = dict(model.named_parameters())
-    gradients = [
-        torch.autograd.grad((logits * weigh).sum(), list(weights.values()))
-        for logits in (ours, theirs)
-    ]
-    for name, mine, other in zip(weights, *gradients, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9, msg=name)
+    gradients = torch.autograd.grad((theirs * weigh).sum(), list(weights.values()))
+    for kernel in kernels_for(case):
+        with using(kernel, model.requires_grad_(kernel in BACKWARD)):
+            ours = model(tokens, documents=documents)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10, msg=told(kernel, "logits"))
+        if kernel in BACKWARD:
+            back = torch.autograd.grad((ours * weigh).sum(), list(weights.values()))
+            for name, mine, other in zip(weights, back, gradients, strict=True):
+                torch.testing.assert_close(
+                    mine, other, rtol=1e-9, atol=1e-9, msg=told(kernel, name)
+                )
+        count("oracle", kernel, case)
+
+
+def told(*where: Any) -> Any:
+    """A message for `assert_close` that keeps its own."""
+    return lambda message: f"{', '.join(map(str, where))}: {message}"
+
+
+@pytest.mark.parametrize("case", cases(every=4))
+def test_lower_precision_is_within_its_error(case: Case) -> None:
+    """A sum, an angle or a position in too few bits."""
+    tokens, documents = case.tokens()[:1], case.documents()
+    documents = None if documents is None else documents[:1]
+    with torch.no_grad():
+        exact = oracle(case.build(), tokens[0], None if documents is None else documents[0])
+        for dtype in DTYPES[1:]:
+            model = case.build(dtype=dtype)
+            for kernel in kernels_for(case):
+                with using(kernel, model):
+                    ours = model(tokens, documents=documents)[0]
+                error = ((ours.double() - exact).norm() / exact.norm()).item()
+                assert ours.dtype == dtype
+                assert error < 8 * torch.finfo(dtype).eps, f"{kernel}, {dtype}"  # false for NaN
+                count("precision", kernel, case, dtype)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"n_kv_heads": 1},
-        {"n_kv_heads": 4},
         {"head_dim": 6},
         {"tie_embeddings": True},
         {"rope_theta": 1e6, "norm_eps": 1e-2},
+        {"rope_theta_local": 100.0},
+        {"rope_theta_local": 100.0, "rope_scaling": "linear", "rope_factor": 3.0},
+        {"rope_scaling": "linear", "rope_factor": 2.5},
+        {"rope_scaling": "ntk", "rope_factor": 4.0},
+        {
+            "rope_scaling": "yarn",
+            "rope_factor": 4.0,
+            "rope_original_len": 256,
+            "rope_theta": 500.0,
+            "head_dim": 16,
+        },
     ],
 )
-def test_other_shapes_are_the_oracles(changes: dict[str, Any]) -> None:
-    """Grouped heads could pair with the wrong key head; a set head_dim could be ignored."""
-    model = build(3, **changes)
-    tokens = text(9)[0]
-    torch.testing.assert_close(model(tokens[None])[0], oracle(model, tokens), rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_lower_precision_is_within_its_error(kernel: str, dtype: torch.dtype) -> None:
-    """A sum or an angle in too few bits."""
-    model = build(3, attention=kernel, dtype=dtype)
-    tokens = text(18)[0]
+@pytest.mark.parametrize("packed", [False, True])
+def test_other_shapes_and_rotations_are_the_oracles(changes: dict[str, Any], packed: bool) -> None:
+    """A set head_dim could be ignored, or the rotation of one kind of layer used in the other;
+    sinks, whose queries have a rotation of their own, could get another."""
+    case = Case((3, None, 1), 12, 2, True, True, packed)
+    model, tokens, documents = case.build(**changes), case.tokens(), case.documents()
     with torch.no_grad():
-        ours, exact = model(tokens[None])[0].double(), oracle(model, tokens)
-    error = ((ours - exact).norm() / exact.norm()).item()
-    assert ours.isfinite().all() and error < 8 * torch.finfo(dtype).eps
+        ours = model(tokens, documents=documents)
+        for row in range(len(tokens)):
+            of = None if documents is None else documents[row]
+            theirs = oracle(model, tokens[row], of)
+            torch.testing.assert_close(ours[row], theirs, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("sinks", [0, 2])
-def test_a_window_at_least_as_long_as_the_text_is_full_attention(kernel: str, sinks: int) -> None:
+WIDE = {"attention_sinks": 2, "sink_token": True, "sink_logits": True}
+
+
+@pytest.mark.parametrize("changes", [{}, {"attention_sinks": 2}, WIDE])
+def test_a_window_at_least_as_long_as_the_text_is_full_attention(
+    kernel: str, changes: dict[str, Any]
+) -> None:
     """W >= T must hide nothing, and W = T - 1 exactly one key: a dead knob hides none."""
     tokens = text(13)
     with torch.no_grad():
-        full = build(None, attention=kernel, attention_sinks=sinks)(tokens)
+        full = build(None, attention=kernel, **changes)(tokens)
         for window in (13, 14, 1000):
-            assert torch.equal(build(window, attention=kernel, attention_sinks=sinks)(tokens), full)
-        narrow = build(12, attention=kernel)(tokens)
-    torch.testing.assert_close(narrow[:, :12], full[:, :12], rtol=0, atol=1e-12)
-    assert (narrow[:, 12] - full[:, 12]).abs().max() > 1e-6
+            same = build(window, attention=kernel, **changes)(tokens)
+            if changes:  # seen through sinks, the same is computed in another order
+                torch.testing.assert_close(same, full, rtol=0, atol=1e-12)
+            else:
+                assert torch.equal(same, full)
+        without_sinks = build(12, attention=kernel)(tokens)
+        full = build(None, attention=kernel)(tokens)
+    torch.testing.assert_close(without_sinks[:, :12], full[:, :12], rtol=0, atol=1e-12)
+    assert (without_sinks[:, 12] - full[:, 12]).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("changes", [{}, {"attention_sinks": 2}, WIDE])
+def test_every_window_acts(kernel: str, changes: dict[str, Any]) -> None:
+    """The same weights with W and with W + 1 differ, from the first token on that tells them apart:
+    a knob that is dead, or used in one layer only."""
+    tokens = text(13)
+    model = build(None, attention=kernel, **changes)
+
+    def logits(windows: int | list[int]) -> Tensor:
+        model.set_windows(windows)
+        with torch.no_grad():
+            return model(tokens)[0]
+
+    sinks = changes.get("attention_sinks", 0)
+    for window in (1, 2, 5, 11 - sinks):
+        narrow, wide = logits(window), logits(window + 1)
+        # Query W + n is the first whose window has left a key behind that is no sink.
+        differs = (narrow - wide).abs().amax(dim=-1) > 1e-6
+        assert differs.nonzero()[0].item() == window + sinks
+        for layer in range(3):
+            other = logits([window + (n == layer) for n in range(3)])
+            assert (other - narrow).abs().max() > 1e-6, f"layer {layer}"
 
 
 def test_the_first_token_gets_through_full_layers_only(kernel: str) -> None:
     """The windows of [W, None] could be swapped, or the first one used in every layer."""
     model = build([3, None], n_layers=2, attention=kernel)
-    tokens = text(10)[0]
+    tokens = text(10)
     other = tokens.clone()
-    other[0] = (other[0] + 1) % model.config.vocab_size
-    pairs = zip(every_layer(model, tokens), every_layer(model, other), strict=True)
-    window_layer, full_layer, logits = (changed(a, b) for a, b in pairs)
+    other[0, 0] = (other[0, 0] + 1) % model.config.vocab_size
+    pairs = zip(every_layer(model, tokens, None), every_layer(model, other, None), strict=True)
+    window_layer, full_layer, logits = (
+        [t for t in range(10) if not torch.equal(a[0, t], b[0, t])] for a, b in pairs
+    )
     assert window_layer == [0, 1, 2]
     assert full_layer == logits == list(range(10))
 
 
-@pytest.mark.parametrize(("window", "length"), STACKS)
-def test_the_gradient_ends_at_the_reach(kernel: str, window: Any, length: int) -> None:
-    """Beyond the reach it is zero, not small; at the edge it is not zero."""
-    model = build(window, attention=kernel)
-    tokens = text(length)[0]
-    sources = reference.depends(model.config.windows, 0, length)
-    for i in {0, length // 2, length - 1}:
-        model.zero_grad()
-        model(tokens[None])[0, i].square().sum().backward()
-        gradient = model.tok_embeddings.weight.grad[tokens]  # the tokens of a text all differ
-        reached = {t for t in range(length) if gradient[t].any()}
-        assert reached == sources[i]
+@pytest.mark.parametrize("case", cases())
+def test_the_gradient_ends_at_the_reach(case: Case) -> None:
+    """Beyond the reach it is zero, not small; at the edge it is not zero. Row t of the batch asks
+    for the gradient of output t."""
+    tokens = case.tokens()[0].expand(case.length, -1)
+    packed = case.documents()
+    documents = None if packed is None else packed[-1].expand(case.length, -1)
+    numbers = [1] * case.length if packed is None else packed[-1].tolist()
+    model = case.build()
+    embedded: list[Tensor] = []
+
+    def cut(_module: Any, _inputs: Any, out: Tensor) -> Tensor:
+        embedded[:] = [out.detach().requires_grad_()]
+        return embedded[0]
+
+    model.tok_embeddings.register_forward_hook(cut)
+    row = torch.arange(case.length)
+    for kernel in BACKWARD:
+        with using(kernel, model):
+            logits = model(tokens, documents=documents)
+        (gradient,) = torch.autograd.grad(logits[row, row].square().sum(), embedded)
+        reached = gradient.ne(0).any(dim=-1)
+        assert torch.equal(reached, sources(model, 3, numbers)), kernel
+        count("gradient", kernel, case)
+
+
+def test_set_windows_is_a_model_built_with_them() -> None:
+    """A schedule of windows would change the config and not the layers, some layers and not all, or
+    leave sinks and rotations behind."""
+    tokens = text(15)
+    changes = WIDE | {"rope_theta_local": 100.0}
+    model = build(3, **changes)
+    for stack in (5, None, [2, None], (1, 3, None), 3):
+        model.set_windows(stack)
+        fresh = build(stack, **changes)
+        assert model.config == fresh.config
+        with torch.no_grad():
+            assert torch.equal(model(tokens), fresh(tokens)), f"{stack}"
 
 
 def test_parameter_names_are_mistrals() -> None:
@@ -143,6 +250,8 @@ def test_parameter_names_are_mistrals() -> None:
     names = ["tok_embeddings.weight", "norm.weight", "output.weight"]
     names += [f"layers.{n}.{part}.weight" for n in range(3) for part in layer]
     assert sorted(build().state_dict()) == sorted(names)
+    names += ["sink_token", *[f"layers.{n}.attention.sink_logits" for n in range(3)]]
+    assert sorted(build(**WIDE).state_dict()) == sorted(names)
 
 
 def test_windows_have_no_parameters() -> None:
@@ -160,7 +269,7 @@ def test_tied_embeddings_are_one_tensor() -> None:
 def test_each_block_starts_as_the_identity() -> None:
     """The first steps at a high learning rate would be unstable."""
     torch.manual_seed(0)
-    model = Transformer(config())
+    model = Transformer(config(**WIDE))
     tokens = text(9)
     expected = model.output(model.norm(model.tok_embeddings(tokens)))
     assert torch.equal(model(tokens), expected)

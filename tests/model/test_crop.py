@@ -1,0 +1,139 @@
+"""Going back, saving and restoring: right, bit for bit, or refused with nothing changed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small import build, text
+from torch import Tensor
+
+from errors import UserError
+from model.cache import RollingKVCache
+from model.transformer import Transformer
+
+MODELS: dict[str, dict[str, Any]] = {
+    "W1": {"sliding_window": 1},
+    "W3": {"sliding_window": 3},
+    "mixed": {"sliding_window": [3, None, 7]},
+    "sinks": {"sliding_window": 3, "attention_sinks": 2},
+    "token": {"sliding_window": [3, 5], "sink_token": True, "sink_logits": True},
+}
+LENGTH = 26
+
+
+def fed(model: Transformer, cache: RollingKVCache, tokens: Tensor, chunk: int = 4) -> Tensor:
+    return torch.cat([model(part, cache=cache) for part in tokens.split(chunk, dim=1)], dim=1)
+
+
+def copied(cache: RollingKVCache) -> dict[str, Tensor]:
+    return {name: held.clone() for name, held in cache.state_dict().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("spare", [0, 1, 3])
+@pytest.mark.parametrize("seen", [2, 9, 20])
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_crop_is_right_or_refused(name: str, seen: int, spare: int) -> None:
+    """The overwritten keys are missed by nobody until the text is wrong. Every length is tried:
+    what is allowed must continue as a recompute does, what is refused must have changed nothing,
+    and nothing that could be continued may be refused."""
+    model, tokens = build(**MODELS[name]), text(LENGTH)
+    windows = [window for window in model.config.windows if window is not None]
+    for kept in range(seen + 1):
+        cache = RollingKVCache(model.config, 1, LENGTH, torch.float64, spare=spare)
+        fed(model, cache, tokens[:, :seen])
+        before = copied(cache)
+        sinks, begin = model.config.sinks, int(model.config.sink_token)
+        possible = True
+        for window in windows:
+            # The next query needs these behind the sinks; the ring holds its last W + spare.
+            needed = range(max(kept + begin - window + 1, sinks), kept + begin)
+            oldest = seen + begin - window - spare
+            possible = possible and all(position >= oldest for position in needed)
+        if not possible:
+            with pytest.raises(UserError, match="overwritten"):
+                cache.crop(kept)
+            assert same(before, cache.state_dict())
+            continue
+        cache.crop(kept)
+        assert cache.seen.tolist() == [kept]
+        other = torch.cat((tokens[:, :kept], tokens.flip(1)[:, : LENGTH - kept]), dim=1)
+        continued = fed(model, cache, other[:, kept:], 3)
+        torch.testing.assert_close(continued, model(other)[:, kept:], rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
+def test_each_row_goes_back_by_itself() -> None:
+    """A conversation that is edited must not shorten its neighbours'."""
+    model, tokens = build(3), text(LENGTH, rows=2)
+    cache = RollingKVCache(model.config, 2, dtype=torch.float64, spare=4)
+    fed(model, cache, tokens[:, :20])
+    cache.crop([20, 16])
+    assert cache.seen.tolist() == [20, 16]
+    rest = tokens[:, 20:]
+    rows = [torch.cat((tokens[0, :20], rest[0])), torch.cat((tokens[1, :16], rest[1]))]
+    continued = fed(model, cache, rest, 1)
+    for row, ours in zip(rows, continued, strict=True):
+        expected = model(row[None])[0, -rest.shape[1] :]
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("length", [-1, 21, [20, 21]])
+def test_a_length_that_was_not_seen_is_refused(length: Any) -> None:
+    """Positions would begin to count from nowhere."""
+    model = build(3)
+    cache = RollingKVCache(model.config, 2, dtype=torch.float64)
+    with torch.no_grad():
+        fed(model, cache, text(20, rows=2))
+    before = copied(cache)
+    with pytest.raises(UserError, match="crop to"):
+        cache.crop(length)
+    assert same(before, cache.state_dict())
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_restored_in_mid_stream_bit_for_bit(name: str, tmp_path: Path) -> None:
+    """What is saved lacks a part of what decides the next token: slots, positions, counts."""
+    model, tokens = build(**MODELS[name]), text(LENGTH, rows=2)
+    cache = RollingKVCache(model.config, 2, LENGTH, torch.float64, spare=1)
+    ragged = tokens.clone()
+    ragged[1, :5] = -1
+    fed(model, cache, ragged[:, :13])
+    save_file({name: held.contiguous() for name, held in copied(cache).items()}, tmp_path / "cache")
+    restored = RollingKVCache(model.config, 2, LENGTH, torch.float64, spare=1)
+    restored.load_state_dict(load_file(tmp_path / "cache"))
+    assert torch.equal(
+        fed(model, cache, tokens[:, 13:], 2), fed(model, restored, tokens[:, 13:], 2)
+    )
+    assert same(copied(cache), copied(restored))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"batch_size": 3}, {"spare": 2}, {"dtype": torch.float32}, {"config": build(4).config}],
+)
+def test_a_cache_of_another_shape_is_refused(changes: dict[str, Any]) -> None:
+    """Torch would broadcast or round silently, or end in a traceback half-way."""
+    settings: dict[str, Any] = {"config": build(3).config, "batch_size": 2, "dtype": torch.float64}
+    state = RollingKVCache(**(settings | changes)).state_dict()
+    cache = RollingKVCache(**settings)
+    before = copied(cache)
+    with pytest.raises(UserError, match="of another cache"):
+        cache.load_state_dict(state)
+    assert same(before, cache.state_dict())
+
+
+@pytest.mark.parametrize("spare", [0, 2, 5])
+def test_spare_slots_are_counted(spare: int) -> None:
+    """`nbytes` is what a server plans with."""
+    shape = build([3, None, 7], attention_sinks=2).config
+    cache = RollingKVCache(shape, 2, 50, torch.bfloat16, spare=spare)
+    slots = (3 + 2 + spare) + 50 + (7 + 2 + spare)
+    assert cache.nbytes == 2 * 2 * 2 * 4 * 2 * slots  # k and v, rows, K, Dh, bytes
