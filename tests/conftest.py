@@ -1,10 +1,14 @@
 """Being here puts this folder on the path, so that every test can `import reference`."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# The tests' tensors are tiny: a second thread only waits, for minutes where the cores are shared.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch, imported later, reads it; processes inherit
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -76,17 +76,18 @@ class Case:
 
 
 YES_NO = (False, True)
-FEATURES = list(product((0, 2), YES_NO, YES_NO, YES_NO, ((4, 4), (4, 2), (4, 1))))
+HEADS = ((4, 4), (4, 2), (4, 1))
 
 
-def cases(every: int = 1) -> list[Any]:
+def cases(every: int = 1, heads: tuple[tuple[int, int], ...] = HEADS) -> list[Any]:
     """The full grid, all of it marked `prove` but a case of each stack and length (or of `every`
-    so many). 11 and 48 have no common divisor: each combination of features gets its turn."""
+    so many). 11, 48 and 16 have no common divisor: each combination of features gets its turn."""
+    features = list(product((0, 2), YES_NO, YES_NO, YES_NO, heads))
     params = []
     for n, (window, length) in enumerate(STACKS):
-        chosen = 11 * n % len(FEATURES) if n % every == 0 else None
-        for m, features in enumerate(FEATURES):
-            case = Case(window, length, *features)
+        chosen = 11 * n % len(features) if n % every == 0 else None
+        for m, combination in enumerate(features):
+            case = Case(window, length, *combination)
             marks = () if m == chosen else (pytest.mark.prove,)
             params.append(pytest.param(case, id=str(case), marks=marks))
     return params

@@ -1,11 +1,12 @@
 """The rolling cache: the same logits as without it, in memory that never grows."""
 
 from functools import cache as remember
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
-from small import VOCAB, build, config, oracle, text
+from small import HEADS, VOCAB, build, config, count, oracle, text, width
 from torch import Tensor
 
 from errors import UserError
@@ -17,19 +18,39 @@ from model.transformer import Transformer
 STACKS = [1, 2, 3, 7, None, (3, None), (1, 3, None)]
 
 
-def new_cache(model: Transformer, rows: int = 1, capacity: int | None = 200) -> RollingKVCache:
-    return RollingKVCache(model.config, rows, capacity, torch.float64)
+# What a model may have beside its windows.
+FEATURES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "sinks": {"attention_sinks": 2},
+    "token": {"sink_token": True},
+    "logits": {"sink_logits": True},
+    "all": {"attention_sinks": 2, "sink_token": True, "sink_logits": True},
+    "rope": {
+        "attention_sinks": 1,
+        "sink_token": True,
+        "rope_theta_local": 100.0,
+        "rope_scaling": "linear",
+        "rope_factor": 2.0,
+    },
+}
+MORE = ("sinks", "token", "logits", "rope")
+CHUNKS = ("1", "W-1", "W", "W+1", "3W", "all")
 
 
-def width(window: Any) -> int:
-    """The W that chunks and lengths are made from."""
-    return window if isinstance(window, int) else 3
+def new_cache(
+    model: Transformer, rows: int = 1, capacity: int | None = 200, spare: int = 0
+) -> RollingKVCache:
+    return RollingKVCache(model.config, rows, capacity, torch.float64, spare=spare)
 
 
 @remember
-def whole(window: Any, sinks: int) -> tuple[Transformer, Tensor, Tensor]:
+def whole(
+    window: Any, features: str, heads: tuple[int, int] = (4, 2)
+) -> tuple[Transformer, Tensor, Tensor]:
     """A model, a text of a prompt of 3W + 2 tokens and 10W more, and its logits without a cache."""
-    model, tokens = build(window, attention_sinks=sinks), text(13 * width(window) + 2)
+    shape = {"n_heads": heads[0], "n_kv_heads": heads[1]}
+    model = build(window, **FEATURES[features], **shape)
+    tokens = text(13 * width(window) + 2)
     with torch.no_grad():
         return model, tokens, model(tokens)[0]
 
@@ -40,37 +61,55 @@ def fed(model: Transformer, cache: RollingKVCache, tokens: Tensor, chunk: int) -
     return torch.cat([model(part, cache=cache)[0] for part in tokens.split(chunk, dim=1)])
 
 
-@pytest.mark.parametrize("chunk", ["1", "W-1", "W", "W+1", "3W", "all"])
-@pytest.mark.parametrize("sinks", [0, 2])
-@pytest.mark.parametrize("window", STACKS)
-def test_cached_logits_are_the_uncached_ones(window: Any, sinks: int, chunk: str) -> None:
+def cached_cases() -> list[Any]:
+    """Every stack, chunk, feature and number of spare slots, with the shapes of heads in turn;
+    marked `prove` but two of each stack and chunk."""
+    combinations = list(product(FEATURES, (0, 1, 3)))
+    params = []
+    for n, (window, chunk) in enumerate(product(STACKS, CHUNKS)):
+        chosen = {5 * n % len(combinations), (5 * n + 7) % len(combinations)}
+        for m, (features, spare) in enumerate(combinations):
+            marks = () if m in chosen else (pytest.mark.prove,)
+            heads = HEADS[(n + m // 3) % len(HEADS)]
+            params.append(pytest.param(window, chunk, features, heads, spare, marks=marks))
+    return params
+
+
+@pytest.mark.parametrize(("window", "chunk", "features", "heads", "spare"), cached_cases())
+def test_cached_logits_are_the_uncached_ones(
+    window: Any, chunk: str, features: str, heads: tuple[int, int], spare: int
+) -> None:
     """Writing before attending, a slot off by one, a lost sink, a rotation twice: at any position
     of a prompt in chunks of any length, or of the up to 10W tokens decoded after it."""
     w = width(window)
     size = {"1": 1, "W-1": w - 1, "W": w, "W+1": w + 1, "3W": 3 * w, "all": 3 * w + 2}[chunk] or 1
-    model, tokens, expected = whole(window, sinks)
-    cache = new_cache(model)
+    model, tokens, expected = whole(window, features, heads)
+    cache = new_cache(model, spare=spare)
     prompt = fed(model, cache, tokens[:, : 3 * w + 2], size)
     further = 10 * w if chunk in ("W", "all") else 2 * w + 1  # the rest: round the ring twice
     decoded = fed(model, cache, tokens[:, 3 * w + 2 : 3 * w + 2 + further], 1)
     logits = torch.cat((prompt, decoded))
     torch.testing.assert_close(logits, expected[: len(logits)], rtol=0, atol=1e-10)
+    count("cache", window, chunk, features, heads, spare)
 
 
-@pytest.mark.parametrize("sinks", [0, 2])
-@pytest.mark.parametrize("window", [1, 3, (3, None)])
-def test_cached_logits_are_the_oracles(window: Any, sinks: int) -> None:
+@pytest.mark.parametrize("features", FEATURES)
+@pytest.mark.parametrize("window", [1, 3, (3, None), (1, 3, None)])
+def test_cached_logits_are_the_oracles(window: Any, features: str) -> None:
     """Cache and kernels could be wrong together."""
-    model, tokens = build(window, attention_sinks=sinks), text(20)
+    model, tokens = build(window, **FEATURES[features]), text(20)
     ours = fed(model, new_cache(model), tokens, 4)
-    torch.testing.assert_close(ours, oracle(model, tokens[0]), rtol=0, atol=1e-10)
+    with torch.no_grad():
+        expected = oracle(model, tokens[0])
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("sinks", [0, 2])
+@pytest.mark.parametrize("sinks", [0, 2, 3])
 @pytest.mark.parametrize("window", [1, 2, 3, 7])
 def test_after_ten_windows_nothing_has_grown(window: int, sinks: int) -> None:
-    """A cache that grows, reallocates, or forgets to count."""
-    model = build(window, attention_sinks=sinks)
+    """A cache that grows, reallocates, or forgets to count. (Of three sinks one is the token.)"""
+    token = int(sinks == 3)
+    model = build(window, attention_sinks=sinks - token, sink_token=bool(token))
     tokens = text(10 * window + 1)
     cache = new_cache(model, capacity=None)
     storage = [(ring.k.data_ptr(), ring.v.data_ptr()) for ring in cache.layers]
@@ -80,11 +119,11 @@ def test_after_ten_windows_nothing_has_grown(window: int, sinks: int) -> None:
     assert cache.seen.tolist() == [10 * window]
     assert cache.nbytes == nbytes
     assert [(ring.k.data_ptr(), ring.v.data_ptr()) for ring in cache.layers] == storage
-    kept = {*range(sinks), *range(9 * window, 10 * window)} if window > 1 else None
+    newest = token + 10 * window - 1  # the position that was written last
     for ring in cache.layers:
         assert ring.k.shape[2] == ring.v.shape[2] == ring.positions.shape[1] == window + sinks
         held = set(ring.positions[0].tolist())
-        assert held == (kept or {*range(sinks), 9})
+        assert held == {*range(sinks), *range(newest - window + 1, newest + 1)}
     with torch.no_grad():
         last, scratch = model(tokens[:, -1:], cache=cache)[0, -1], model(tokens)[0, -1]
     torch.testing.assert_close(last, scratch, rtol=0, atol=1e-10)
@@ -103,7 +142,7 @@ def test_slots_are_positions_mod_the_window() -> None:
 
 def test_only_the_reach_is_remembered() -> None:
     """The last logits of a long text need its last L * (W - 1) + 1 tokens and no other."""
-    model, tokens, expected = whole(7, 0)
+    model, tokens, expected = whole(7, "plain")
     for tail, same in ((3 * 6 + 1, True), (3 * 6, False)):
         last = fed(model, new_cache(model), tokens[:, -tail:], 5)[-1]
         assert torch.allclose(last, expected[-1], rtol=0, atol=1e-9) == same
@@ -112,7 +151,7 @@ def test_only_the_reach_is_remembered() -> None:
 @pytest.mark.parametrize("start", [1_000, 10_000_000])
 def test_positions_have_no_end(start: int) -> None:
     """A table of rotations would run out; angles in fp32 would blur."""
-    model, tokens, expected = whole(3, 0)
+    model, tokens, expected = whole(3, "logits")
     cache = new_cache(model, capacity=None)
     cache.seen += start
     logits = fed(model, cache, tokens, 4)
@@ -120,15 +159,17 @@ def test_positions_have_no_end(start: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 256])
-@pytest.mark.parametrize("sinks", [0, 2])
+@pytest.mark.parametrize(
+    "features", ["plain", "all", *(pytest.param(f, marks=pytest.mark.prove) for f in MORE)]
+)
 @pytest.mark.parametrize("window", [1, 3, 7, (3, None)])
 def test_ragged_rows_get_what_they_get_alone(
-    window: Any, sinks: int, size: int, monkeypatch: pytest.MonkeyPatch
+    window: Any, features: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Padding that is seen, counted or cached; chunks that are padding only."""
     monkeypatch.setattr(generation, "PREFILL_CHUNK", size)
     w = width(window)
-    model, tokens, _ = whole(window, sinks)
+    model, tokens, _ = whole(window, features)
     lengths = [1, w, 3 * w]
     prompts = [tokens[0, row : row + n].tolist() for row, n in enumerate(lengths)]
     further = text(12, rows=3, seed=5)
@@ -141,12 +182,13 @@ def test_ragged_rows_get_what_they_get_alone(
             alone = model(torch.cat((torch.tensor(prompt), further[row]))[None])[0, -13:]
             ours = torch.stack([logits[row] for logits in ragged])
             torch.testing.assert_close(ours, alone, rtol=0, atol=1e-10)
+    count("ragged", window, features, size)
 
 
-@pytest.mark.parametrize("sinks", [0, 2])
-def test_padding_may_stand_anywhere(sinks: int) -> None:
+@pytest.mark.parametrize("features", FEATURES)
+def test_padding_may_stand_anywhere(features: str) -> None:
     """-1 in the middle or at the end of a chunk must leave no trace either."""
-    model, tokens, expected = whole(3, sinks)
+    model, tokens, expected = whole(3, features)
     gaps = torch.rand(2 * tokens.shape[1], generator=torch.Generator().manual_seed(0)) < 0.5
     places = (~gaps).nonzero().flatten()[: tokens.shape[1]]
     padded = torch.full((1, len(gaps)), -1)
@@ -169,28 +211,29 @@ def test_a_layer_that_may_not_forget_refuses_what_does_not_fit() -> None:
     assert all(torch.equal(k, ring.k) for k, ring in zip(before, cache.layers, strict=True))
 
 
-@pytest.mark.parametrize("sinks", [0, 2])
+@pytest.mark.parametrize("features", ["plain", "sinks", "all"])
 @pytest.mark.parametrize("capacity", [1, 4, 6, 7, 8, 9, 20])
-def test_a_window_wider_than_the_capacity(capacity: int, sinks: int) -> None:
+def test_a_window_wider_than_the_capacity(capacity: int, features: str) -> None:
     """It holds `capacity` tokens: right up to there, and refuses rather than forget after."""
-    model, tokens, expected = whole(7, sinks)
+    model, tokens, expected = whole(7, features)
     cache = new_cache(model, capacity=capacity)
-    for n, token in enumerate(tokens[0]):
+    slots = 7 + model.config.attention_sinks
+    for n, token in enumerate(tokens[0, :30]):
         try:
             logits = fed(model, cache, token[None, None], 1)[0]
         except UserError:
-            assert n == capacity < 7 + sinks
+            assert n == capacity < slots
             break
         torch.testing.assert_close(logits, expected[n], rtol=0, atol=1e-10)
     else:
-        assert capacity >= 7 + sinks
+        assert capacity >= slots
 
 
 @pytest.mark.parametrize("window", [1, 7, None, (3, None)])
-@pytest.mark.parametrize("sinks", [0, 2])
-def test_plan_counts_the_bytes_that_are_allocated(window: Any, sinks: int) -> None:
+@pytest.mark.parametrize("features", FEATURES)
+def test_plan_counts_the_bytes_that_are_allocated(window: Any, features: str) -> None:
     """`plan` would promise another memory than the cache takes."""
-    shape = config(window, attention_sinks=sinks)
+    shape = config(window, **FEATURES[features])
     for length in (1, 8, 9, 50):
         cache = RollingKVCache(shape, 3, length, torch.bfloat16)
         assert cache.nbytes == 3 * cache_bytes(shape, length, bytes_per_value=2)

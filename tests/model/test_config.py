@@ -34,6 +34,13 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("rope_theta", {"rope_theta": 1.0}),
     ("rope_theta", {"rope_theta": float("nan")}),
     ("rope_theta", {"rope_theta": float("inf")}),
+    ("rope_theta_local", {"rope_theta_local": 1.0}),
+    ("rope_theta_local", {"rope_theta_local": float("nan")}),
+    ("rope_scaling", {"rope_scaling": "dynamic"}),
+    ("rope_factor", {"rope_factor": 0.5}),
+    ("rope_factor", {"rope_factor": float("nan")}),
+    ("rope_original_len", {"rope_original_len": 0}),
+    ("rope_original_len", {"rope_scaling": "yarn", "rope_factor": 2.0}),
     ("norm_eps", {"norm_eps": 0.0}),
     ("norm_eps", {"norm_eps": float("nan")}),
     ("attention", {"attention": "flash"}),
@@ -56,7 +63,10 @@ def test_derived_sizes() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"tie_embeddings": True}, {"head_dim": 6}, {"n_kv_heads": 1}, {"hidden_dim": None}],
+    [
+        *({}, {"tie_embeddings": True}, {"head_dim": 6}, {"n_kv_heads": 1}, {"hidden_dim": None}),
+        *({"sink_token": True}, {"sink_logits": True}),
+    ],
 )
 def test_parameter_counts_are_those_of_the_module(changes: dict[str, Any]) -> None:
     """`plan` would promise another size than the one that is trained."""
@@ -64,8 +74,16 @@ def test_parameter_counts_are_those_of_the_module(changes: dict[str, Any]) -> No
     counted = dict.fromkeys(model.config.parameter_counts(), 0)
     for name, weight in model.named_parameters():
         part = next((part for part in counted if f"{part}." in f".{name}"), "norms")
+        part = "sinks" if "sink" in name else part
         counted[part] += weight.numel()
     assert counted == model.config.parameter_counts()
+
+
+def test_sinks_are_counted_with_the_token() -> None:
+    """A model with both would keep one position too few."""
+    kept = [(0, False, 0), (3, False, 3), (0, True, 1), (3, True, 4)]
+    for first, token, sinks in kept:
+        assert config(attention_sinks=first, sink_token=token).sinks == sinks
 
 
 def logits_with(changes: dict[str, Any]) -> Tensor:
@@ -74,24 +92,21 @@ def logits_with(changes: dict[str, Any]) -> Tensor:
         return build(**changes)(text(12))
 
 
-LIVE: dict[str, dict[str, Any]] = {
-    "n_heads": {"n_heads": 2, "n_kv_heads": 1, "head_dim": 8},
-    "sliding_window": {"sliding_window": 4},
-    "attention_sinks": {"attention_sinks": 1},
-    "sink_token": {"sink_token": True},
-    "sink_logits": {"sink_logits": True},
-    "rope_theta": {"rope_theta": 20_000.0},
-    "rope_theta_local": {"rope_theta_local": 20_000.0},
-    "rope_scaling": {"rope_scaling": "linear"},
-    "rope_factor": {"rope_factor": 3.0},
-    "rope_original_len": {"rope_original_len": 2_000},
-    "norm_eps": {"norm_eps": 1e-4},
-    "tie_embeddings": {"tie_embeddings": True},
-}
-BASES: dict[str, dict[str, Any]] = {  # under which the setting is read at all
-    "rope_scaling": {"rope_factor": 2.0},
-    "rope_factor": {"rope_scaling": "linear", "rope_factor": 2.0},
-    "rope_original_len": {"rope_scaling": "yarn", "rope_factor": 4.0, "rope_original_len": 20},
+# Field: where it is to act, and what is changed then.
+YARN = {"rope_scaling": "yarn", "rope_factor": 4.0, "rope_original_len": 64, "head_dim": 16}
+LIVE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "n_heads": ({}, {"n_heads": 2, "n_kv_heads": 1, "head_dim": 8}),
+    "sliding_window": ({}, {"sliding_window": 4}),
+    "attention_sinks": ({}, {"attention_sinks": 1}),
+    "sink_token": ({}, {"sink_token": True}),
+    "sink_logits": ({}, {"sink_logits": True}),
+    "rope_theta": ({}, {"rope_theta": 20_000.0}),
+    "rope_theta_local": ({}, {"rope_theta_local": 20_000.0}),
+    "rope_scaling": (YARN, {"rope_scaling": "linear"}),
+    "rope_factor": (YARN, {"rope_factor": 3.0}),
+    "rope_original_len": (YARN, {"rope_original_len": 900}),
+    "norm_eps": ({}, {"norm_eps": 1e-4}),
+    "tie_embeddings": ({}, {"tie_embeddings": True}),
 }
 SHAPES = ("vocab_size", "dim", "n_layers", "n_kv_heads", "head_dim", "hidden_dim")
 LARGER = {"n_kv_heads": 4, "n_layers": 4, "dim": 24, "head_dim": 6}
@@ -100,8 +115,8 @@ LARGER = {"n_kv_heads": 4, "n_layers": 4, "dim": 24, "head_dim": 6}
 @pytest.mark.parametrize("field", LIVE)
 def test_a_setting_changes_the_logits(field: str) -> None:
     """A dead knob: the config says one thing, the model does another."""
-    base = BASES.get(field, {})
-    difference = (logits_with(base | LIVE[field]) - logits_with(base)).abs().max().item()
+    base, changes = LIVE[field]
+    difference = (logits_with(base | changes) - logits_with(base)).abs().max().item()
     assert difference > 1e-5
 
 
@@ -116,21 +131,24 @@ def test_a_size_changes_the_weights(field: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("attention", "called"), [("dense", "dense"), ("blocked", "blocked"), ("auto", "blocked")]
+    ("attention", "called"),
+    [("dense", "dense"), ("blocked", "blocked"), ("flex", "flex"), ("auto", "blocked")],
 )
 def test_attention_decides_the_kernel(
     attention: str, called: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The window would be paid for with T * T scores without anyone noticing."""
     calls = []
-    for name in ("dense", "blocked", "full"):
-        kernel = getattr(kernels, name)
-        monkeypatch.setattr(
-            kernels,
-            name,
-            lambda *a, name=name, kernel=kernel, **b: calls.append(name) or kernel(*a, **b),
-        )
-    build(attention=attention)(text(12))
+    for name in ("dense", "blocked", "flex", "full"):
+        run = getattr(kernels, name)
+
+        def noted(*args: Any, name: str = name, run: Any = run, **how: Any) -> Any:
+            calls.append(name)
+            return run(*args, **how)
+
+        monkeypatch.setattr(kernels, name, noted)
+    with torch.no_grad():
+        build(attention=attention)(text(12))
     assert calls == [called] * 3
 
 

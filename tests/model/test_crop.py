@@ -1,12 +1,13 @@
 """Going back, saving and restoring: right, bit for bit, or refused with nothing changed."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small import build, text
+from small import build, count, text
 from torch import Tensor
 
 from errors import UserError
@@ -20,7 +21,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "sinks": {"sliding_window": 3, "attention_sinks": 2},
     "token": {"sliding_window": [3, 5], "sink_token": True, "sink_logits": True},
 }
-LENGTH = 26
+LENGTH = 24
 
 
 def fed(model: Transformer, cache: RollingKVCache, tokens: Tensor, chunk: int = 4) -> Tensor:
@@ -35,20 +36,32 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+def force(cache: RollingKVCache, position: int) -> None:
+    """Go back as a cache would that does not ask whether it can."""
+    for ring in cache.layers:
+        ring.positions[ring.positions >= position] = -1
+    cache.seen.fill_(position - cache.begin)
+
+
 @pytest.mark.parametrize("spare", [0, 1, 3])
-@pytest.mark.parametrize("seen", [2, 9, 20])
+@pytest.mark.parametrize(
+    "seen", [12, *(pytest.param(n, marks=pytest.mark.prove) for n in (2, 9, 20))]
+)
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_crop_is_right_or_refused(name: str, seen: int, spare: int) -> None:
     """The overwritten keys are missed by nobody until the text is wrong. Every length is tried:
-    what is allowed must continue as a recompute does, what is refused must have changed nothing,
-    and nothing that could be continued may be refused."""
+    what is allowed must continue as a recompute does; what is refused must have changed nothing,
+    and would have been wrong."""
     model, tokens = build(**MODELS[name]), text(LENGTH)
     windows = [window for window in model.config.windows if window is not None]
+    filled = RollingKVCache(model.config, 1, 2 * LENGTH, torch.float64, spare=spare)
+    fed(model, filled, tokens[:, :seen])
+    before = copied(filled)
     for kept in range(seen + 1):
-        cache = RollingKVCache(model.config, 1, LENGTH, torch.float64, spare=spare)
-        fed(model, cache, tokens[:, :seen])
-        before = copied(cache)
+        cache = deepcopy(filled)
+        other = torch.cat((tokens[:, :kept], tokens.flip(1)[:, : LENGTH - kept]), dim=1)
+        expected = model(other)[:, kept:]
         sinks, begin = model.config.sinks, int(model.config.sink_token)
         possible = True
         for window in windows:
@@ -60,12 +73,14 @@ def test_crop_is_right_or_refused(name: str, seen: int, spare: int) -> None:
             with pytest.raises(UserError, match="overwritten"):
                 cache.crop(kept)
             assert same(before, cache.state_dict())
+            force(cache, kept + begin)
+            assert (fed(model, cache, other[:, kept:], 5) - expected).abs().max() > 1e-6
             continue
         cache.crop(kept)
         assert cache.seen.tolist() == [kept]
-        other = torch.cat((tokens[:, :kept], tokens.flip(1)[:, : LENGTH - kept]), dim=1)
-        continued = fed(model, cache, other[:, kept:], 3)
-        torch.testing.assert_close(continued, model(other)[:, kept:], rtol=0, atol=1e-10)
+        continued = fed(model, cache, other[:, kept:], 5)
+        torch.testing.assert_close(continued, expected, rtol=0, atol=1e-10)
+        count("crop", name, seen, spare, kept)
 
 
 @torch.no_grad()
@@ -82,6 +97,41 @@ def test_each_row_goes_back_by_itself() -> None:
     for row, ours in zip(rows, continued, strict=True):
         expected = model(row[None])[0, -rest.shape[1] :]
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_drafts_are_taken_back_for_ever(name: str) -> None:
+    """Speculative decoding: each round feeds four tokens and keeps some, row by row, far past the
+    window. A slot that is freed wrongly shows rounds later."""
+    model = build(**MODELS[name])
+    cache = RollingKVCache(model.config, 2, 100, torch.float64, spare=3)
+    draw = torch.Generator().manual_seed(0)
+    rows: list[list[int]] = [[], []]
+    for _ in range(12):
+        draft = torch.randint(61, (2, 4), generator=draw)
+        logits = model(draft, cache=cache)
+        accepted = torch.randint(0, 5, (2,), generator=draw).tolist()
+        for row, kept in enumerate(accepted):
+            whole = torch.tensor([rows[row] + draft[row].tolist()])
+            expected = model(whole)[0, -4:]
+            torch.testing.assert_close(logits[row], expected, rtol=0, atol=1e-10)
+            rows[row] += draft[row, :kept].tolist()
+        cache.crop([len(row) for row in rows])
+        assert cache.seen.tolist() == [len(row) for row in rows]
+
+
+@torch.no_grad()
+def test_a_full_cache_that_went_back_has_room_again() -> None:
+    """The count that guards the capacity could keep what was taken back."""
+    model, tokens = build((3, None)), text(12)
+    cache = RollingKVCache(model.config, 1, 10, torch.float64, spare=3)
+    fed(model, cache, tokens[:, :10])
+    with pytest.raises(UserError, match="larger capacity"):
+        model(tokens[:, 10:11], cache=cache)
+    cache.crop(8)
+    continued = fed(model, cache, tokens[:, 8:10])
+    torch.testing.assert_close(continued, model(tokens[:, :10])[:, 8:], rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("length", [-1, 21, [20, 21]])

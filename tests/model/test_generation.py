@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import VOCAB, build, oracle, text
+from small import VOCAB, build, count, oracle, text
 from torch import Tensor
 
 from errors import UserError
@@ -16,6 +16,12 @@ from model.sampling import Sampling
 from model.transformer import Transformer
 
 GREEDY = Sampling(temperature=0.0)
+SINKS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "sinks": {"attention_sinks": 2},
+    "token": {"sink_token": True},
+    "all": {"attention_sinks": 2, "sink_token": True, "sink_logits": True},
+}
 
 
 def texts(
@@ -30,10 +36,12 @@ def prompt_of(length: int, seed: int = 1) -> list[int]:
     return text(length, seed=seed)[0].tolist()
 
 
+@pytest.mark.parametrize("sinks", ["plain", "all"])
 @pytest.mark.parametrize("window", [1, 3, (3, None)])
-def test_greedy_text_is_the_oracles(window: Any) -> None:
+@torch.no_grad()
+def test_greedy_text_is_the_oracles(window: Any, sinks: str) -> None:
     """Cache, prefill and greedy choice together, against nothing but loops."""
-    model = build(window)
+    model = build(window, **SINKS[sinks])
     ids = prompt_of(5)
     (written,) = texts(model, [ids], 8, sampling=GREEDY)
     for token in written:
@@ -41,31 +49,36 @@ def test_greedy_text_is_the_oracles(window: Any) -> None:
         ids.append(token)
 
 
-@pytest.mark.parametrize("sinks", [0, 2])
+@pytest.mark.parametrize(
+    "sinks",
+    ["plain", "all", *(pytest.param(s, marks=pytest.mark.prove) for s in ("sinks", "token"))],
+)
 @pytest.mark.parametrize("window", [1, 2, 3, 7, None, (3, None), (1, 3, None)])
 @torch.no_grad()
-def test_one_uncached_pass_agrees_with_what_was_generated(window: Any, sinks: int) -> None:
+def test_one_uncached_pass_agrees_with_what_was_generated(window: Any, sinks: str) -> None:
     """Mistral's own test: write greedily, then score prompt and text at once."""
-    model = build(window, attention_sinks=sinks)
+    model = build(window, **SINKS[sinks])
     ids = prompt_of(10)
-    (written,) = texts(model, [ids], 70, sampling=GREEDY)
-    assert len(written) == 70
+    (written,) = texts(model, [ids], 40, sampling=GREEDY)
+    assert len(written) == 40
     scored = model(torch.tensor([ids + written]))[0].log_softmax(-1)[len(ids) - 1 : -1]
     assert scored.argmax(-1).tolist() == written
     cache = RollingKVCache(model.config, 1, 80, torch.float64)
     cached = [generation.prefill(model, [ids], cache)]
     cached += [model(torch.tensor([[token]]), cache=cache)[:, -1] for token in written[:-1]]
     torch.testing.assert_close(torch.cat(cached).log_softmax(-1), scored, rtol=0, atol=1e-10)
+    count("rescore", window, sinks)
 
 
+@pytest.mark.parametrize("sinks", ["plain", "all"])
 @pytest.mark.parametrize("chunk", [2, 256])
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=1.5)])
 def test_ragged_prompts_get_the_texts_they_get_alone(
-    sampling: Sampling, chunk: int, monkeypatch: pytest.MonkeyPatch
+    sampling: Sampling, chunk: int, sinks: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A neighbour, its length or its end must not be seen in a text."""
     monkeypatch.setattr(generation, "PREFILL_CHUNK", chunk)
-    model = build(3)
+    model = build(3, **SINKS[sinks])
     prompts = [prompt_of(n, seed=n) for n in (9, 3, 1)]
     together = texts(model, prompts, 30, sampling=sampling, seed=4)
     assert together[0] == texts(model, prompts[:1], 30, sampling=sampling, seed=4)[0]

@@ -150,10 +150,10 @@ def test_output_and_gradients_are_the_oracles(case: Attention) -> None:
 
 
 @pytest.mark.parametrize("documents", ["none", "packed"])
-@pytest.mark.parametrize("window", [16, 17, 40, 130])
+@pytest.mark.parametrize("window", [16, 33, 90])
 def test_blocks_of_the_size_that_runs(window: int, documents: str) -> None:
     """The texts of the grid fit into a block or two of 16 to 64."""
-    case = Attention(window, 150, 2, True, True, documents)
+    case = Attention(window, 100, 2, True, True, documents)
     agrees("blocked", case)
     agrees("dense", case, backward=False)
 

@@ -5,7 +5,7 @@ import reference
 import torch
 
 from errors import UserError
-from model.window import layer_windows, picture, reach, visible, visible_pairs
+from model.window import layer_windows, picture, reach, sink_view, visible, visible_pairs
 
 WINDOW_3 = """
 # . . . . . . .
@@ -25,6 +25,17 @@ WINDOW_2_SINKS_2 = """
 # # # # . .
 # # . # # .
 # # . . # #
+""".strip()
+
+WINDOW_2_SINKS_1_DOCUMENTS = """
+# . . . . . . .
+# # . . . . . .
+# # # . . . . .
+# . # # . . . .
+. . . . # . . .
+. . . . . # . .
+. . . . . # # .
+. . . . . # # #
 """.strip()
 
 WINDOWS = [None, 1, 2, 3, 5, 8, 9, 40]
@@ -49,6 +60,39 @@ def test_integers_and_tensors_obey_the_reference(window: int | None, sinks: int)
     p = torch.arange(length)
     assert by_integer == expected
     assert visible(p[:, None], p[None], window, sinks).tolist() == expected
+
+
+def test_documents_are_the_ones_drawn_by_hand() -> None:
+    """A window or a sink could reach into the document before; sinks could be the row's."""
+    documents = [4, 4, 4, 4, 2, 9, 9, 9]
+    assert picture(8, 2, 1, documents) == WINDOW_2_SINKS_1_DOCUMENTS
+
+
+@pytest.mark.parametrize("sinks", SINKS)
+@pytest.mark.parametrize("window", WINDOWS)
+def test_documents_are_the_rule_and_the_same_number(window: int | None, sinks: int) -> None:
+    """Tensors of documents could broadcast another way; what is of document 0 belongs to all."""
+    of = torch.tensor([0, 1, 1, 1, 2, 2, 3, 3, 3, 3])
+    at = torch.tensor([0, 1, 2, 3, 1, 2, 1, 2, 3, 4])
+    documents = (of[:, None], of[None])
+    seen = visible(at[:, None], at[None], window, sinks, documents)
+    for row in range(len(of)):
+        for column in range(len(of)):
+            i, j, d, e = at[row].item(), at[column].item(), of[row].item(), of[column].item()
+            expected = reference.visible(i, j, window, sinks) and e in (d, 0)
+            assert bool(seen[row, column]) == expected
+            assert bool(visible(i, j, window, sinks, (d, e))) == expected
+
+
+@pytest.mark.parametrize("sinks", SINKS)
+@pytest.mark.parametrize("window", WINDOWS)
+def test_sinks_are_as_far_away_as_in_the_cache(window: int | None, sinks: int) -> None:
+    """The distance to a sink would grow past any that was trained (or by one, at the edge)."""
+    for i in range(30):
+        held = reference.streamed(i, window, sinks)
+        assert held == [j for j in range(30) if reference.visible(i, j, window, sinks)]
+        place = held.index(i)  # of the query's own key
+        assert sink_view(torch.tensor([i]), window, sinks).tolist() == [place]
 
 
 @pytest.mark.parametrize("window", WINDOWS)

@@ -1,0 +1,113 @@
+"""Documents packed in a row, read as if each were alone: positions, windows, sinks, gradients."""
+
+from typing import Any
+
+import pytest
+import torch
+from small import KERNELS, build, config, count, text, using
+from torch import Tensor
+
+from model.transformer import Transformer
+
+FEATURES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "all": {"attention_sinks": 2, "sink_token": True, "sink_logits": True},
+    "local": {"attention_sinks": 1, "rope_theta_local": 100.0},
+}
+SIZES = [5, 1, 9, 3, 2, 13, 1]  # for W = 3: below, at and above it; shorter than the sinks
+STACKS = [1, 3, 40, None, (3, None), (1, 3, None)]
+
+
+def numbered(sizes: list[int]) -> Tensor:
+    """Documents (1, T) of these sizes, 1, 2, ... ."""
+    return torch.tensor([[d for d, size in enumerate(sizes, start=1) for _ in range(size)]])
+
+
+def apart(model: Transformer, tokens: Tensor, sizes: list[int]) -> Tensor:
+    """Logits (1, T, V) of each document in a forward pass of its own, without `documents`."""
+    return torch.cat([model(part) for part in tokens.split(sizes, dim=1)], dim=1)
+
+
+@pytest.mark.parametrize("features", FEATURES)
+@pytest.mark.parametrize("window", STACKS)
+def test_packed_is_apart(window: Any, features: str) -> None:
+    """A document could read its neighbour, count positions on, or lose its first keys; in a full
+    layer as well, and in the gradient."""
+    model, tokens = build(window, **FEATURES[features]), text(sum(SIZES))
+    expected = apart(model, tokens, SIZES)
+    upstream = torch.randn(expected.shape, dtype=torch.float64)
+    weights = list(model.parameters())
+    gradients = torch.autograd.grad((expected * upstream).sum(), weights)
+    for kernel in ("dense", "blocked", "blocked-2-4", "auto"):
+        with using(kernel, model):
+            packed = model(tokens, documents=numbered(SIZES))
+        torch.testing.assert_close(packed, expected, rtol=0, atol=1e-10)
+        back = torch.autograd.grad((packed * upstream).sum(), weights)
+        for mine, other in zip(back, gradients, strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9)
+        count("documents", kernel, window, features)
+
+
+@pytest.mark.parametrize("window", [16, 20, 64])
+@torch.no_grad()
+def test_documents_around_blocks_that_run(window: int) -> None:
+    """The boundaries above lie inside a block or two; here they lie at its edges and beside."""
+    sizes = [16, 16, 15, 1, 17, 64, 1, 63, 65, 40]
+    model = build(window, **FEATURES["all"])
+    tokens = text(sum(sizes))
+    packed = model(tokens, documents=numbered(sizes))
+    torch.testing.assert_close(packed, apart(model, tokens, sizes), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("features", FEATURES)
+@torch.no_grad()
+def test_each_row_has_documents_of_its_own(features: str) -> None:
+    """The first row's boundaries could be used in all."""
+    model, tokens = build((3, None), **FEATURES[features]), text(12, rows=3)
+    sizes = [[12], [1, 4, 7], [6, 6]]
+    documents = torch.cat([numbered(row) for row in sizes])
+    for kernel in KERNELS:
+        with using(kernel, model):
+            packed = model(tokens, documents=documents)
+        for row in range(3):
+            alone = apart(model, tokens[row : row + 1], sizes[row])[0]
+            torch.testing.assert_close(packed[row], alone, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("features", FEATURES)
+@torch.no_grad()
+def test_one_document_is_a_plain_text(kernel: str, features: str) -> None:
+    """Packing that changes what is not packed."""
+    model, tokens = build((3, None), attention=kernel, **FEATURES[features]), text(14, rows=2)
+    packed = model(tokens, documents=torch.full((2, 14), 8))
+    torch.testing.assert_close(packed, model(tokens), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("features", FEATURES)
+@torch.no_grad()
+def test_only_where_numbers_change_matters(kernel: str, features: str) -> None:
+    """A number that comes again further on is another document: it must not read the first."""
+    model, tokens = build((3, None), attention=kernel, **FEATURES[features]), text(11)
+    rising = torch.tensor([[1, 1, 1, 2, 2, 3, 3, 3, 4, 4, 4]])
+    again = torch.tensor([[7, 7, 7, 2, 2, 7, 7, 7, 2, 2, 2]])
+    assert torch.equal(model(tokens, documents=rising), model(tokens, documents=again))
+
+
+@torch.no_grad()
+def test_the_sink_token_serves_every_document() -> None:
+    """It stands in front of the row: further documents could miss it."""
+    model, tokens = build(3, sink_token=True), text(12)
+    documents = numbered([5, 4, 3])
+    before = model(tokens, documents=documents)
+    assert model.sink_token is not None
+    model.sink_token.add_(1.0)
+    assert ((model(tokens, documents=documents) - before).abs().amax(dim=-1) > 1e-6).all()
+
+
+def test_a_cache_takes_no_documents() -> None:
+    """They would be ignored without a word."""
+    from model.cache import RollingKVCache
+
+    model = build(3)
+    with pytest.raises(AssertionError, match="one document a row"):
+        model(text(4), cache=RollingKVCache(config(3)), documents=numbered([2, 2]))
