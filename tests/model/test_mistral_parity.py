@@ -13,6 +13,7 @@ from small import build, text
 from torch import Tensor
 
 from model import Sampling, generate, kernels
+from model.rope import Rope, frequencies
 from model.transformer import Transformer
 
 transformers = pytest.importorskip(
@@ -154,6 +155,21 @@ def test_rope_scaling_is_theirs(window: Any, scaling: dict[str, Any]) -> None:
     plain = build(window, head_dim=16)(tokens)
     assert (model(tokens) - plain).abs().max() > 1e-3
     agree(f"W = {window}, {scaling}", model(tokens), theirs(model)(tokens).logits)
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0, 8.0])
+@pytest.mark.parametrize("head_dim", [4, 64, 128])
+def test_ntk_is_their_dynamic_scaling(head_dim: int, factor: float) -> None:
+    """They stretch the base as the text grows; at a length it is ours, with the exponent."""
+    settings = transformers.MistralConfig(
+        head_dim=head_dim,
+        max_position_embeddings=1024,
+        rope_parameters={"rope_type": "dynamic", "rope_theta": 1e6, "factor": 1.0},
+    )
+    compute = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS["dynamic"]
+    speeds, _ = compute(settings, device="cpu", seq_len=int(1024 * factor))
+    ours = frequencies(head_dim, Rope(1e6, "ntk", factor))
+    agree(f"NTK, head_dim = {head_dim}, factor {factor:g}", ours, speeds.double())
 
 
 @pytest.mark.parametrize("window", [1, 3, 40, None])
