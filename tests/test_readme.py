@@ -50,6 +50,7 @@ def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_commands_run_as_printed(twin: Path) -> None:
     """A command in the README that is misspelt, out of date or out of order would fail here."""
     assert len(COMMANDS) >= 8 and COMMANDS[0] == "make train"
