@@ -162,7 +162,7 @@ jug bowl plate vase bottle pouch satchel suitcase thimble pincushion shawl apron
 """)
 TREATS = _words("""
 pancake pie tart bun scone muffin biscuit cake cookie waffle dumpling sandwich pudding apple pear
-plum peach cherry fig apricot melon orange lemon pretzel gingerbread toffee lollipop sausage carrot
+plum peach cherry fig apricot melon orange lemon pretzel brioche toffee lollipop sausage carrot
 turnip pumpkin radish cucumber tomato omelette pasty flapjack crumpet strudel doughnut macaroon
 """)
 
@@ -173,10 +173,10 @@ LISTS: dict[str, tuple[str, ...]] = {
     "treat": TREATS,
     "food": _words("""
         bread butter cheese honey jam soup porridge milk cocoa lemonade cider tea custard cream
-        mustard pickles noodles rice beans peas lentils potatoes onions cabbage leeks mushrooms
-        chestnuts walnuts almonds raisins berries strawberries raspberries blackberries oats barley
-        marmalade syrup cinnamon ginger pepper gravy stew broth dumplings salad celery spinach
-        """),
+        mustard rice cabbage marmalade syrup cinnamon ginger pepper gravy stew broth salad celery
+        spinach toast bacon ham fish chicken chocolate sugar salt yoghurt spaghetti garlic parsley
+        mint vanilla fudge nougat liquorice treacle jelly barley pastry popcorn rhubarb trout
+        salmon mutton buttermilk sauerkraut horseradish peppermint nutmeg saffron marzipan"""),
     "animal": _words("""
         cow horse sheep goat pig donkey mule calf foal lamb cat kitten dog puppy rabbit hare hamster
         mouse rat fox badger hedgehog squirrel mole otter beaver deer stag fawn wolf bear boar lynx
@@ -208,8 +208,8 @@ LISTS: dict[str, tuple[str, ...]] = {
         clown poet beggar pedlar chimney-sweep plumber thatcher saddler glazier"""),
     "kin": _words("mother father grandmother grandfather aunt uncle sister brother cousin"),
     "cloth": _words("""
-        coat jacket shirt waistcoat trousers stockings socks shoes sandals boots cloak bonnet collar
-        belt sleeves nightgown pyjamas jersey cardigan dungarees"""),
+        coat jacket shirt waistcoat stocking sock shoe sandal boot cloak bonnet collar belt sleeve
+        nightgown jersey cardigan pinafore raincoat nightcap dressing-gown"""),
     "game": _words("""
         chess draughts dominoes marbles hopscotch tag leapfrog skittles cards charades dice bowls
         croquet rounders blindfold tiddlywinks"""),
@@ -238,13 +238,25 @@ LISTS: dict[str, tuple[str, ...]] = {
         clever brave shy stubborn cheerful curious gentle careful dreamy patient lively honest
         restless kind bold quick merry sensible untidy forgetful talkative serious
         generous thoughtful polite"""),
-    "number": _words("two three four five six seven eight nine ten eleven twelve twenty"),
+    "number": _words("two three four five six seven eight nine ten eleven twelve"),
     "material": _words("""
         wood tin paper brass copper glass leather wool cotton silk velvet straw clay wax stone iron
         porcelain ivory felt linen"""),
     "sound": _words("""
         creak rustle rattle thump squeak clatter whisper murmur rumble jingle crackle splash hum
         buzz groan thud clank tap snore howl hiss"""),
+    "says": _words("""
+        said said said said replied answered remarked declared added explained observed announced
+        muttered murmured"""),
+    "asks": _words("asked asked asked asked wondered inquired whispered demanded"),
+    "very": _words("very very quite rather truly remarkably terribly awfully"),
+    "soon": _lines("""
+        at once
+        straight away
+        immediately
+        without delay
+        in a flash
+        before long"""),
     "day": _words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday"),
     "month": _words("""
         January February March April May June July August September October November December"""),
@@ -260,4 +272,38 @@ LISTS: dict[str, tuple[str, ...]] = {
         lasagne hotpot"""),
     "time": _words("morning afternoon evening"),
     "metal": _words("copper silver brass tin iron pewter bronze"),
+}
+
+# How a word of a list may be described, every second time.
+DESCRIBED: dict[str, tuple[str, ...]] = {
+    "animal": _words("""
+        sleepy hungry spotted grumpy friendly fat thin woolly old young lazy curious muddy lonely
+        limping proud nervous greedy snow-white clumsy sulky shaggy dignified thirsty wet fluffy"""),
+    "bird": _words("""
+        sleepy hungry speckled grumpy fat thin old young lonely proud greedy ruffled noisy vain
+        tame cheeky solitary feathery tufted long-tailed restless"""),
+    "insect": _words("""
+        tiny green striped shiny brown hurried lost dusty brave hairy golden fat invisible elderly
+        drowsy polite well-dressed"""),
+    "job": _words("""
+        old young tired friendly stout jolly bearded sleepy deaf famous lazy strict absent-minded
+        red-haired freckled bald wealthy poor retired suspicious hard-working near-sighted"""),
+    "tool": _words("""
+        rusty heavy borrowed broken blunt sharp wooden brand-new bent long battered useful
+        second-hand dusty enormous"""),
+    "cloth": _words("""
+        woollen striped patched checked knitted leather dirty clean silk flannel tattered borrowed
+        embroidered moth-eaten spotted brand-new much-too-big velvet"""),
+    "treat": _words("""
+        warm fresh sticky sweet small large sugared stale home-made squashed salted crisp juicy
+        half-eaten spiced delicious"""),
+    "food": _words("""
+        hot cold fresh sweet warm thick sour burnt salty plain left-over lukewarm creamy spicy
+        home-made greasy pink"""),
+    "flower": _words("yellow white wild pale faded early late lonely purple dewy scented"),
+    "tree": _words("old tall crooked hollow mighty bent lonely ancient leafy bare mossy"),
+    "vehicle": _words("noisy slow painted rusty overloaded elegant creaking yellow royal"),
+    "sound": _words("loud soft sudden strange faint dreadful long hollow familiar short dull"),
+    "shape": _words("huge sleeping broken upside-down flying dancing furious melting sitting"),
+    "instrument": _words("battered old borrowed squeaky silver enormous out-of-tune"),
 }

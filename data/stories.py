@@ -16,18 +16,19 @@ hero, thing and plot, which are drawn again until they fall into the story's own
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache
 from itertools import product
+from math import gcd
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from data import lexicon
 
 NEAR, FAR = 5, 1000  # words between a fact and its use
 SPLITS = 18 * ("train",) + ("val", "test")  # of an index, modulo their number
 
-Bank = tuple[str, ...]  # ways to say the same
+T = TypeVar("T")
 
 
 class Probe(NamedTuple):
@@ -66,6 +67,7 @@ def story(seed: int, index: int, *, near: int = NEAR, far: int = FAR) -> Story:
 # ---------------------------------------------------------------------------- chance
 
 _WORD = (1 << 64) - 1
+_PRIME = (1 << 61) - 1
 
 
 def _mix(word: int) -> int:
@@ -87,5 +89,342 @@ class _Draw:
         self._state = state = (self._state * 6364136223846793005 + 1442695040888963407) & _WORD
         return (state >> 32) * n >> 32
 
-    def choose[T](self, items: "tuple[T, ...]") -> "T":
+    def choose(self, items: tuple[T, ...]) -> T:
         return items[self.below(len(items))]
+
+
+def _distance(draw: _Draw, near: int, far: int) -> int:
+    """Draw a number of words, as likely from `near` to 2 `near` as from 2 to 4 `near`, and so on."""
+    octaves = [near]
+    while octaves[-1] * 2 < far:
+        octaves.append(octaves[-1] * 2)
+    low = draw.choose(tuple(octaves))
+    return low + draw.below(min(low * 2, far + 1) - low)
+
+
+# ---------------------------------------------------------------------------- grammar
+
+_PLURALS = {
+    "mouse": "mice", "goose": "geese", "sheep": "sheep", "deer": "deer", "ox": "oxen",
+    "calf": "calves", "wolf": "wolves", "fisherman": "fishermen", "postman": "postmen",
+    "ferryman": "ferrymen", "clothes": "clothes", "tomato": "tomatoes", "pliers": "pliers",
+    "scissors": "scissors", "bellows": "bellows", "macaroon": "macaroons",
+}  # fmt: skip
+
+
+def _article(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
+@cache
+def _plural(noun: str) -> str:
+    before, space, last = noun.rpartition(" ")
+    if last in _PLURALS:
+        return before + space + _PLURALS[last]
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return noun[:-1] + "ies"
+    return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+# ---------------------------------------------------------------------------- the world
+
+
+class _Person:
+    """Someone in the story, and how to speak of them."""
+
+    def __init__(self, name: str, kind: str, small: str) -> None:
+        self.name, self.kind, self.who = name, kind, f"{_article(small)} {kind}"
+        female = name in _GIRLS
+        self.he, self.him, self.his = ("she", "her", "her") if female else ("he", "him", "his")
+        self.He, self.His = _capital(self.he), _capital(self.his)
+
+
+_GIRLS = frozenset(lexicon.GIRLS)
+
+
+class _Fact:
+    """A word to be remembered: `told` marks it as a fact, `said` as a probe of it."""
+
+    def __init__(self, key: str, word: str, before: str = "") -> None:
+        self.told, self.said = f"{before}<{key}:{word}>", f"[{key}:{word}]"
+        capital = _capital(word)
+        self.Told = f"{_capital(before)}<{key}:{word if before else capital}>"
+        self.Said = f"[{key}:{capital}]"
+
+
+class _Thing:
+    """Something with a colour, and with a place or a holder. The attributes are the words that
+    prose asks for (see prose/plots.txt); what is not yet known is not there to be told."""
+
+    def __init__(self, key: str, colour: str, noun: str) -> None:
+        self._key, self.noun, self.nouns = key, noun, _plural(noun)
+        self.phrase = f"{colour} {noun}"
+        self.a = _article(self.phrase)
+        self.A = _capital(self.a)
+        self.seen = f"{self.a.split()[0]} <{key}.colour:{colour}> {noun}"
+        self.Seen = _capital(self.seen)
+        self.known = f"[{key}.colour:{colour}]"
+
+    def lay(self, place: str) -> None:
+        where, _, noun = place.rpartition(" ")
+        self.put = f"{where} <{self._key}.place:{noun}>"
+        self.found = f"{where} [{self._key}.place:{noun}]"
+        self.Found = _capital(self.found)
+
+    def give(self, name: str) -> None:
+        self.given = f"<{self._key}.holder:{name}>"
+        self.holder = f"[{self._key}.holder:{name}]"
+
+
+class _World(dict[str, object]):
+    """The state, which is also what the fields of prose are looked up in. A field that is not part
+    of the state is a word of a list (`lexicon.LISTS`): another each time, or, with a digit, the
+    same throughout the plot or scene."""
+
+    def __init__(self, draw: _Draw, setting: str) -> None:
+        self.draw, self.setting = draw, setting
+        self.present = {"a", "b", "c"}
+        self.kept: dict[str, str] = {}
+
+    def happen(self, event: str) -> None:
+        """Change the state: put THING PLACE, give THING PERSON, take, leave PERSON, come PERSON."""
+        verb, *what = event.split()
+        if verb == "put":
+            self[what[0]].lay(self[what[1]])  # type: ignore[attr-defined]
+        elif verb == "give":
+            self[what[0]].give(self[what[1]])  # type: ignore[attr-defined]
+        elif verb == "leave":
+            self.present.remove(what[0].lower())
+        elif verb == "come":
+            self.present.add(what[0].lower())
+
+    def __missing__(self, field: str) -> str:
+        if field[0] == "+":
+            return _plural(self[field[1:]])  # type: ignore[arg-type]
+        if field[:2] in ("a ", "A "):
+            phrase = _article(str(self[field[2:]]))
+            return phrase if field[0] == "a" else _capital(phrase)
+        if field[-1].isdigit():
+            if field not in self.kept:
+                self.kept[field] = str(self[field[:-1]])
+            return self.kept[field]
+        if field[0].isupper():
+            return _capital(str(self[field.lower()]))
+        word = self.draw.choose(lexicon.LISTS[field])
+        if field in lexicon.DESCRIBED and self.draw.below(2):
+            return f"{self.draw.choose(lexicon.DESCRIBED[field])} {word}"
+        return word
+
+    def candidates(self, key: str) -> tuple[str, ...]:
+        """List what could stand in the place of the fact `key`."""
+        kind = key.rpartition(".")[2]
+        if kind == "place":
+            return tuple(place.rpartition(" ")[2] for place in lexicon.SETTINGS[self.setting])
+        if kind == "holder":
+            return str(self["A"]), str(self["B"]), str(self["C"])
+        return _POOLS[kind]
+
+
+_POOLS = {
+    "colour": lexicon.COLOURS,
+    "number": lexicon.LISTS["number"],
+    "treat": lexicon.TREATS,
+    "word": lexicon.LISTS["food"],
+}
+
+
+def _cast(draw: _Draw, split: str) -> "tuple[_Plot, _World]":
+    """Draw a plot, and a world for it, of which the combination belongs to `split`."""
+    while True:
+        plot = draw.choose(_prose("plots"))
+        name = draw.choose(draw.choose((lexicon.GIRLS, lexicon.BOYS)))
+        noun = draw.choose(lexicon.TOYS)
+        combination = int.from_bytes(f"{plot.name} {name} {noun}".encode(), "little")
+        if split_of(_mix(combination % _PRIME)) == split:
+            break
+    setting = draw.choose(tuple(lexicon.SETTINGS))
+    world = _World(draw, setting)
+    world["lives"] = lexicon.LIVES[setting]
+    names = [name]
+    while len(names) < 3:
+        other = draw.choose(draw.choose((lexicon.GIRLS, lexicon.BOYS)))
+        if other not in names:
+            names.append(other)
+    for key, name in zip("abc", names, strict=True):
+        kind = "girl" if name in _GIRLS else "boy"
+        if draw.below(3) == 0:
+            kind = draw.choose(lexicon.CREATURES)
+        small = draw.choose(lexicon.LISTS["small"])
+        world[key] = person = _Person(name, kind, small)
+        world[key.upper()] = person.name
+    _furnish(world, draw, noun)
+    return plot, world
+
+
+def _furnish(world: _World, draw: _Draw, noun: str) -> None:
+    """Draw what the plot may need: things, places, and words to remember."""
+    first = draw.below(len(lexicon.COLOURS))
+    step = 1 + draw.below(len(lexicon.COLOURS) - 1)
+    other = draw.choose(lexicon.TOYS)
+    for number, (key, its) in enumerate(zip("krm", (noun, noun, other), strict=True)):
+        colour = lexicon.COLOURS[(first + number * step) % len(lexicon.COLOURS)]
+        thing = _Thing(key, colour, its)
+        world[key], world[key.upper()] = thing, thing.phrase
+    places = list(lexicon.SETTINGS[world.setting])
+    for key in "pqs":
+        world[key] = places.pop(draw.below(len(places)))
+    treat = draw.choose(lexicon.TREATS)
+    world["t"] = _Fact("treat", treat, _article(treat).removesuffix(treat))
+    world["n"] = _Fact("number", draw.choose(lexicon.LISTS["number"]))
+    world["w"] = _Fact("word", draw.choose(lexicon.LISTS["food"]))
+
+
+# ---------------------------------------------------------------------------- the prose
+
+
+class _Beat(NamedTuple):
+    """What happens, and the ways to tell it; of each way, its variants."""
+
+    events: tuple[str, ...]
+    ways: tuple[tuple[str, ...], ...]
+
+
+_GAP, _BREAK = _Beat((), ()), _Beat(("",), ())
+
+
+class _Plot(NamedTuple):
+    name: str
+    beats: tuple[_Beat, ...]
+    needs_friend: bool
+
+
+@cache
+def _prose(name: str) -> tuple[_Plot, ...]:
+    """Read the plots of a file of prose; prose/plots.txt says how they are written."""
+    text = (Path(__file__).parent / "prose" / f"{name}.txt").read_text(encoding="utf-8")
+    plots = []
+    for part in re.split(r"^== ", text, flags=re.MULTILINE)[1:]:
+        title, _, body = part.partition("\n")
+        beats = tuple(map(_beat, re.split(r"\n{2,}", body.strip())))
+        plots.append(_Plot(title.strip(), beats, "{B}" in body or "{b." in body))
+    return tuple(plots)
+
+
+def _beat(block: str) -> _Beat:
+    if block in ("...", "--"):
+        return _GAP if block == "..." else _BREAK
+    events: list[str] = []
+    ways = []
+    for line in block.splitlines():
+        if line.startswith("@"):
+            events += [event.strip() for event in line[1:].split(";")]
+        else:
+            ways.append(_variants(line))
+    return _Beat(tuple(events), tuple(ways))
+
+
+def _variants(line: str) -> tuple[str, ...]:
+    """Spell out every choice of (this|that); what grammar asks for is left to the fields."""
+    parts = re.split(r"\(([^()]*\|[^()]*)\)", line)
+    choices = [part.split("|") if number % 2 else [part] for number, part in enumerate(parts)]
+    return tuple(_fields("".join(chosen)) for chosen in product(*choices))
+
+
+def _fields(text: str) -> str:
+    """Turn "a {x}" into a field that knows a from an, and "{x}s" into one that knows plurals."""
+    text = re.sub(r"\{(\w)\.noun\}s\b", r"{\1.nouns}", text)
+    text = re.sub(r"\{(\w{2,})\}s\b", r"{+\1}", text)
+    return re.sub(r"\b([Aa]) \{(\w+)\}", r"{\1 \2}", text)
+
+
+# ---------------------------------------------------------------------------- telling
+
+
+def _tell_beat(world: _World, beat: _Beat) -> str:
+    for event in beat.events:
+        world.happen(event)
+    return world.draw.choose(world.draw.choose(beat.ways)).format_map(world)
+
+
+def _tell(world: _World, plot: _Plot) -> str:
+    """Tell a plot without gaps, as one paragraph."""
+    outer, world.kept = world.kept, {}
+    text = " ".join([_tell_beat(world, beat) for beat in plot.beats])
+    world.kept = outer
+    return text
+
+
+def _tell_plot(world: _World, plot: _Plot, distance: int) -> list[str]:
+    """Tell a plot in paragraphs; its gap is filled until `distance` words lie behind the fact."""
+    paragraphs, sentences, words = [], [], 0
+    for beat in plot.beats:
+        if beat is _GAP or beat is _BREAK:
+            paragraphs.append(" ".join(sentences))
+            sentences = []
+            if beat is _GAP:
+                paragraphs += _meanwhile(world, distance - words)
+        else:
+            sentence = _tell_beat(world, beat)
+            sentences.append(sentence)
+            words += sentence.count(" ") + 1
+            if "<" in sentence:
+                words = sentence.count(" ", sentence.rindex("<")) + 1
+    return [*paragraphs, " ".join(sentences)]
+
+
+def _meanwhile(world: _World, words: int) -> list[str]:
+    """Tell scenes of `words` words in all; none comes twice before all have come once."""
+    scenes, paragraphs = _prose("scenes"), []
+    place, step = world.draw.below(len(scenes)), 1 + world.draw.below(len(scenes) - 1)
+    while gcd(step, len(scenes)) > 1:
+        step += 1
+    told = 0
+    while words > 0:
+        scene = scenes[place]
+        place, told = (place + step) % len(scenes), told + 1
+        eventful = any(beat.events for beat in scene.beats)
+        if (eventful and told > len(scenes)) or (scene.needs_friend and "b" not in world.present):
+            continue
+        paragraphs.append(_tell(world, scene))
+        words -= paragraphs[-1].count(" ") + 1
+    return paragraphs
+
+
+_MARK = re.compile(r"[<\[]([\w.]+):([^>\]]+)([>\]])")
+
+
+def _unmark(marked: str, candidates: Callable[[str], tuple[str, ...]]) -> Story:
+    """Take the marks of facts and their uses out of the text, and make probes of them.
+
+    A use whose word was mentioned since its fact, by chance, is no probe: the fact is not needed.
+    """
+    pieces = _MARK.split(marked)
+    text, facts, uses, length = pieces[::4], {}, [], 0
+    parts = []
+    for number, plain in enumerate(text):
+        parts.append(plain)
+        length += len(plain)
+        if number == len(text) - 1:
+            break
+        key, word, bracket = pieces[4 * number + 1 : 4 * number + 4]
+        span = (length, length + len(word))
+        parts.append(word)
+        length += len(word)
+        if bracket == ">":
+            facts[key] = span
+        elif key in facts:
+            uses.append((key, facts[key], span, word))
+    told = "".join(parts)
+    lower = told.lower()
+    probes = []
+    for key, fact, use, word in uses:
+        if lower.find(word.lower(), fact[1], use[0]) < 0:
+            wrong = [other for other in candidates(key) if other != word.lower() and other != word]
+            if word[0].isupper():
+                wrong = [_capital(other) for other in wrong]
+            probes.append(Probe(key.rpartition(".")[2], fact, use, word, tuple(wrong)))
+    return Story(told, tuple(probes))
