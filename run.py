@@ -194,7 +194,7 @@ def open_text(
 ) -> tuple[Tokenizer, Corpus]:
     """Get the text, the tokenizer (None: the one trained on its training part) and the shards."""
     data = config.data
-    source = open_source(data.source, path=data.path, field=data.field)
+    source = open_source(data.source, path=data.path, field=data.field, stories=data.stories)
     tokenizer = tokenizer or tokenizer_for(
         source,
         type=config.tokenizer.type,

@@ -84,7 +84,10 @@ class DataSettings:
     """Where the text comes from, and how it is cut."""
 
     source: str = setting(
-        "shakespeare", "where documents come from", choices=("shakespeare", "files")
+        "shakespeare", "where documents come from", choices=("shakespeare", "stories", "files")
+    )
+    stories: int = setting(
+        4000, "how many stories source: stories tells", unit="stories", minimum=20
     )
     path: str | None = setting(None, "what source: files reads: a file, a folder, a glob")
     field: str = setting("text", "column of the text in .jsonl, .csv and .parquet files")

@@ -115,8 +115,15 @@ def _tail(
     return parts
 
 
-def _measure(source: Source) -> list[tuple[str, int]]:
-    return [(document.name, len(document.text)) for document in source.documents()]
+def _cut(source: Source, split: str, val: float, test: float) -> list[list[Part]]:
+    """Read a source once and cut it: where it has splits of its own by these, else by ours."""
+    sizes, own = [], []
+    for document in source.documents():
+        sizes.append((document.name, len(document.text)))
+        own.append(document.split)
+    if None in own or not own:
+        return assign_splits(sizes, split=split, val_fraction=val, test_fraction=test)
+    return [[Part(str(name), 0, length)] for name, (_, length) in zip(own, sizes, strict=True)]
 
 
 def _texts(source: Source, parts: list[list[Part]], split: str) -> Iterator[Document]:
@@ -131,9 +138,7 @@ def training_texts(
     source: Source, *, split: str, val_fraction: float, test_fraction: float
 ) -> Iterator[str]:
     """Yield the training split's text: what a tokenizer may learn from."""
-    parts = assign_splits(
-        _measure(source), split=split, val_fraction=val_fraction, test_fraction=test_fraction
-    )
+    parts = _cut(source, split, val_fraction, test_fraction)
     return (document.text for document in _texts(source, parts, "train"))
 
 
@@ -231,11 +236,8 @@ def prepare(
     place = (folder or cache_folder() / "shards") / _hash_of(content)[:16]
     if corpus := _find(place, content):
         return corpus
-    documents = _measure(source)
-    parts = assign_splits(
-        documents, split=split, val_fraction=val_fraction, test_fraction=test_fraction
-    )
-    print(f"tokenizing {len(documents):,} documents into {place} ...", file=sys.stderr, flush=True)
+    parts = _cut(source, split, val_fraction, test_fraction)
+    print(f"tokenizing {len(parts):,} documents into {place} ...", file=sys.stderr, flush=True)
     place.mkdir(parents=True, exist_ok=True)
     dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
     splits = {name: _write_split(place, name, source, parts, tokenizer, dtype) for name in SPLITS}

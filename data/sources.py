@@ -1,4 +1,4 @@
-"""Where documents come from: Shakespeare's works, or the user's own files.
+"""Where documents come from: the story world, Shakespeare's works, or the user's own files.
 
 A source says what it holds (`fingerprint`) and yields it (`documents`), any number of times, always
 in the same order. Text is kept byte for byte: no newline is translated, nothing is stripped. The
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from data.stories import split_of, story, world_fingerprint
 from errors import UserError
 from storage import atomic_write, cache_folder, sha256_of
 
@@ -27,10 +28,12 @@ OWN_TEXT = "use your own text: data.source=files data.path=FILE"
 @dataclass(frozen=True)
 class Document:
     """A text that stands for itself. `name` decides its split, so it must not depend on time or
-    machine; `text` is never empty and can be written as UTF-8."""
+    machine; `text` is never empty and can be written as UTF-8. `split`, where a source has splits
+    of its own, is train, val or test."""
 
     name: str
     text: str
+    split: str | None = None
 
 
 class Source(Protocol):
@@ -43,14 +46,34 @@ class Source(Protocol):
         """Yield every document, in the same order each time. Raises `UserError` if it cannot."""
 
 
-def open_source(source: str, *, path: str | None = None, field: str = "text") -> Source:
-    """Open the source called `source`; `path` and `field` are for `files` (see `Files`).
+def open_source(
+    source: str, *, path: str | None = None, field: str = "text", stories: int = 4000
+) -> Source:
+    """Open the source called `source`; `path` and `field` are for `files` (see `Files`), `stories`
+    is how many the story world tells.
 
     Raises `UserError` for a name that is not in `SOURCES` and for a path that cannot be read.
     """
     if source not in SOURCES:
         raise UserError(f"data.source is {source!r}: one of {', '.join(SOURCES)}")
-    return SOURCES[source](path, field)
+    return Stories(stories) if source == "stories" else SOURCES[source](path, field)
+
+
+# ---------------------------------------------------------------------------- the story world
+
+
+class Stories:
+    """The first `count` stories of world 0 (data/stories.py), which have splits of their own."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self._count} {world_fingerprint()}".encode()).hexdigest()
+
+    def documents(self) -> Iterator[Document]:
+        for index in range(self._count):
+            yield Document(f"story-{index}", story(0, index).text, split_of(index))
 
 
 # ---------------------------------------------------------------------------- Shakespeare
@@ -263,4 +286,4 @@ def _load_table(file: Path, builder: str) -> Iterator[dict[str, Any]]:
         raise UserError(f"data.path: {file} cannot be read as {builder}: {reason[:200]}") from error
 
 
-SOURCES = {"shakespeare": Shakespeare, "files": Files}
+SOURCES: dict[str, Any] = {"stories": Stories, "shakespeare": Shakespeare, "files": Files}

@@ -10,11 +10,12 @@ of prose/scenes.txt, until the distance that was drawn is reached.
 A *probe* is a word that only an earlier fact can tell: where it stands, where the fact stands, the
 right word, and others that would fit the sentence. A fact may be overwritten before it is needed.
 
-Everything is drawn by 64-bit integer arithmetic of our own: the same bytes for the same (seed, index)
-on every machine, for ever. One story in 20 is `val`, one `test`; the three share no combination of
+Everything is drawn by 64-bit integer arithmetic of our own: the same bytes for the same seed and
+index on every machine, for ever. One story in 20 is `val`, one `test`; the three share no combination of
 hero, thing and plot, which are drawn again until they fall into the story's own split.
 """
 
+import hashlib
 import re
 from collections.abc import Callable
 from functools import cache
@@ -64,6 +65,14 @@ def story(seed: int, index: int, *, near: int = NEAR, far: int = FAR) -> Story:
     return _unmark("\n\n".join(paragraphs), world.candidates)
 
 
+@cache
+def world_fingerprint() -> str:
+    """Hash all that stories are made of: equal hash, equal stories."""
+    here = Path(__file__).parent
+    parts = [Path(__file__), here / "lexicon.py", *sorted((here / "prose").glob("*.txt"))]
+    return hashlib.sha256(b"\0".join(part.read_bytes() for part in parts)).hexdigest()
+
+
 # ---------------------------------------------------------------------------- chance
 
 _WORD = (1 << 64) - 1
@@ -94,7 +103,7 @@ class _Draw:
 
 
 def _distance(draw: _Draw, near: int, far: int) -> int:
-    """Draw a number of words, as likely from `near` to 2 `near` as from 2 to 4 `near`, and so on."""
+    """Draw a number of words, as likely from `near` to 2 `near` as from 2 to 4 `near`, and on."""
     octaves = [near]
     while octaves[-1] * 2 < far:
         octaves.append(octaves[-1] * 2)
@@ -360,7 +369,9 @@ def _tell(world: _World, plot: _Plot) -> str:
 
 def _tell_plot(world: _World, plot: _Plot, distance: int) -> list[str]:
     """Tell a plot in paragraphs; its gap is filled until `distance` words lie behind the fact."""
-    paragraphs, sentences, words = [], [], 0
+    paragraphs: list[str] = []
+    sentences: list[str] = []
+    words = 0
     for beat in plot.beats:
         if beat is _GAP or beat is _BREAK:
             paragraphs.append(" ".join(sentences))
