@@ -185,7 +185,8 @@ LISTS: dict[str, tuple[str, ...]] = {
     "bird": _words("""
         robin sparrow wren finch thrush blackbird starling swallow swift crow rook raven magpie jay
         jackdaw cuckoo pigeon dove gull heron stork crane owl hawk falcon kestrel eagle buzzard
-        pheasant partridge quail lark nightingale woodpecker kingfisher puffin pelican goldfinch"""),
+        pheasant partridge quail lark nightingale woodpecker kingfisher puffin pelican
+        goldfinch"""),
     "insect": _words("""
         ant bee wasp beetle ladybird moth butterfly dragonfly grasshopper cricket spider gnat
         bumblebee caterpillar earwig firefly"""),
@@ -278,7 +279,8 @@ LISTS: dict[str, tuple[str, ...]] = {
 DESCRIBED: dict[str, tuple[str, ...]] = {
     "animal": _words("""
         sleepy hungry spotted grumpy friendly fat thin woolly old young lazy curious muddy lonely
-        limping proud nervous greedy snow-white clumsy sulky shaggy dignified thirsty wet fluffy"""),
+        limping proud nervous greedy snow-white clumsy sulky shaggy dignified thirsty wet
+        fluffy"""),
     "bird": _words("""
         sleepy hungry speckled grumpy fat thin old young lonely proud greedy ruffled noisy vain
         tame cheeky solitary feathery tufted long-tailed restless"""),

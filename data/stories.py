@@ -2,17 +2,17 @@
 
     story(seed, index) -> Story(text, probes)
 
-A plot (prose/plots.txt) says what happens, in order: the kite is put in the barn, it is moved, it is
-found. Each event changes the `World`; then a sentence is chosen, and what it says about a thing it
-asks the world. So a story cannot contradict itself. Between a fact and its use time passes: scenes
-of prose/scenes.txt, until the distance that was drawn is reached.
+A plot (prose/plots.txt) says what happens, in order: the kite is put in the barn, it is moved, it
+is found. Each event changes the `World`; then a sentence is chosen, and what it says about a thing
+it asks the world. So a story cannot contradict itself. Between a fact and its use time passes:
+scenes of prose/scenes.txt, until the distance that was drawn is reached.
 
 A *probe* is a word that only an earlier fact can tell: where it stands, where the fact stands, the
 right word, and others that would fit the sentence. A fact may be overwritten before it is needed.
 
 Everything is drawn by 64-bit integer arithmetic of our own: the same bytes for the same seed and
-index on every machine, for ever. One story in 20 is `val`, one `test`; the three share no combination of
-hero, thing and plot, which are drawn again until they fall into the story's own split.
+index on every machine, for ever. One story in 20 is `val`, one `test`; the three share no
+combination of hero, thing and plot: these are drawn again until they fall into the story's split.
 """
 
 import hashlib
