@@ -171,7 +171,7 @@ def test_refused_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_unknown_source() -> None:
-    with pytest.raises(UserError, match=r"data\.source is 'novel': one of shakespeare, files"):
+    with pytest.raises(UserError, match=r"data\.source is 'novel': one of stories, shakespeare, files"):
         open_source("novel")
 
 
