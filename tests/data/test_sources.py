@@ -171,7 +171,8 @@ def test_refused_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_unknown_source() -> None:
-    with pytest.raises(UserError, match=r"data\.source is 'novel': one of stories, shakespeare, files"):
+    choices = r"data\.source is 'novel': one of stories, shakespeare, files"
+    with pytest.raises(UserError, match=choices):
         open_source("novel")
 
 
