@@ -198,8 +198,8 @@ LISTS: dict[str, tuple[str, ...]] = {
         oak elm ash beech birch maple willow poplar pine fir spruce cedar yew holly hazel chestnut
         walnut alder aspen rowan hawthorn sycamore"""),
     "tool": _words("""
-        hammer saw spade shovel rake hoe broom mop ladder wheelbarrow pitchfork axe chisel pliers
-        wrench screwdriver needle scissors sieve funnel rolling-pin ruler pencil crayon bellows
+        hammer saw spade shovel rake hoe broom mop ladder wheelbarrow pitchfork axe chisel mallet
+        wrench screwdriver needle sickle sieve funnel rolling-pin ruler pencil crayon scythe
         crowbar trowel anvil spanner paintbrush"""),
     "job": _words("""
         baker miller smith cobbler tailor weaver potter carpenter mason painter gardener shepherd
@@ -275,7 +275,7 @@ LISTS: dict[str, tuple[str, ...]] = {
     "metal": _words("copper silver brass tin iron pewter bronze"),
 }
 
-# How a word of a list may be described, every second time.
+# How a word of a list may be described, two times out of three.
 DESCRIBED: dict[str, tuple[str, ...]] = {
     "animal": _words("""
         sleepy hungry spotted grumpy friendly fat thin woolly old young lazy curious muddy lonely

@@ -116,8 +116,7 @@ def _distance(draw: _Draw, near: int, far: int) -> int:
 _PLURALS = {
     "mouse": "mice", "goose": "geese", "sheep": "sheep", "deer": "deer", "ox": "oxen",
     "calf": "calves", "wolf": "wolves", "fisherman": "fishermen", "postman": "postmen",
-    "ferryman": "ferrymen", "clothes": "clothes", "tomato": "tomatoes", "pliers": "pliers",
-    "scissors": "scissors", "bellows": "bellows", "macaroon": "macaroons",
+    "ferryman": "ferrymen", "clothes": "clothes", "tomato": "tomatoes",
 }  # fmt: skip
 
 
@@ -217,6 +216,8 @@ class _World(dict[str, object]):
         if field[:2] in ("a ", "A "):
             phrase = _article(str(self[field[2:]]))
             return phrase if field[0] == "a" else _capital(phrase)
+        if field == "how":
+            return "" if self.draw.below(3) else f" {self['adverb']}"
         if field[-1].isdigit():
             if field not in self.kept:
                 self.kept[field] = str(self[field[:-1]])
@@ -224,7 +225,7 @@ class _World(dict[str, object]):
         if field[0].isupper():
             return _capital(str(self[field.lower()]))
         word = self.draw.choose(lexicon.LISTS[field])
-        if field in lexicon.DESCRIBED and self.draw.below(2):
+        if field in lexicon.DESCRIBED and self.draw.below(3):
             return f"{self.draw.choose(lexicon.DESCRIBED[field])} {word}"
         return word
 
@@ -344,7 +345,9 @@ def _variants(line: str) -> tuple[str, ...]:
 
 
 def _fields(text: str) -> str:
-    """Turn "a {x}" into a field that knows a from an, and "{x}s" into one that knows plurals."""
+    """Turn "a {x}" into a field that knows a from an, "{x}s" into one that knows plurals, and let
+    it be said at times how something is said."""
+    text = re.sub(r"(\{(?:says|asks)\} \{\w\})(?=[.,])", r"\1{how}", text)
     text = re.sub(r"\{(\w)\.noun\}s\b", r"{\1.nouns}", text)
     text = re.sub(r"\{(\w{2,})\}s\b", r"{+\1}", text)
     return re.sub(r"\b([Aa]) \{(\w+)\}", r"{\1 \2}", text)
