@@ -121,7 +121,7 @@ _PLURALS = {
 
 
 def _article(noun: str) -> str:
-    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+    return f"an {noun}" if noun[0] in "aeiou" and noun[:3] != "use" else f"a {noun}"
 
 
 @cache
