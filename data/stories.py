@@ -347,7 +347,7 @@ def _variants(line: str) -> tuple[str, ...]:
 def _fields(text: str) -> str:
     """Turn "a {x}" into a field that knows a from an, "{x}s" into one that knows plurals, and let
     it be said at times how something is said."""
-    text = re.sub(r"(\{(?:says|asks)\} \{\w\})(?=[.,])", r"\1{how}", text)
+    text = re.sub(r"(\{(?:says|asks)\} \{\w\})(?=[.,](?! \{\w\.who))", r"\1{how}", text)
     text = re.sub(r"\{(\w)\.noun\}s\b", r"{\1.nouns}", text)
     text = re.sub(r"\{(\w{2,})\}s\b", r"{+\1}", text)
     return re.sub(r"\b([Aa]) \{(\w+)\}", r"{\1 \2}", text)

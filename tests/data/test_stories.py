@@ -119,8 +119,9 @@ def test_every_plot_and_every_list_is_used(stories: list[Story]) -> None:
 
 def test_articles_and_quotation_marks(stories: list[Story]) -> None:
     """a before a consonant, an before a vowel (and before an hour), quotation marks in pairs."""
+    slip = re.compile(r"\b[Aa] (?!use)[aeiou]|\b[Aa]n (?!hour)(?:[^aeiouAEIOU]|use)")
     for text, _ in stories:
-        assert not re.search(r"\b[Aa] [aeiou]|\b[Aa]n (?!hour)[^aeiouAEIOU]", text), text
+        assert not slip.search(text), text
         assert "  " not in text
         assert all(part.count('"') % 2 == 0 for part in text.split("\n\n")), text
 
