@@ -1,0 +1,133 @@
+"""How far back does a model remember? `python -m scripts.recall RUN ...`
+
+Lets trained models read stories that no one has read before, up to a word that an earlier fact
+decides ("the kite was put in the barn ... it was still in the"), and asks which of the words that
+would fit they find likeliest. Prints the share they get right by the distance from the fact, in
+tokens: within the window it is one look back; beyond it has to come through the layers; and a fact
+further back than the text that a model was trained on is out of sight.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple
+
+from errors import ArgumentParser, UserError, command
+
+if TYPE_CHECKING:
+    from data.tokenizer import Tokenizer
+    from run import OpenedRun
+
+ROWS = 16  # questions in a forward pass
+EDGES = (1, 9, 17, 33, 65, 129, 257)  # distances at which columns begin [tokens]
+
+
+class Question(NamedTuple):
+    """What a model reads, and the first tokens of the words between which it has to choose."""
+
+    tokens: list[int]
+    right: int
+    wrong: list[int]
+    distance: int  # keys that reach from the query back to the fact
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a line for each run."""
+    parser = ArgumentParser(
+        prog="python -m scripts.recall",
+        description="Ask models trained on stories what they remember, by distance.",
+        epilog="example: python -m scripts.recall runs/windows/window-16 runs/windows/window-full",
+    )
+    parser.add_argument("runs", nargs="*", default=["runs/quickstart"], metavar="RUN",
+                        help="runs or checkpoints (runs/quickstart)")  # fmt: skip
+    parser.add_argument("--questions", type=int, default=1000, help="how many to ask (1000)")
+    arguments = parser.parse_args(argv)
+    if arguments.questions < 1:
+        raise UserError(f"--questions is {arguments.questions}: ask at least one")
+
+    from run import open_run
+
+    opened = [open_run(path) for path in arguments.runs]
+    for path, run in zip(arguments.runs, opened, strict=True):
+        if run.config.data.source != "stories":
+            raise UserError(f"{path} was not trained on stories: nothing is known to ask it")
+    width = max(map(len, arguments.runs))
+    print("right answers by the distance from the fact, in tokens; n: how many were asked")
+    names = [f"{a}-{b - 1}" for a, b in zip(EDGES, EDGES[1:], strict=False)] + [f"{EDGES[-1]}-"]
+    print(f"{'':{width}}  window" + "".join(f"{name:>9}" for name in names), flush=True)
+    for path, run in zip(arguments.runs, opened, strict=True):
+        questions = _questions(run, arguments.questions)
+        hits = _ask(run, questions, path)
+        columns = [sum(question.distance >= edge for edge in EDGES) - 1 for question in questions]
+        table = [[hit for hit, at in zip(hits, columns, strict=True) if at == column]
+                 for column in range(len(EDGES))]  # fmt: skip
+        chances = [[1 / (1 + len(q.wrong)) for q, at in zip(questions, columns, strict=True)
+                    if at == column] for column in range(len(EDGES))]  # fmt: skip
+        window = run.model.config.windows[0]
+        print(f"{path:{width}}  {window or 'full':>6}" + _cells(table), flush=True)
+    print(f"{'by chance':{width}}  {'':6}" + _cells(chances))
+    print(f"{'n':{width}}  {'':6}" + "".join(f"{len(cell):9,}" for cell in table))
+    return 0
+
+
+def _cells(table: Sequence[Sequence[float]]) -> str:
+    return "".join(f"{sum(cell) / len(cell):9.1%}" if cell else f"{'-':>9}" for cell in table)
+
+
+def _questions(run: "OpenedRun", wanted: int) -> list[Question]:
+    """Take them from test stories after those that the run was trained on."""
+    from data.stories import split_of, story
+
+    questions: list[Question] = []
+    for index in count(run.config.data.stories):
+        if split_of(index) == "test":
+            text, probes = story(0, index)
+            for probe in probes:
+                questions += _question(run.tokenizer, text, *probe[1:])
+                if len(questions) == wanted:
+                    return questions
+    raise AssertionError("stories have no end")
+
+
+def _question(
+    tokenizer: "Tokenizer",
+    text: str,
+    fact: tuple[int, int],
+    use: tuple[int, int],
+    right: str,
+    wrong: tuple[str, ...],
+) -> Iterator[Question]:
+    """Cut the text where the right word begins to differ from the others; those that begin as it
+    does are left out, and where none is left there is no question."""
+    before, known = text[: use[0]], len(tokenizer.encode(text[: fact[1]]))
+    answers = [tokenizer.encode(before + word) for word in (right, *wrong)]
+    start = next(n for n, tokens in enumerate(zip(*answers, strict=False)) if len(set(tokens)) > 1)
+    first = answers[0][start]
+    others = sorted({answer[start] for answer in answers} - {first})
+    if others:
+        read = [tokenizer.bos_id, *answers[0][:start]]
+        yield Question(read, first, others, max(1, start - known + 1))
+
+
+def _ask(run: "OpenedRun", questions: Sequence[Question], label: str) -> list[bool]:
+    """Let the model answer each question, with as much text before it as it was trained on."""
+    import torch
+    from tqdm import tqdm
+
+    seq_len = run.config.data.seq_len
+    hits = []
+    with torch.inference_mode():
+        for first in tqdm(range(0, len(questions), ROWS), label, leave=False, disable=None):
+            asked = questions[first : first + ROWS]
+            read = [torch.tensor(question.tokens[-seq_len:]) for question in asked]
+            rows = torch.nn.utils.rnn.pad_sequence(read, batch_first=True)  # no row sees its end
+            logits = run.model(rows)
+            for question, tokens, row in zip(asked, read, logits, strict=True):
+                likely = row[len(tokens) - 1]
+                hits.append(bool(likely[question.right] > likely[question.wrong].max()))
+    return hits
+
+
+if __name__ == "__main__":
+    sys.exit(main())
