@@ -84,7 +84,7 @@ class DataSettings:
     """Where the text comes from, and how it is cut."""
 
     source: str = setting(
-        "shakespeare", "where documents come from", choices=("shakespeare", "stories", "files")
+        "stories", "where documents come from", choices=("stories", "shakespeare", "files")
     )
     stories: int = setting(
         4000, "how many stories source: stories tells", unit="stories", minimum=20
@@ -288,10 +288,15 @@ def ignored(config: Config) -> list[str]:
     all_full = set(pattern if isinstance(pattern, tuple) else [pattern]) == {None}
     without = "no layer has a window"
     widening = train.window_schedule in ("grow", "depth")
-    shakespeare = "data.source is shakespeare, only files reads it"
+    other = f"data.source is {data.source}, only {{}} reads it".format
+    own = data.source == "stories" and "stories have splits of their own"
     idle = {
-        "data.path": data.source == "shakespeare" and shakespeare,
-        "data.field": data.source == "shakespeare" and shakespeare,
+        "data.path": data.source != "files" and other("files"),
+        "data.field": data.source != "files" and other("files"),
+        "data.stories": data.source != "stories" and other("stories"),
+        "data.split": own,
+        "data.val_fraction": own,
+        "data.test_fraction": own,
         "train.adamw_lr": train.optimizer == "adamw" and "under adamw all weights follow train.lr",
         "model.rope_factor": model.rope_scaling == "none" and "model.rope_scaling is none",
         "model.rope_original_len": model.rope_scaling != "yarn" and "only yarn reads it",

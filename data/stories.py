@@ -125,7 +125,7 @@ def _article(noun: str) -> str:
 
 
 @cache
-def _plural(noun: str) -> str:
+def plural(noun: str) -> str:
     before, space, last = noun.rpartition(" ")
     if last in _PLURALS:
         return before + space + _PLURALS[last]
@@ -169,7 +169,7 @@ class _Thing:
     prose asks for (see prose/plots.txt); what is not yet known is not there to be told."""
 
     def __init__(self, key: str, colour: str, noun: str) -> None:
-        self._key, self.noun, self.nouns = key, noun, _plural(noun)
+        self._key, self.noun, self.nouns = key, noun, plural(noun)
         self.phrase = f"{colour} {noun}"
         self.a = _article(self.phrase)
         self.A = _capital(self.a)
@@ -212,7 +212,7 @@ class _World(dict[str, object]):
 
     def __missing__(self, field: str) -> str:
         if field[0] == "+":
-            return _plural(self[field[1:]])  # type: ignore[arg-type]
+            return plural(self[field[1:]])  # type: ignore[arg-type]
         if field[:2] in ("a ", "A "):
             phrase = _article(str(self[field[2:]]))
             return phrase if field[0] == "a" else _capital(phrase)
@@ -315,26 +315,38 @@ class _Plot(NamedTuple):
 @cache
 def _prose(name: str) -> tuple[_Plot, ...]:
     """Read the plots of a file of prose; prose/plots.txt says how they are written."""
-    text = (Path(__file__).parent / "prose" / f"{name}.txt").read_text(encoding="utf-8")
     plots = []
-    for part in re.split(r"^== ", text, flags=re.MULTILINE)[1:]:
+    for part in re.split(r"^== ", _file(name), flags=re.MULTILINE)[1:]:
         title, _, body = part.partition("\n")
         beats = tuple(map(_beat, re.split(r"\n{2,}", body.strip())))
         plots.append(_Plot(title.strip(), beats, "{B}" in body or "{b." in body))
     return tuple(plots)
 
 
+def written(name: str) -> list[tuple[tuple[str, ...], str]]:
+    """List each way to tell a beat of prose/NAME.txt as it is written, with the beat's events."""
+    beats = re.split(r"\n{2,}", re.sub(r"^== .*\n|^#.*\n", "", _file(name), flags=re.MULTILINE))
+    parts = [_parts(block) for block in beats if block.strip() not in ("", "...", "--")]
+    return [(events, line) for events, lines in parts for line in lines]
+
+
+def _file(name: str) -> str:
+    return (Path(__file__).parent / "prose" / f"{name}.txt").read_text(encoding="utf-8")
+
+
 def _beat(block: str) -> _Beat:
     if block in ("...", "--"):
         return _GAP if block == "..." else _BREAK
-    events: list[str] = []
-    ways = []
-    for line in block.splitlines():
-        if line.startswith("@"):
-            events += [event.strip() for event in line[1:].split(";")]
-        else:
-            ways.append(_variants(line))
-    return _Beat(tuple(events), tuple(ways))
+    events, lines = _parts(block)
+    return _Beat(events, tuple(map(_variants, lines)))
+
+
+def _parts(block: str) -> tuple[tuple[str, ...], list[str]]:
+    """Divide a beat into its events and the ways to tell it."""
+    lines = block.strip().splitlines()
+    events = ";".join(line[1:] for line in lines if line.startswith("@"))
+    told = [line for line in lines if not line.startswith("@")]
+    return tuple(event.strip() for event in events.split(";") if event), told
 
 
 def _variants(line: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ further back than the text that a model was trained on is out of sight.
 
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import count
+from itertools import count, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from errors import ArgumentParser, UserError, command
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"{path} was not trained on stories: nothing is known to ask it")
     width = max(map(len, arguments.runs))
     print("right answers by the distance from the fact, in tokens; n: how many were asked")
-    names = [f"{a}-{b - 1}" for a, b in zip(EDGES, EDGES[1:], strict=False)] + [f"{EDGES[-1]}-"]
+    names = [f"{a}-{b - 1}" for a, b in pairwise(EDGES)] + [f"{EDGES[-1]}-"]
     print(f"{'':{width}}  window" + "".join(f"{name:>9}" for name in names), flush=True)
     for path, run in zip(arguments.runs, opened, strict=True):
         questions = _questions(run, arguments.questions)
