@@ -1,4 +1,4 @@
-"""Let a trained model write: `python -m scripts.sample RUN --prompt "ROMEO."`
+"""Let a trained model write: `python -m scripts.sample RUN --prompt "Once upon a time"`
 
 The prompt is fed through the rolling cache in chunks, so it may be far longer than the window; the
 text is decoded as it comes, and a character is shown only when all its bytes are there.
@@ -160,7 +160,7 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m scripts.sample",
         description="Let a trained model write.",
-        epilog='example: python -m scripts.sample runs/quickstart --prompt "ROMEO." --samples 3',
+        epilog='example: python -m scripts.sample runs/quickstart --prompt "Once upon a time" --samples 3',
     )
     number, text = parser.add_argument, parser.add_argument
     text(
