@@ -160,7 +160,7 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m scripts.sample",
         description="Let a trained model write.",
-        epilog='example: python -m scripts.sample runs/quickstart --prompt "Once upon a time" --samples 3',
+        epilog='example: python -m scripts.sample runs/quickstart --prompt "" --samples 3',
     )
     number, text = parser.add_argument, parser.add_argument
     text(

@@ -20,7 +20,7 @@ COMMANDS = [
     if line
 ]
 TINY = [
-    "data.source=files", "data.path=LICENSE", "data.split=tail", "data.seq_len=16",
+    "data.source=stories", "data.stories=40", "data.seq_len=16",
     "tokenizer.type=bpe", "tokenizer.vocab_size=340", "model.dim=16", "model.n_layers=2",
     "model.n_heads=2", "model.n_kv_heads=1", "model.head_dim=8", "model.hidden_dim=32",
     "train.max_steps=4", "train.micro_batch_size=2", "train.grad_accum_steps=1",
