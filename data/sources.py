@@ -6,6 +6,7 @@ repository contains no text written by others; Shakespeare is fetched once, from
 """
 
 import glob
+import gzip
 import hashlib
 import io
 import os
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -168,8 +170,9 @@ class Files:
     """The user's files: `path` is a file, a folder (with all below it) or a glob.
 
     A .jsonl, .csv or .parquet file has a document in each row, in the column `field`; rows without
-    text are passed over. Any other file is one document in UTF-8, read whole. In a folder, only
-    these suffixes, .txt and .md are looked at.
+    text are passed over. Any other file is one document in UTF-8, read whole. Each may end in .gz
+    and be compressed. In a folder, only these suffixes, .txt and .md are looked at. Among several
+    files, one that is not UTF-8 is passed over, and named; alone, it is refused.
     """
 
     def __init__(self, path: str | None, field: str = "text") -> None:
@@ -188,14 +191,28 @@ class Files:
     def documents(self) -> Iterator[Document]:
         empty = True
         for name, file in self._files.items():
-            builder = TABLES.get(file.suffix.lower())
-            rows = _rows(file, builder, self._field) if builder else [(name, _read_text(file))]
+            builder = TABLES.get(_suffix(file))
+            rows = _rows(file, builder, self._field) if builder else self._whole(file)
             for row, text in rows:
                 if text:
                     empty = False
                     yield Document(f"{name}#{row}" if builder else name, text)
         if empty:
             raise UserError(f"data.path={self._path} holds no text: every document is empty")
+
+    def _whole(self, file: Path) -> Iterator[tuple[int, str]]:
+        """Yield the one text of a file, unless it is none and others are there."""
+        try:
+            yield 0, _read_text(file)
+        except UserError as error:
+            if len(self._files) == 1:
+                raise
+            print(f"note: {error}; passed over", file=sys.stderr)
+
+
+def _suffix(file: Path) -> str:
+    """What kind of file it is, compressed or not."""
+    return Path(file.name.lower().removesuffix(".gz")).suffix
 
 
 def _find(path: str) -> dict[str, Path]:
@@ -229,7 +246,7 @@ def _walk(folder: Path) -> list[Path]:
     """List the files of text below `folder`, sorted; say how many others were passed over."""
     below = [file.relative_to(folder) for file in folder.rglob("*") if not file.is_dir()]
     seen = sorted(file for file in below if not any(part.startswith(".") for part in file.parts))
-    files = [file for file in seen if file.suffix.lower() in (*TEXTS, *TABLES)]
+    files = [file for file in seen if _suffix(file) in (*TEXTS, *TABLES)]
     known = ", ".join((*TEXTS, *TABLES))
     if not files:
         raise UserError(f"data.path={folder} has no file of text in it: {known} are looked at")
@@ -244,6 +261,11 @@ def _read_text(file: Path) -> str:
     """Read a file of UTF-8 as it is; only a byte order mark at its start is not text."""
     mark = b"\xef\xbb\xbf"
     content = file.read_bytes()
+    if file.name.lower().endswith(".gz"):
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"data.path: {file} is not a whole .gz file: {error}") from None
     try:
         return content.decode("utf-8").removeprefix(mark.decode())
     except UnicodeDecodeError as error:

@@ -1,5 +1,6 @@
 """data/sources.py: the text as it is, or one clear line."""
 
+import gzip
 import io
 import os
 import subprocess
@@ -161,6 +162,26 @@ def test_refused_paths(tmp_path: Path) -> None:
     assert refusal("/dev/null").startswith("data.path: /dev/null is not a regular file")
     os.mkfifo(tmp_path / "pipe.txt")  # to open it would wait for ever
     assert "pipe.txt is not a regular file" in refusal(tmp_path)
+
+
+def test_compressed(tmp_path: Path) -> None:
+    """A .txt.gz would be read as bytes, a .jsonl.gz not be found."""
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress("ä".encode()))
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"text": "one"}\n{"text": "two"}\n'))
+    (tmp_path / "c.csv.gz").write_bytes(gzip.compress(b"id,text\n1,three\n"))
+    expected = [("a.txt.gz", "ä"), ("b.jsonl.gz#0", "one"), ("b.jsonl.gz#1", "two")]
+    assert read(tmp_path) == [*expected, ("c.csv.gz#0", "three")]
+    (tmp_path / "d.txt.gz").write_bytes(gzip.compress(b"d" * 99)[:-9])
+    assert "is not a whole .gz file" in refusal(tmp_path / "d.txt.gz")
+
+
+def test_a_broken_file_among_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One file in another encoding would end the reading of a thousand, or vanish in silence."""
+    for name, content in (("a.txt", b"a"), ("b.txt", b"\xff\xfe"), ("c.txt", b"c")):
+        (tmp_path / name).write_bytes(content)
+    assert read(tmp_path) == [("a.txt", "a"), ("c.txt", "c")]
+    note = capsys.readouterr().err
+    assert "b.txt is not UTF-8 (byte 0): save it as UTF-8; passed over" in note
 
 
 def test_refused_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
