@@ -284,7 +284,7 @@ def test_no_permission(tmp_path: Path, text: Path, capsys: pytest.CaptureFixture
 def test_no_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The first thing many see: no corpus. It must be said what to do, and nothing be left."""
+    """A corpus that cannot be fetched: it is said what to do, and nothing is left."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
@@ -293,7 +293,8 @@ def test_no_network(
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{port}/simple")
     monkeypatch.setenv("BREEZE_CACHE", str(tmp_path / "cache"))
-    assert train.main([tiny.QUICKSTART, f"run_dir={tmp_path / 'run'}"]) == 2
+    run_dir = f"run_dir={tmp_path / 'run'}"
+    assert train.main([tiny.QUICKSTART, "data.source=shakespeare", run_dir]) == 2
     said = capsys.readouterr().err.replace("fetching the corpus", "note: fetching the corpus")
     line = refused(said)
     assert "Check the network" in line and "data.source=files data.path=FILE" in line
