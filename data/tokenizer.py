@@ -24,6 +24,8 @@ TRAINING_LIMIT = 32_000_000  # characters; more text changes few pieces and cost
 _FIRST_PIECE = 3 + 256  # its id: after the specials and the bytes
 _CHUNK = 4096  # characters; SentencePiece passes over lines that are longer than it is told
 _BLOCK = 1 << 18  # characters encoded at once: some 100 bytes of memory each
+_KEPT, _LONGEST = 1 << 17, 32  # words whose ids are kept, and their characters: tens of MB
+_WORD = re.compile(" *[^ ]+| +")
 _RESERVED = re.compile("[\0\u2581\u2585]")  # SentencePiece skips a line that has its own marks
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -126,6 +128,7 @@ class Tokenizer:
             self._bytes = [_piece_bytes(self._model, id) for id in ids]
             self._space_mark = [self._model.piece_to_id(f"<0x{b:02X}>") for b in b"\xe2\x96\x81"]
             probe = f"<s>  a \ufb01\r\n\0{SPACE_MARK}\u00e9 "
+            self._known_words: dict[str, list[int]] | None = {} if self._has_words() else None
             lossless = (
                 min(self.bos_id, self.eos_id) >= 0 and self.decode(self.encode(probe)) == probe
             )
@@ -162,7 +165,30 @@ class Tokenizer:
             if number:
                 ids += self._space_mark  # as bytes: the piece would mean a space
             for block in _blocks(part):
-                ids += self._model.encode(block)
+                ids += self._encode(block)
+        return ids
+
+    def _has_words(self) -> bool:
+        """Whether a word's ids depend on nothing around it: pieces are merged by rank, as in BPE,
+        and none goes on into a space. (Unigram adds up a whole text's chances, and rounds them.)"""
+        pieces = range(_FIRST_PIECE, len(self._bytes))
+        return all(self._model.get_score(id) == _FIRST_PIECE - id for id in pieces) and not any(
+            re.search(rb"[^ ] ", self._bytes[id]) for id in pieces
+        )
+
+    def _encode(self, text: str) -> list[int]:
+        """Encode a block; where it has words, each only when it is new: three times as fast."""
+        known = self._known_words
+        if known is None:
+            return self._model.encode(text)
+        ids: list[int] = []
+        for word in _WORD.findall(text):
+            found = known.get(word)
+            if found is None:
+                found = self._model.encode(word)
+                if len(known) < _KEPT and len(word) <= _LONGEST:
+                    known[word] = found
+            ids += found
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -1,12 +1,14 @@
 """data/tokenizer.py: every text comes back, every stream equals its whole, bad input is refused."""
 
 import hashlib
+import io
 import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import sentencepiece
 
 from data import tokenizer as tokenizer_module
 from data.tokenizer import TYPES, Tokenizer, train_tokenizer
@@ -68,12 +70,25 @@ def test_random_text_comes_back(tokenizer: Tokenizer) -> None:
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_every_character_comes_back(bpe: Tokenizer) -> None:
+def test_every_character_comes_back(tokenizer: Tokenizer) -> None:
     """All 1,112,064 of Unicode's scalar values."""
     for start in range(0, 0x110000, 0x800):
         if start != 0xD800:
             text = "".join(map(chr, range(start, start + 0x800)))
-            assert bpe.decode(bpe.encode(text)) == text
+            assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_random_bytes_come_back(tokenizer: Tokenizer) -> None:
+    """As what they may be read as: Latin-1, UTF-8 with U+FFFD, and UTF-8 with lone surrogates, as
+    Python reads a command line."""
+    draw = random.Random(3)
+    for _ in range(300):
+        content = draw.randbytes(draw.randrange(100))
+        for text in (content.decode("latin-1"), content.decode("utf-8", "replace")):
+            assert tokenizer.decode(tokenizer.encode(text)) == text
+        escaped = content.decode("utf-8", "surrogateescape")
+        expected = escaped.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        assert tokenizer.decode(tokenizer.encode(escaped)) == expected
 
 
 def test_a_lone_surrogate_becomes_a_replacement_character(tokenizer: Tokenizer) -> None:
@@ -91,6 +106,38 @@ def test_blocks_do_not_change_the_pieces(
     assert tokenizer.encode(text) == whole
     monkeypatch.setattr(tokenizer_module, "_BLOCK", 1)
     assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("kept", [0, 3, 1 << 17])
+def test_words_do_not_change_the_pieces(
+    bpe: Tokenizer, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    """What BPE keeps of a word is what SentencePiece says of it within its text, also between runs
+    of spaces, and whether there is room to keep it or not."""
+    monkeypatch.setattr(tokenizer_module, "_KEPT", kept)
+    fresh = Tokenizer(bpe.model_bytes)
+    draw = random.Random(4)
+    words = [" ", "  ", "kite", "the", "\n", ".", "It was", "é", "<s>"]
+    texts = ["".join(draw.choices(words, k=40)) for _ in range(300)]
+    for text in [*TEXT, *texts, *random_texts(100), "", " ", "   ", "a" * 99 + "  b "]:
+        if "\u2581" not in text:
+            assert fresh.encode(text) == bpe._model.encode(text)
+    assert fresh._known_words is not None and len(fresh._known_words) <= kept
+    assert len(fresh._known_words) > 100 or kept < 100
+
+
+def test_only_words_that_stand_alone_are_kept() -> None:
+    """Unigram weighs a whole text; a BPE of another house may end its pieces with the space."""
+    unigram = Tokenizer(train_tokenizer(TEXT, type="unigram", vocab_size=305))
+    assert unigram._known_words is None
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT), model_writer=model, model_type="bpe", vocab_size=340,
+        treat_whitespace_as_suffix=True, **tokenizer_module._LOSSLESS,
+    )  # fmt: skip
+    tokenizer = Tokenizer(model.getvalue())
+    assert tokenizer.decode(tokenizer.encode("The kite ")[-1:]) == "e "
+    assert tokenizer.encode(TEXT[0]) == tokenizer._model.encode(TEXT[0])
 
 
 # ---------------------------------------------------------------------------- decoding
@@ -135,6 +182,23 @@ def test_a_stream_holds_back_an_incomplete_character(bpe: Tokenizer) -> None:
     stream.push(bpe.encode("é")[0])
     assert stream.flush() == "\ufffd"
     assert stream.push(bpe.encode("t")[0]) == "t", "after a flush the stream starts anew"
+
+
+def test_a_stream_never_gives_half_a_character(tokenizer: Tokenizer) -> None:
+    """Wherever it stops, what was given begins the text, up to the last whole character; what is
+    held back is less than one, and given up as `decode` gives it up."""
+    text = "The kite é 中文, 👍🏽 कि्ष\u2581\U0010ffff.\n\nThen ﬁ \0 e\u0301!"
+    ids = tokenizer.encode(text)
+    stream, pushed = tokenizer.stream(), ""
+    for stop, id in enumerate(ids, 1):
+        pushed += stream.push(id)
+        n_bytes = sum(len(tokenizer.token_bytes(id)) for id in ids[:stop])
+        whole = text.encode()[:n_bytes].decode("utf-8", "ignore")
+        assert pushed == whole
+        cut = tokenizer.stream()
+        given = "".join(map(cut.push, ids[:stop]))
+        assert given + cut.flush() == tokenizer.decode(ids[:stop])
+    assert pushed == text and stream.flush() == ""
 
 
 # ---------------------------------------------------------------------------- training
@@ -258,10 +322,6 @@ def test_garbage_is_refused(bpe: Tokenizer, capfd: pytest.CaptureFixture[str]) -
 
 def test_a_model_that_loses_text_is_refused(tmp_path: Path) -> None:
     """SentencePiece's own defaults merge spaces; such a model would not give text back."""
-    import io
-
-    import sentencepiece
-
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXT), model_writer=model, vocab_size=45, minloglevel=2
