@@ -109,19 +109,19 @@ def test_blocks_do_not_change_the_pieces(
 
 
 @pytest.mark.parametrize("kept", [0, 3, 1 << 17])
-def test_words_do_not_change_the_pieces(
-    bpe: Tokenizer, monkeypatch: pytest.MonkeyPatch, kept: int
-) -> None:
+def test_words_do_not_change_the_pieces(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
     """What BPE keeps of a word is what SentencePiece says of it within its text, also between runs
-    of spaces, and whether there is room to keep it or not."""
+    of spaces, which are pieces too, and whether there is room to keep it or not."""
     monkeypatch.setattr(tokenizer_module, "_KEPT", kept)
-    fresh = Tokenizer(bpe.model_bytes)
+    code = ["if the kite:\n        fly()\n    land(the,  kite)\n" * 9]
+    fresh = Tokenizer(train_tokenizer(TEXT + code, type="bpe", vocab_size=360))
+    assert any(fresh.piece(id) == "\u2581\u2581" for id in range(259, 360))
     draw = random.Random(4)
     words = [" ", "  ", "kite", "the", "\n", ".", "It was", "é", "<s>"]
     texts = ["".join(draw.choices(words, k=40)) for _ in range(300)]
     for text in [*TEXT, *texts, *random_texts(100), "", " ", "   ", "a" * 99 + "  b "]:
         if "\u2581" not in text:
-            assert fresh.encode(text) == bpe._model.encode(text)
+            assert fresh.encode(text) == fresh._model.encode(text)
     assert fresh._known_words is not None and len(fresh._known_words) <= kept
     assert len(fresh._known_words) > 100 or kept < 100
 
