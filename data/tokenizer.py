@@ -21,7 +21,7 @@ TYPES = ("bpe", "unigram", "char")
 SPACE_MARK = "\u2581"  # stands for a space in SentencePiece's pieces
 TRAINING_LIMIT = 32_000_000  # characters; more text changes few pieces and costs memory and time
 
-_FIRST_PIECE = 3 + 256  # its id: after the specials and the bytes
+FIRST_PIECE = 3 + 256  # its id: after the specials and the bytes
 _CHUNK = 4096  # characters; SentencePiece passes over lines that are longer than it is told
 _BLOCK = 1 << 18  # characters encoded at once: some 100 bytes of memory each
 _KEPT, _LONGEST = 1 << 17, 32  # words whose ids are kept, and their characters: tens of MB
@@ -83,7 +83,7 @@ def train_tokenizer(texts: Iterable[str], *, type: str, vocab_size: int) -> byte
 def _check_smallest(vocab_size: int, chunks: Iterable[str]) -> None:
     """Refuse a vocabulary that cannot hold every character; of `char`, SentencePiece would
     leave the rare ones out without a word."""
-    smallest = _FIRST_PIECE + len({"\n", " "}.union(*chunks))
+    smallest = FIRST_PIECE + len({"\n", " "}.union(*chunks))
     if vocab_size < smallest:
         raise UserError(
             f"tokenizer.vocab_size is {vocab_size:,}, too few for 3 specials, 256 bytes and the "
@@ -171,8 +171,8 @@ class Tokenizer:
     def _has_words(self) -> bool:
         """Whether a word's ids depend on nothing around it: pieces are merged by rank, as in BPE,
         and none goes on into a space. (Unigram adds up a whole text's chances, and rounds them.)"""
-        pieces = range(_FIRST_PIECE, len(self._bytes))
-        return all(self._model.get_score(id) == _FIRST_PIECE - id for id in pieces) and not any(
+        pieces = range(FIRST_PIECE, len(self._bytes))
+        return all(self._model.get_score(id) == FIRST_PIECE - id for id in pieces) and not any(
             re.search(rb"[^ ] ", self._bytes[id]) for id in pieces
         )
 
