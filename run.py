@@ -16,7 +16,10 @@ from torch import Tensor
 
 from configs import schema
 from data.batches import evaluation_windows
-from data.prepare import Corpus, prepare, tokenizer_for
+from data.corpus import Corpus
+from data.documents import Source
+from data.mixture import MixedCorpus
+from data.prepare import prepare, tokenizer_for
 from data.sources import open_source
 from data.tokenizer import Tokenizer
 from errors import UserError
@@ -38,7 +41,7 @@ class Run:
 
     config: schema.Config
     tokenizer: Tokenizer
-    corpus: Corpus
+    corpus: Corpus | MixedCorpus
     model: Transformer
     optimizer: Optimizer
     device: torch.device
@@ -189,28 +192,52 @@ def begin(config: schema.Config, checkpoint: Checkpoint | None) -> Run:
     return run
 
 
-def open_text(
-    config: schema.Config, tokenizer: Tokenizer | None = None
-) -> tuple[Tokenizer, Corpus]:
-    """Get the text, the tokenizer (None: the one trained on its training part) and the shards."""
-    data = config.data
-    source = open_source(data.source, path=data.path, field=data.field, stories=data.stories)
-    tokenizer = tokenizer or tokenizer_for(
-        source,
+def open_sources(data: schema.DataSettings) -> dict[str, Source]:
+    """Open what the text is mixed from, or the one source; by name, as `data.mix` spells it."""
+    about: dict[str, Any] = {
+        name: getattr(data, name)
+        for name in ("field", "documents", "stories", "near", "far",
+                     "hub_config", "hub_split", "revision", "streaming")
+    }  # fmt: skip
+    if data.mix is None:
+        return {data.source: open_source(data.source, path=data.path, **about)}
+    opened = {}
+    for name in data.mix:
+        source, _, path = name.partition(":")
+        opened[name] = open_source(source, path=path or None, **about)
+    return opened
+
+
+def text_tokenizer(config: schema.Config, sources: dict[str, Source]) -> Tokenizer:
+    """Train the tokenizer of a config's text, or find it in the cache."""
+    weights = config.data.mix or {}
+    return tokenizer_for(
+        [(source, weights.get(name, 1.0)) for name, source in sources.items()],
         type=config.tokenizer.type,
         vocab_size=config.tokenizer.vocab_size,
-        split=data.split,
-        val_fraction=data.val_fraction,
-        test_fraction=data.test_fraction,
+        **_shares(config.data),
     )
-    corpus = prepare(
-        source,
-        tokenizer,
-        split=data.split,
-        val_fraction=data.val_fraction,
-        test_fraction=data.test_fraction,
-    )
-    return tokenizer, corpus
+
+
+def open_text(
+    config: schema.Config, tokenizer: Tokenizer | None = None
+) -> tuple[Tokenizer, Corpus | MixedCorpus]:
+    """Get the text, the tokenizer (None: the one trained on its training part) and the shards."""
+    data = config.data
+    sources = open_sources(data)
+    tokenizer = tokenizer or text_tokenizer(config, sources)
+    corpora = {
+        name: prepare(source, tokenizer, **_shares(data), processes=data.processes)
+        for name, source in sources.items()
+    }
+    if data.mix is None:
+        return tokenizer, corpora[data.source]
+    return tokenizer, MixedCorpus(corpora, data.mix)
+
+
+def _shares(data: schema.DataSettings) -> dict[str, Any]:
+    return {"split": data.split, "val_fraction": data.val_fraction,
+            "test_fraction": data.test_fraction}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -278,8 +305,15 @@ def _restore(run: Run, checkpoint: Checkpoint) -> None:
     }
 
 
+# Not where the text lies, nor who cuts it into tokens: the text itself is compared.
+_FREE = {("data", "path"), ("data", "processes")}
+
+
 def _refuse_changes(
-    config: schema.Config, tokenizer: Tokenizer, corpus: Corpus, checkpoint: Checkpoint
+    config: schema.Config,
+    tokenizer: Tokenizer,
+    corpus: Corpus | MixedCorpus,
+    checkpoint: Checkpoint,
 ) -> None:
     """Raise `UserError` if model, tokenizer or text changed since the checkpoint; tell the rest."""
     before = schema.config_from_dict(checkpoint.metadata["config"], str(checkpoint.path))
@@ -290,8 +324,8 @@ def _refuse_changes(
         print(f"note: seed was {then['seed']} and is now {now['seed']}", file=sys.stderr)
     for section in ("model", "tokenizer", "data", "train", "sample"):
         for key, value in now[section].items():
-            if then[section][key] == value or (section, key) == ("data", "path"):
-                continue  # not the path of the text but the text itself is compared
+            if then[section][key] == value or (section, key) in _FREE:
+                continue
             change = f"{section}.{key} was {then[section][key]} and is now {value}"
             if section in ("model", "tokenizer", "data") or key == "optimizer":
                 raise UserError(f"{cannot}: {change}; {remedy}")

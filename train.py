@@ -92,13 +92,11 @@ def train(config: schema.Config, *, resume: bool = False) -> int:
 
 def steps(run: Run, metrics: MetricsLog, samples: SamplesLog, stop: StopRequest) -> int:
     """The loop: one iteration is one update of the weights. Returns the exit code."""
-    from data.batches import Batches
     from model.cost import flops_per_token
     from training.progress import Progress
 
     settings = run.config.train
-    batches = Batches(
-        run.corpus.tokens("train"),
+    batches = run.corpus.batches(
         seq_len=run.config.data.seq_len,
         batch_size=settings.micro_batch_size * settings.grad_accum_steps,
         seed=run.config.seed,

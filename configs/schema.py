@@ -22,6 +22,7 @@ from storage import atomic_write
 
 QUICKSTART = "configs/quickstart.yaml"
 MAX_BYTES = 65_536  # a config is a page or two; a file that is not one must not be read to its end
+SOURCES = ("stories", "shakespeare", "files", "hub")
 SHOWN = 10  # mistakes told in one line, the rest are counted
 
 
@@ -83,14 +84,29 @@ class ModelSettings:
 class DataSettings:
     """Where the text comes from, and how it is cut."""
 
-    source: str = setting(
-        "stories", "where documents come from", choices=("stories", "shakespeare", "files")
-    )
+    source: str = setting("stories", "where documents come from", choices=SOURCES)
     stories: int = setting(
         4000, "how many stories source: stories tells", unit="stories", minimum=20
     )
-    path: str | None = setting(None, "what source: files reads: a file, a folder, a glob")
-    field: str = setting("text", "column of the text in .jsonl, .csv and .parquet files")
+    near: int = setting(5, "least distance from a story's fact to its use", unit="words", minimum=1)
+    far: int = setting(1000, "greatest such distance", unit="words", minimum=1)
+    path: str | None = setting(None, "files: a file, a folder, a glob; hub: a dataset's id")
+    field: str = setting("text", "column of the text in .jsonl, .csv, .parquet, the Hub's data")
+    documents: str = setting(
+        "file", "what a document is in .txt and .md files", choices=("file", "line", "paragraph")
+    )
+    hub_config: str | None = setting(None, "configuration of the Hub's dataset, if it has some")
+    hub_split: str = setting("train", "which split of the Hub's dataset is read")
+    revision: str | None = setting(None, "branch, tag or commit of the Hub's data; null: main")
+    streaming: bool = setting(True, "read the Hub's data as it arrives; false: download it first")
+    mix: Mapping[str, float] | None = setting(
+        None,
+        "weights of sources, {stories: 3, files:DIR: 1}; null: source",
+        exclusiveMinimum=0,
+    )
+    processes: int | None = setting(
+        None, "processes that cut text into tokens; null: one for each core", minimum=1
+    )
     seq_len: int = setting(256, "length of a training window", unit="tokens", minimum=1)
     document_mask: bool = setting(
         False, "tokens see only their own document, whose positions begin at 0"
@@ -288,12 +304,26 @@ def ignored(config: Config) -> list[str]:
     all_full = set(pattern if isinstance(pattern, tuple) else [pattern]) == {None}
     without = "no layer has a window"
     widening = train.window_schedule in ("grow", "depth")
-    other = f"data.source is {data.source}, only {{}} reads it".format
-    own = data.source == "stories" and "stories have splits of their own"
+    sources = {name.partition(":")[0] for name in data.mix} if data.mix else {data.source}
+
+    def unless(*wanted: str) -> Any:
+        read = f"data.source is {' and '.join(sorted(sources))}, only {' and '.join(wanted)} read"
+        return sources.isdisjoint(wanted) and f"{read}{'s' if len(wanted) == 1 else ''} it"
+
+    mixed = data.mix is not None and "data.mix says what is read"
+    own = sources == {"stories"} and "stories have splits of their own"
     idle = {
-        "data.path": data.source != "files" and other("files"),
-        "data.field": data.source != "files" and other("files"),
-        "data.stories": data.source != "stories" and other("stories"),
+        "data.source": mixed,
+        "data.path": mixed or unless("files", "hub"),
+        "data.field": unless("files", "hub"),
+        "data.documents": unless("files"),
+        "data.stories": unless("stories"),
+        "data.near": unless("stories"),
+        "data.far": unless("stories"),
+        "data.hub_config": unless("hub"),
+        "data.hub_split": unless("hub"),
+        "data.revision": unless("hub"),
+        "data.streaming": unless("hub"),
         "data.split": own,
         "data.val_fraction": own,
         "data.test_fraction": own,
@@ -460,6 +490,16 @@ def _conflicts(config: Config) -> Iterator[tuple[list[str], str]]:
     for name, path in (("run_dir", config.run_dir), ("data.path", data.path)):
         if path is not None and (not path or "\0" in path):
             yield [name], f"{name} is {spell(path)}, a path or null is needed"
+    if data.near > data.far:
+        names = ["data.near", "data.far"]
+        yield names, f"data.near is {data.near}, more than data.far, {data.far}: make it smaller"
+    for name in data.mix or ():
+        source, colon, path = name.partition(":")
+        wants_path = source in ("files", "hub")
+        if source not in SOURCES or bool(path) != wants_path or bool(colon) != wants_path:
+            known = "stories, shakespeare, files:PATH or hub:ID"
+            given = spell(dict(data.mix or {}))
+            yield ["data.mix"], f"data.mix is {given}, for {spell(name)} one of {known} is needed"
     if train.window_schedule == "random" and not train.window_choices:
         names = ["train.window_schedule", "train.window_choices"]
         yield names, "train.window_schedule random needs train.window_choices, such as [16, 64]"

@@ -8,7 +8,7 @@ comes from the annotation. Exact types are asked for: True is no number, 3.0 no 
 import json
 import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
@@ -82,6 +82,8 @@ class Setting:
             raise UserError(f"{self.name} is {spell(value)}, {self.wanted} is needed{remedy}")
         if isinstance(value, list):
             return tuple(value)
+        if isinstance(value, dict):
+            return {key: float(number) for key, number in value.items()}
         return float(value) if type(value) is int and float in _kinds(self.hint) else value
 
     def json_schema(self) -> dict[str, Any]:
@@ -117,14 +119,23 @@ def _is(value: Any, hint: Any) -> bool:
             item = get_args(kind)[0]
             if type(value) in (list, tuple) and all(_is(each, item) for each in value):
                 return True
+        elif get_origin(kind) is Mapping:
+            key, item = get_args(kind)
+            if (
+                type(value) is dict
+                and value
+                and all(_is(each, key) and _is(value[each], item) for each in value)
+            ):
+                return True
         elif type(value) is kind or (kind is float and type(value) is int):
             return True
     return False
 
 
 def _numbers(value: Any) -> list[float]:
-    """List the numbers in a value: itself, or the items of a list that are not null."""
-    items = value if isinstance(value, list | tuple) else [value]
+    """List the numbers in a value: itself, or those in a list or a mapping."""
+    inside = value.values() if isinstance(value, dict) else value
+    items = inside if isinstance(value, list | tuple | dict) else [value]
     return [item for item in items if type(item) in (int, float)]
 
 
@@ -136,6 +147,8 @@ def _words(hint: Any, bounds: str) -> str:
         elif get_origin(kind) is tuple:
             beside = int in _kinds(hint)
             words.append("a list of these" if beside else f"a list of whole numbers{bounds}")
+        elif get_origin(kind) is Mapping:
+            words.append(f"names with a number{bounds} each")
         else:
             words.append(_WORDS[kind] + (bounds if kind in (int, float) else ""))
     return " or ".join(words)
@@ -147,6 +160,10 @@ def _json_type(hint: Any, bounds: dict[str, float]) -> dict[str, Any]:
         if get_origin(kind) is tuple:
             names.append("array")
             items = {"items": _json_type(get_args(kind)[0], bounds), "minItems": 1}
+        elif get_origin(kind) is Mapping:
+            names.append("object")
+            items = {"additionalProperties": _json_type(get_args(kind)[1], bounds)}
+            items["minProperties"] = 1
         else:
             names.append(_JSON[kind])
     return {"type": names[0] if len(names) == 1 else names, **items, **bounds}

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from data.shards import Tokens
 from errors import UserError
 
 Words = NDArray[np.uint64]  # 64-bit words, on which arithmetic wraps round
@@ -29,7 +30,9 @@ class Batches:
     Raises `UserError` when the tokens fill no window.
     """
 
-    def __init__(self, tokens: NDArray, *, seq_len: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, tokens: NDArray | Tokens, *, seq_len: int, batch_size: int, seed: int
+    ) -> None:
         assert seq_len >= 1 and batch_size >= 1
         if len(tokens) < seq_len + 1:
             raise UserError(
@@ -52,19 +55,28 @@ class Batches:
 
     def window_ids(self, step: int) -> NDArray[np.int64]:
         """Say which window is in each row of `step`; (batch_size,)."""
-        samples = np.arange(self._batch_size) + step * self._batch_size
-        epoch, place = np.divmod(samples, self.n_windows)
-        return permute(place, self.n_windows, _key(self._seed, epoch))
+        return self._shuffled(self._samples(step))
 
     def batch(self, step: int) -> NDArray[np.int64]:
         """Give the windows of `step`: (batch_size, seq_len + 1). Inputs are all but the last
         column, targets all but the first."""
-        starts = self.window_ids(step) * self._seq_len
+        return self.windows(self._samples(step))
+
+    def windows(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Give the windows of any samples of the endless sequence: (samples, seq_len + 1)."""
+        starts = self._shuffled(samples) * self._seq_len
         return self._tokens[starts[:, None] + np.arange(self._seq_len + 1)].astype(np.int64)
+
+    def _samples(self, step: int) -> NDArray[np.int64]:
+        return np.arange(self._batch_size) + step * self._batch_size
+
+    def _shuffled(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        epoch, place = np.divmod(samples, self.n_windows)
+        return permute(place, self.n_windows, shuffle_key(self._seed, epoch))
 
 
 def evaluation_windows(
-    tokens: NDArray, seq_len: int, *, batch_size: int
+    tokens: NDArray | Tokens, seq_len: int, *, batch_size: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Pass over all tokens in order: yield (inputs, targets), each (rows, seq_len).
 
@@ -106,7 +118,7 @@ def permute(index: NDArray[np.int64], n: int, key: Words) -> NDArray[np.int64]:
     return out.astype(np.int64)
 
 
-def _key(seed: int, epoch: NDArray[np.int64]) -> Words:
+def shuffle_key(seed: int, epoch: NDArray[np.int64]) -> Words:
     """Give each epoch its own word, far from those of other epochs and seeds."""
     seed_word = np.full(epoch.shape, seed % 2**64, dtype=np.uint64)
     return _hash(_hash(seed_word, np.zeros_like(seed_word)), epoch.astype(np.uint64))

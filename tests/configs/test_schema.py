@@ -131,6 +131,8 @@ def test_bounds_are_where_they_are_said_to_be(name: str, known: schema.Setting) 
         within: Any = beyond - outward
         if list_only:
             beyond, within = (beyond,), (within,)
+        if name == "data.mix":
+            beyond, within = {"stories": beyond}, {"stories": within}
         with pytest.raises(UserError, match=f"{name} is "):
             known.accept(beyond)
         assert known.accept(within) == within
@@ -478,3 +480,32 @@ def test_reading_a_config_does_not_import_torch() -> None:
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_mix_names_sources(tmp_path: Path) -> None:
+    """From a file and from the command line, and back; a name that is no source is refused."""
+    path = tmp_path / "mix.yaml"
+    path.write_text("data:\n  mix: {stories: 3, 'files:notes/': 1.5}\n")
+    config = load_config(path)
+    assert config.data.mix == {"stories": 3.0, "files:notes/": 1.5}
+    assert config_from_dict(config.to_dict()) == config
+    path.write_text(schema.to_yaml(config))
+    assert load_config(path) == config
+    given = load_config(schema.QUICKSTART, ['data.mix={stories: 1, "hub:a/b": 2}']).data.mix
+    assert given == {"stories": 1.0, "hub:a/b": 2.0}
+    for wrong in ("novel", "files", "files:", "stories:x"):
+        with pytest.raises(UserError, match="stories, shakespeare, files:PATH or hub:ID is needed"):
+            load_config(schema.QUICKSTART, [f'data.mix={{"{wrong}": 1}}'])
+    assert any("data.mix says what is read" in line for line in schema.ignored(
+        load_config(schema.QUICKSTART, ["data.source=shakespeare", "data.mix={stories: 1}"])
+    ))  # fmt: skip
+
+
+def test_near_and_far() -> None:
+    """The distances that stories have by default are those that are said; and they are in order."""
+    from data.stories import FAR, NEAR
+
+    default = load_config(schema.QUICKSTART).data
+    assert (default.near, default.far) == (NEAR, FAR)
+    with pytest.raises(UserError, match="data.near is 9, more than data.far, 8"):
+        load_config(schema.QUICKSTART, ["data.near=9", "data.far=8"])

@@ -1,8 +1,12 @@
-"""data/prepare.py: what is held out, what lies in a shard, when it is made again."""
+"""data/prepare.py and data/parts.py: what lies in a shard, when it is made again, by how many."""
 
+import hashlib
 import json
 import os
-from collections import Counter
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -11,31 +15,42 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.prepare import SPLITS, Corpus, Part, assign_splits, prepare, training_texts
-from data.sources import Document, open_source
+from data.corpus import Corpus
+from data.documents import Document, Source
+from data.prepare import prepare, training_texts
+from data.sources import open_source
+from data.splits import SPLITS
 from data.tokenizer import Tokenizer, train_tokenizer
 from errors import UserError
+from storage import cache_folder
 
 SHARES: dict[str, Any] = {"val_fraction": 0.2, "test_fraction": 0.1}
+ROOT = Path(__file__).parents[2]
 
 
-class Shelf:
-    """A source in memory that counts how often it is read."""
+class Shelf(Source):
+    """A source in memory, three documents a part, that counts how often a part is read."""
 
     def __init__(self, *texts: str) -> None:
         self.texts = texts
         self.reads = 0
-        self.fails = False
+        self.fails_at = 0
+
+    @property
+    def n_parts(self) -> int:  # type: ignore[override]
+        return -(-len(self.texts) // 3)
 
     def fingerprint(self) -> str:
         return repr(self.texts)
 
-    def documents(self) -> Iterator[Document]:
+    def part(self, number: int) -> Iterator[Document]:
         self.reads += 1
-        for number, text in enumerate(self.texts):
-            if self.fails and number == 7:
+        for place in range(3 * number, min(3 * number + 3, len(self.texts))):
+            if self.reads == self.fails_at and place == 7:
                 raise OSError("the disk went away")
-            yield Document(f"d{number}", text)
+            if self.texts[place] == "refused":
+                raise UserError("a text is refused")
+            yield Document(f"d{place}", self.texts[place])
 
 
 TEXTS = [
@@ -63,116 +78,6 @@ def stored(corpus: Corpus, tokenizer: Tokenizer, split: str) -> list[str]:
         documents.append(tokenizer.decode(ids[1:end]))
         ids = ids[end + 1 :]
     return documents
-
-
-# ---------------------------------------------------------------------------- who gets what
-
-
-def owners(names: list[str], **fractions: float) -> list[str]:
-    parts = assign_splits([(name, 5) for name in names], split="document", **fractions)
-    assert all(cut == [Part(cut[0].split, 0, 5)] for cut in parts)
-    return [cut[0].split for cut in parts]
-
-
-@pytest.mark.parametrize(
-    ("n", "val", "test", "expected"),
-    [
-        (42, 0.05, 0.05, (38, 2, 2)),
-        (42, 0.05, 0.0, (40, 2, 0)),
-        (3, 0.05, 0.05, (1, 1, 1)),
-        (2, 0.1, 0.0, (1, 1, 0)),
-        (1000, 0.25, 0.5, (250, 250, 500)),
-        (1, 0.0, 0.0, (1, 0, 0)),
-    ],
-)
-def test_shares_of_documents(n: int, val: float, test: float, expected: tuple[int, ...]) -> None:
-    """Rounded shares, at least one where one is wanted."""
-    count = Counter(owners([f"d{i}" for i in range(n)], val_fraction=val, test_fraction=test))
-    assert tuple(count[name] for name in SPLITS) == expected
-
-
-def test_documents_are_chosen_by_name_not_by_place() -> None:
-    """The order of reading must not decide, and one more document must move few others."""
-    names = [f"d{i}" for i in range(100)]
-    split = dict(zip(names, owners(names, **SHARES), strict=True))
-    backwards = dict(zip(names[::-1], owners(names[::-1], **SHARES), strict=True))
-    assert split == backwards
-    longer = dict(zip([*names, "d100"], owners([*names, "d100"], **SHARES), strict=True))
-    assert sum(split[name] != longer[name] for name in names) <= 2
-
-
-def test_the_choice_is_pinned() -> None:
-    """What is held out must stay held out in the next version: `printf d0 | sha256sum` and so on,
-    sorted by eye."""
-    chosen = owners([f"d{number}" for number in range(10)], **SHARES)
-    assert [n for n, owner in enumerate(chosen) if owner == "test"] == [0]
-    assert [n for n, owner in enumerate(chosen) if owner == "val"] == [5, 8]
-
-
-def test_documents_of_one_name_are_told_apart() -> None:
-    """Otherwise they would be held out by place: the first ones."""
-    chosen = owners(["same"] * 100, **SHARES)
-    assert Counter(chosen) == {"train": 70, "val": 20, "test": 10}
-    assert 10 < chosen[:30].count("train") < 29
-
-
-def test_tail_is_where_nanogpt_cuts(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """`data[:int(n * 0.9)]` and the rest, for every n: to the character."""
-    for n in range(2, 400):
-        if int(n * 0.9) < n:
-            ((train, val),) = assign_splits(
-                [("d", n)], split="tail", val_fraction=0.1, test_fraction=0.0
-            )
-            assert train == Part("train", 0, int(n * 0.9)) and val == Part("val", int(n * 0.9), n)
-    data = "To be, or not to be: that is the question.\n" * 11
-    (tmp_path / "input.txt").write_text(data)
-    source = open_source("files", path=str(tmp_path / "input.txt"))
-    corpus = prepare(source, tokenizer, split="tail", val_fraction=0.1, test_fraction=0.0)
-    assert stored(corpus, tokenizer, "train") == [data[: int(len(data) * 0.9)]]
-    assert stored(corpus, tokenizer, "val") == [data[int(len(data) * 0.9) :]]
-    assert stored(corpus, tokenizer, "test") == []
-
-
-def test_tail_cuts_inside_documents() -> None:
-    """By hand: 20 characters in documents of 8, 0, 3 and 9; cuts at 10 and 15."""
-    documents = [("a", 8), ("b", 0), ("c", 3), ("d", 9)]
-    assert assign_splits(documents, split="tail", val_fraction=0.25, test_fraction=0.25) == [
-        [Part("train", 0, 8)],
-        [],
-        [Part("train", 0, 2), Part("val", 2, 3)],
-        [Part("val", 0, 4), Part("test", 4, 9)],
-    ]
-
-
-def test_one_long_document_may_hold_all_splits() -> None:
-    assert assign_splits([("a", 10)], split="tail", val_fraction=0.2, test_fraction=0.2) == [
-        [Part("train", 0, 6), Part("val", 6, 8), Part("test", 8, 10)]
-    ]
-
-
-@pytest.mark.parametrize(
-    ("documents", "split", "val", "test", "message"),
-    [
-        (2, "document", 0.1, 0.1, "cannot hold out 1 for val and 1 for test of 2 documents and "
-                                  "train on the rest: use data.split=tail"),
-        (1, "document", 0.1, 0.0, "use data.split=tail"),
-        (4, "document", 0.45, 0.45, "cannot hold out 2 for val and 2 for test"),
-        (1, "tail", 0.01, 0.0, ""),
-        (1, "tail", 0.1, 0.1, ""),
-        (9, "tail", 0.5, 0.5, "their sum must be below 1"),
-        (9, "document", -0.1, 0.5, "must not be negative"),
-        (9, "random", 0.1, 0.1, "data.split is 'random': one of document, tail"),
-    ],
-)  # fmt: skip
-def test_impossible_splits(
-    documents: int, split: str, val: float, test: float, message: str
-) -> None:
-    """A split that is asked for and would be empty is refused, not trained without."""
-    names = [(f"d{number}", 1) for number in range(documents)]
-    message = message or "data.split=tail leaves nothing for train: the text has 1 characters"
-    with pytest.raises(UserError) as caught:
-        assign_splits(names, split=split, val_fraction=val, test_fraction=test)
-    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("split", ["document", "tail"])
@@ -303,11 +208,13 @@ def test_an_interrupted_run_leaves_nothing_half_made(shelf: Shelf, tokenizer: To
     is made as if nothing had been."""
     expected = prepare(shelf, tokenizer, split="tail", **SHARES, folder=None)
     shelf.texts = (*shelf.texts, "more")
-    shelf.fails = True
+    shelf.reads, shelf.fails_at = 0, 8  # the first part for its split, four to measure, the third
     before = set(expected.folder.parent.iterdir())
     with pytest.raises(OSError, match="the disk went away"):
         prepare(shelf, tokenizer, split="tail", **SHARES)
-    shelf.fails = False
+    shelf.fails_at = 0
+    kept = sorted(file.name for file in expected.folder.parent.rglob("parts/*"))
+    assert kept == ["00000.bin", "00000.json", "00001.bin", "00001.json"]
     corpus = prepare(shelf, tokenizer, split="tail", **SHARES)
     assert "".join(chain(*(stored(corpus, tokenizer, s) for s in SPLITS))) == "".join(shelf.texts)
     assert set(expected.folder.parent.iterdir()) - before == {corpus.folder}
@@ -337,5 +244,133 @@ def test_preparing_says_what_it_does(
 ) -> None:
     corpus = prepare(shelf, tokenizer, split="document", **SHARES)
     said = capsys.readouterr().err
-    assert f"tokenizing 10 documents into {corpus.folder} ..." in said
-    assert f"tokens: train {corpus.n_tokens('train'):,}, val " in said
+    assert f"tokenizing into {corpus.folder} ..." in said
+    assert f"tokens of 10 documents: train {corpus.n_tokens('train'):,}, val " in said
+
+
+# ---------------------------------------------------------------------------- at size
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in folder.rglob("*")
+        if file.suffix in (".bin", ".json")
+    }
+
+
+def test_shards_have_a_fixed_size(shelf: Shelf, tokenizer: Tokenizer) -> None:
+    """Cut into files of 50 ids, the split is what it was in one; only the last file is smaller."""
+    whole = prepare(shelf, tokenizer, split="document", **SHARES)
+    cut = prepare(shelf, tokenizer, split="document", **SHARES, shard=50)
+    sizes = [file.stat().st_size // 2 for file in sorted(cut.folder.glob("train-*.bin"))]
+    assert len(sizes) > 3 and set(sizes[:-1]) == {50} and 0 < sizes[-1] <= 50
+    ids = whole.tokens("train")
+    tokens = cut.tokens("train")
+    assert len(tokens) == len(ids) and tokens.dtype == ids.dtype
+    assert np.array_equal(tokens[:], ids) and np.array_equal(tokens[45:120], ids[45:120])
+    places = np.array([[0, 49, 50], [51, 99, len(ids) - 1]])
+    assert np.array_equal(tokens[places], ids[places])
+    seen = [corpus.batches(seq_len=7, batch_size=5, seed=1).batch(3) for corpus in (whole, cut)]
+    assert np.array_equal(*seen)
+
+
+def test_blocks_keep_the_order(
+    shelf: Shelf, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part's file mixes the splits as they fill: each must come out in its own order."""
+    whole = prepare(shelf, tokenizer, split="document", **SHARES)
+    monkeypatch.setattr("data.parts.BLOCK", 10)
+    whole.folder.rename(whole.folder.with_name("aside"))
+    again = prepare(shelf, tokenizer, split="document", **SHARES)
+    assert hashes(again.folder) == hashes(whole.folder.with_name("aside"))
+
+
+def test_the_number_of_processes_changes_nothing(shelf: Shelf, tokenizer: Tokenizer) -> None:
+    made = []
+    for processes in (1, 2, 3):
+        corpus = prepare(shelf, tokenizer, split="tail", **SHARES, processes=processes)
+        made.append(hashes(corpus.folder.rename(corpus.folder.with_name(f"by {processes}"))))
+    assert len(made[0]) == 4 and made[0] == made[1] == made[2]
+
+
+def test_what_a_process_refuses_is_refused(tokenizer: Tokenizer) -> None:
+    """A mistake that another process meets must arrive as the one line that it is."""
+    shelf = Shelf(*TEXTS, "refused")
+    with pytest.raises(UserError, match="a text is refused"):
+        prepare(shelf, tokenizer, split="tail", **SHARES, processes=2)
+
+
+# What is killed: a preparing of stories, started as a user's process is.
+PROGRAM = """
+import sys
+from data.prepare import prepare
+from data.sources import open_source
+from data.tokenizer import Tokenizer
+from pathlib import Path
+
+if __name__ == "__main__":
+    tokenizer = Tokenizer(Path(sys.argv[1]).read_bytes())
+    source = open_source("stories", stories=9000)
+    prepare(source, tokenizer, split="document", val_fraction=0.1, test_fraction=0.1, processes=2,
+            shard=1 << 20)
+"""
+
+
+def alive(marker: str) -> list[int]:
+    """Processes that have `marker` in their environment."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            content = place.read_bytes()
+        except OSError:  # it is gone, or not ours
+            continue
+        if marker.encode() in content:
+            found.append(int(place.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
+def test_killed_and_resumed(tmp_path: Path, tokenizer: Tokenizer, signal_number: int) -> None:
+    """A process that is killed in the middle leaves no orphan, and what it had finished is used;
+    the shards are those of an undisturbed one."""
+    program, model = tmp_path / "program.py", tmp_path / "tokenizer.model"
+    program.write_text(PROGRAM)
+    model.write_bytes(tokenizer.model_bytes)
+    made = []
+    for place in ("undisturbed", "killed"):
+        env = os.environ | {"BREEZE_CACHE": str(tmp_path / place), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, str(program), str(model)]
+        if place == "killed":
+            process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
+            while len(list((tmp_path / place).rglob("parts/*.json"))) < 3:
+                assert process.poll() is None, process.stderr
+                time.sleep(0.02)
+            process.send_signal(signal_number)
+            process.wait(60)
+            deadline = time.monotonic() + 30
+            while alive(f"BREEZE_CACHE={tmp_path / place}") and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert not alive(f"BREEZE_CACHE={tmp_path / place}")
+            finished = list((tmp_path / place).rglob("parts/*.json"))
+            assert 3 <= len(finished) < 9 and not list((tmp_path / place).rglob("manifest.json"))
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+        assert ("parts are there from before" in done.stderr) == (place == "killed")
+        (shards,) = (tmp_path / place / "shards").iterdir()
+        assert not list(shards.rglob(".*")) and not (shards / "parts").exists()
+        made.append(hashes(shards))
+    assert made[0] == made[1] and len(made[0]) > 5
+
+
+def test_two_at_once_make_it_once(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """Two trainings that start together must not take each other's parts away."""
+    program, model = tmp_path / "program.py", tmp_path / "tokenizer.model"
+    program.write_text(PROGRAM)
+    model.write_bytes(tokenizer.model_bytes)
+    env = os.environ | {"BREEZE_CACHE": str(cache_folder()), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(program), str(model)]
+    both = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) for _ in "ab"]
+    said = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sum("tokenizing into" in one for one in said) == 1, said

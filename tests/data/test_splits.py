@@ -1,0 +1,174 @@
+"""data/splits.py: what is held out."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from data import splits
+from data.documents import Document, Source
+from data.splits import SPLITS, Drawn, Own, assign_documents, choose
+from errors import UserError
+
+SHARES: dict[str, Any] = {"val_fraction": 0.2, "test_fraction": 0.1}
+
+
+class Lengths(Source):
+    """Documents of given names and lengths, two a part; the text of all in a row is 0, 1, 2, ... as
+    characters, so that each character says where it stands."""
+
+    def __init__(self, documents: Sequence[tuple[str, int]], split: str | None = None) -> None:
+        self._documents, self._split = documents, split
+        self.n_parts = -(-len(documents) // 2)
+        self.reads = 0
+
+    def fingerprint(self) -> str:
+        return repr(self._documents)
+
+    def part(self, number: int) -> Iterator[Document]:
+        at = sum(length for _, length in self._documents[: 2 * number])
+        for name, length in self._documents[2 * number : 2 * number + 2]:
+            self.reads += 1
+            yield Document(name, "".join(map(chr, range(at, at + length))), self._split)
+            at += length
+
+
+def given(documents: Sequence[tuple[str, int]], **how: Any) -> list[tuple[str, str, int, int]]:
+    """Each piece as (name, split, first, last + 1)."""
+    source = Lengths(documents)
+    splitter = choose(source, **how)
+    pieces = [piece for part in range(source.n_parts)
+              for piece in splitter.divide(part, source.part(part))]  # fmt: skip
+    return [(p.name, str(p.split), ord(p.text[0]), ord(p.text[-1]) + 1) for p in pieces if p.text]
+
+
+def owners(names: list[str], **fractions: float) -> list[str]:
+    pieces = given([(name, 5) for name in names], split="document", **fractions)
+    assert [(name, first) for name, _, first, _ in pieces] == [
+        (name, 5 * number) for number, name in enumerate(names)
+    ]
+    return [split for _, split, _, _ in pieces]
+
+
+@pytest.mark.parametrize(
+    ("n", "val", "test", "expected"),
+    [
+        (42, 0.05, 0.05, (38, 2, 2)),
+        (42, 0.05, 0.0, (40, 2, 0)),
+        (3, 0.05, 0.05, (1, 1, 1)),
+        (2, 0.1, 0.0, (1, 1, 0)),
+        (1000, 0.25, 0.5, (250, 250, 500)),
+        (1, 0.0, 0.0, (1, 0, 0)),
+    ],
+)
+def test_shares_of_documents(n: int, val: float, test: float, expected: tuple[int, ...]) -> None:
+    """Rounded shares, at least one where one is wanted."""
+    count = Counter(owners([f"d{i}" for i in range(n)], val_fraction=val, test_fraction=test))
+    assert tuple(count[name] for name in SPLITS) == expected
+
+
+def test_documents_are_chosen_by_name_not_by_place() -> None:
+    """The order of reading must not decide, and one more document must move few others."""
+    names = [f"d{i}" for i in range(100)]
+    split = dict(zip(names, owners(names, **SHARES), strict=True))
+    backwards = dict(zip(names[::-1], owners(names[::-1], **SHARES), strict=True))
+    assert split == backwards
+    longer = dict(zip([*names, "d100"], owners([*names, "d100"], **SHARES), strict=True))
+    assert sum(split[name] != longer[name] for name in names) <= 2
+
+
+def test_the_choice_is_pinned() -> None:
+    """What is held out must stay held out in the next version: `printf d0 | sha256sum` and so on,
+    sorted by eye."""
+    chosen = owners([f"d{number}" for number in range(10)], **SHARES)
+    assert [n for n, owner in enumerate(chosen) if owner == "test"] == [0]
+    assert [n for n, owner in enumerate(chosen) if owner == "val"] == [5, 8]
+
+
+def test_documents_of_one_name_are_told_apart() -> None:
+    """Otherwise they would be held out by place: the first ones."""
+    chosen = owners(["same"] * 100, **SHARES)
+    assert Counter(chosen) == {"train": 70, "val": 20, "test": 10}
+    assert 10 < chosen[:30].count("train") < 29
+
+
+def test_tail_is_where_nanogpt_cuts() -> None:
+    """`data[:int(n * 0.9)]` and the rest, for every n: to the character."""
+    for n in range(2, 400):
+        if int(n * 0.9) < n:
+            train, val = given([("d", n)], split="tail", val_fraction=0.1, test_fraction=0.0)
+            assert train == ("d", "train", 0, int(n * 0.9))
+            assert val == ("d", "val", int(n * 0.9), n)
+
+
+def test_tail_cuts_inside_documents() -> None:
+    """By hand: 20 characters in documents of 8, 0, 3 and 9; cuts at 10 and 15."""
+    documents = [("a", 8), ("b", 0), ("c", 3), ("d", 9)]
+    assert given(documents, split="tail", val_fraction=0.25, test_fraction=0.25) == [
+        ("a", "train", 0, 8),
+        ("c", "train", 8, 10),
+        ("c", "val", 10, 11),
+        ("d", "val", 11, 15),
+        ("d", "test", 15, 20),
+    ]
+
+
+def test_one_long_document_may_hold_all_splits() -> None:
+    assert given([("a", 10)], split="tail", val_fraction=0.2, test_fraction=0.2) == [
+        ("a", "train", 0, 6), ("a", "val", 6, 8), ("a", "test", 8, 10)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("documents", "split", "val", "test", "message"),
+    [
+        (2, "document", 0.1, 0.1, "cannot hold out 1 for val and 1 for test of 2 documents and "
+                                  "train on the rest: use data.split=tail"),
+        (1, "document", 0.1, 0.0, "use data.split=tail"),
+        (4, "document", 0.45, 0.45, "cannot hold out 2 for val and 2 for test"),
+        (1, "tail", 0.01, 0.0, ""),
+        (1, "tail", 0.1, 0.1, ""),
+        (9, "tail", 0.5, 0.5, "their sum must be below 1"),
+        (9, "document", -0.1, 0.5, "must not be negative"),
+        (9, "random", 0.1, 0.1, "data.split is 'random': one of document, tail"),
+    ],
+)  # fmt: skip
+def test_impossible_splits(
+    documents: int, split: str, val: float, test: float, message: str
+) -> None:
+    """A split that is asked for and would be empty is refused, not trained without."""
+    names = [(f"d{number}", 1) for number in range(documents)]
+    message = message or "data.split=tail leaves nothing for train: the text has 1 characters"
+    with pytest.raises(UserError) as caught:
+        choose(Lengths(names), split=split, val_fraction=val, test_fraction=test)
+    assert message in str(caught.value)
+
+
+def test_many_documents_are_drawn_by_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many, no more are read than tell that they are many; the shares come out all the same, one
+    more document moves none, and by rank or by hash one in twenty differs at most."""
+    names = [f"d{number}" for number in range(4000)]
+    few = owners(names, **SHARES)
+    monkeypatch.setattr(splits, "MANY", 1000)
+    source = Lengths([(name, 1) for name in names])
+    splitter = choose(source, split="document", **SHARES)
+    assert isinstance(splitter, Drawn) and source.reads <= 1003
+    many = owners(names, **SHARES)
+    count = Counter(many)
+    assert abs(count["val"] - 800) < 80 and abs(count["test"] - 400) < 60
+    assert sum(one != other for one, other in zip(few, many, strict=True)) < 200
+    assert owners([*names, "d4000"], **SHARES)[:-1] == many
+
+
+def test_a_source_may_have_splits_of_its_own() -> None:
+    """Then shares and names are not asked, and one document is enough to see it."""
+    source = Lengths([("a", 3), ("b", 3), ("c", 3)], split="val")
+    splitter = choose(source, split="document", **SHARES)
+    assert isinstance(splitter, Own) and source.reads == 1
+    assert [d.split for d in splitter.divide(0, source.part(0))] == ["val", "val"]
+
+
+def test_assign_documents_is_what_choose_does() -> None:
+    names = [f"d{number}" for number in range(50)]
+    assert assign_documents(names, **SHARES) == owners(names, **SHARES)
