@@ -507,5 +507,5 @@ def test_near_and_far() -> None:
 
     default = load_config(schema.QUICKSTART).data
     assert (default.near, default.far) == (NEAR, FAR)
-    with pytest.raises(UserError, match="data.near is 9, more than data.far, 8"):
+    with pytest.raises(UserError, match=r"data\.near is 9, more than data\.far, 8"):
         load_config(schema.QUICKSTART, ["data.near=9", "data.far=8"])
