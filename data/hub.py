@@ -124,7 +124,7 @@ class Hub(Source):
         """Open the dataset, with the one column where the columns are known beforehand."""
         if self._dataset is None:
             folder = cache_folder() / "hub" / self._commit
-            if self._streaming or not folder.is_dir():
+            if self._streaming or not any(folder.rglob("*.arrow")):
                 _ask(self._id, self._commit)  # `datasets` would try for long
                 if not self._streaming:
                     print(f"downloading {self._id} into {folder.parent} ...", file=sys.stderr)
@@ -143,49 +143,53 @@ class Hub(Source):
         datasets.disable_progress_bars()
         datasets.logging.set_verbosity(datasets.logging.CRITICAL)
         # By its bare id, a folder or a parser of that name would come first.
-        path, about = f"hf://datasets/{self._id}", {"revision": self._commit}
+        path = f"hf://datasets/{self._id}"
+        about = {"revision": self._commit, "cache_dir": str(folder)}
         try:
-            return datasets.load_dataset(
-                path, self._config, split=self._split, streaming=self._streaming,
-                cache_dir=str(folder), **about,
-            )  # fmt: skip
-        except ValueError as error:  # what `datasets` raises for a config or split it does not know
-            configs = datasets.get_dataset_config_names(path, **about)
-            config = self._config or datasets.get_dataset_default_config_name(path, **about)
-            if config not in configs:
-                setting, known = f"hub_config={self._config}", configs
-            else:
-                setting = f"hub_split={self._split}"
-                known = datasets.get_dataset_split_names(path, config, **about)
-                if self._split in known:
-                    raise _refusal(self._id, error) from error
-            raise UserError(f"data.{setting}: {self._id} has {', '.join(known)}") from error
+            try:
+                return datasets.load_dataset(
+                    path, self._config, split=self._split, streaming=self._streaming, **about
+                )
+            except ValueError:  # what `datasets` raises for a config or split it does not know
+                configs = datasets.get_dataset_config_names(path, **about)
+                config = self._config or datasets.get_dataset_default_config_name(path, **about)
+                if config not in configs:
+                    raise self._unknown("hub_config", self._config, configs) from None
+                splits = datasets.get_dataset_split_names(path, config, **about)
+                if self._split not in splits:
+                    raise self._unknown("hub_split", self._split, splits) from None
+                raise
+        except UserError:
+            raise
         except Exception as error:  # whatever a parser or the network says
             raise _refusal(self._id, error) from error
 
+    def _unknown(self, setting: str, value: str | None, known: list[str]) -> UserError:
+        return UserError(f"data.{setting}={value}: {self._id} has {', '.join(known)}")
 
-def _quiet_hub() -> Any:
-    """Import huggingface_hub, quiet, with its files below our cache; the user's token stays."""
+
+def _quiet_hub() -> None:
+    """Make huggingface_hub quiet, with its files below our cache; the user's token stays."""
     os.environ.setdefault("HF_HUB_CACHE", str(cache_folder() / "hub"))  # read at the first import
-    import huggingface_hub
+    from huggingface_hub.utils import disable_progress_bars, logging
 
-    huggingface_hub.utils.disable_progress_bars()
-    huggingface_hub.utils.logging.set_verbosity(huggingface_hub.utils.logging.CRITICAL)
-    return huggingface_hub
+    disable_progress_bars()
+    logging.set_verbosity(logging.CRITICAL)
 
 
 def _ask(id: str, revision: str) -> str:
     """Ask the Hub once for the commit of a revision."""
-    hub = _quiet_hub()
+    _quiet_hub()
+    from huggingface_hub import HfApi, errors
+
     try:
-        return hub.HfApi().dataset_info(id, revision=revision, timeout=PATIENCE).sha
-    except hub.errors.HFValidationError:
+        return HfApi().dataset_info(id, revision=revision, timeout=PATIENCE).sha or revision
+    except errors.HFValidationError:
         raise UserError(f"data.path={id} is no dataset's id: give OWNER/NAME") from None
-    except hub.errors.RevisionNotFoundError:
-        raise UserError(f"data.revision={revision}: {id} has no such branch, tag or commit") from (
-            None
-        )
-    except hub.errors.RepositoryNotFoundError:
+    except errors.RevisionNotFoundError:
+        known = "has no such branch, tag or commit"
+        raise UserError(f"data.revision={revision}: {id} {known}") from None
+    except errors.RepositoryNotFoundError:
         raise UserError(
             f"data.path={id}: the Hub has no such dataset, or keeps it private: check the "
             "spelling, or set HF_TOKEN to a token that may read it"
@@ -215,18 +219,17 @@ def _refusal(id: str, error: BaseException) -> UserError:
     import datasets
     from huggingface_hub.errors import GatedRepoError, HTTPError
 
-    chain, link = [error], error.__cause__ or error.__context__
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    for link in chain:
-        if isinstance(link, datasets.exceptions.DatasetNotFoundError | GatedRepoError):
+    causes = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    for cause in causes:
+        if isinstance(cause, datasets.exceptions.DatasetNotFoundError | GatedRepoError):
             return UserError(
                 f"data.path={id} is gated: ask for access on its page of the Hub, then set HF_TOKEN"
             )
-        if isinstance(link, HTTPError | ConnectionError | TimeoutError):
-            return _unreachable(link)
-    return UserError(f"data.path={id} cannot be read: {_reason(chain[-1])}")
+        if isinstance(cause, HTTPError | ConnectionError | TimeoutError):
+            return _unreachable(cause)
+    return UserError(f"data.path={id} cannot be read: {_reason(causes[-1])}")
 
 
 def _reason(error: BaseException) -> str:
