@@ -256,6 +256,13 @@ def test_where_a_section_ends(tmp_path: Path, content: bytes, border: int) -> No
     assert first.name == ("a.txt" if border == len(content) else "a.txt#0")
 
 
+@pytest.mark.usefixtures("small_sections")
+def test_borders_do_not_drift(tmp_path: Path) -> None:
+    """Border k is looked for from k sections on, wherever the one before was found."""
+    (tmp_path / "a.txt").write_bytes(b"a" * 40 + b"\n" + b"b" * 23 + b"\n" + b"c" * 20)
+    assert [len(document.text) for document in Files(str(tmp_path)).documents()] == [41, 24, 20]
+
+
 ENDS = ("\n", "\r\n", "\r", "\n\n", "\r\n \r\n")
 MIXED = "".join("wörd🙂 " * (n % 9) + str(n) + ENDS[n % 5] for n in range(60)).encode()
 
