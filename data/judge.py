@@ -14,11 +14,11 @@ of grammar, or a word that the world does not have.
 
 import re
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from data import lexicon
-from data.stories import plural, written
+from data.stories import plural, sentences, written
 
 PEOPLE = frozenset(lexicon.GIRLS + lexicon.BOYS)
 CAST = 3  # people in a story
@@ -52,11 +52,6 @@ def judge(text: str) -> Verdict:
     return Verdict(checked, tuple(contradictions), tuple(slips(text)))
 
 
-def sentences(text: str) -> list[str]:
-    """Split at the ends of sentences, and of paragraphs."""
-    return [part for part in re.split(r'(?<=[.!?])\s+|(?<=[.!?]")\s+|\n+', text) if part]
-
-
 # ---------------------------------------------------------------------------- facts
 
 
@@ -70,6 +65,7 @@ class _Reading(NamedTuple):
 
 
 class _Pattern(NamedTuple):
+    literal: str  # what a sentence must have in it, to be worth a look
     expression: re.Pattern[str]
     groups: tuple[tuple[str, bool], ...]  # what each group says, and whether it is news
     came: bool
@@ -87,9 +83,10 @@ _COLOUR, _TOY = _one_of(lexicon.COLOURS), _one_of(lexicon.TOYS)
 _NAME, _HOW = "([A-Z][a-z]+)", "(?: [a-z]+ly)?"  # "said Mia", "said Mia softly"
 _SOMETHING = r"[\w' -]+?"
 _SECRETS = {
-    "t": _one_of(lexicon.TREATS),
-    "n": _one_of(lexicon.LISTS["number"]),
-    "w": _one_of(lexicon.LISTS["food"]),
+    **dict.fromkeys("tf", _one_of(lexicon.TREATS)),
+    **dict.fromkeys("ni", _one_of(lexicon.LISTS["number"])),
+    **dict.fromkeys("wv", _one_of(lexicon.SECRETS)),
+    "d": _one_of(lexicon.COLOURS),
 }
 # Of a field's last part: what it looks like in a text, the facts in it, and whether they are news.
 _FACTS: dict[str, tuple[str, tuple[str, ...], bool]] = {
@@ -110,11 +107,12 @@ _FACTS: dict[str, tuple[str, tuple[str, ...], bool]] = {
 }
 
 
+@lru_cache(maxsize=10_000)
 def _read(sentence: str) -> _Reading | None:
     """Say what a sentence means, or None if it is nothing that is known, or ambiguous."""
     readings = set()
-    for expression, groups, came in _patterns():
-        if match := expression.fullmatch(sentence):
+    for literal, expression, groups, came in _patterns():
+        if literal in sentence and (match := expression.fullmatch(sentence)):
             said = [(key, word.lower(), news)
                     for (key, news), word in zip(groups, match.groups(), strict=True)]  # fmt: skip
             readings.add(
@@ -132,26 +130,27 @@ def _read(sentence: str) -> _Reading | None:
 def _patterns() -> tuple[_Pattern, ...]:
     """Make a pattern of every sentence of the prose that states or needs a fact."""
     patterns = []
-    for events, line in written("plots") + written("scenes"):
-        leaves, came = (
-            any(event.startswith(verb) for event in events) for verb in ("leave", "come")
-        )
+    for events, line in written("plots") + written("scenes") + written("frames"):
+        leaver = next((event[-1] for event in events if event.startswith("leave")), "")
+        came = any(event.startswith("come") for event in events)
         for number, sentence in enumerate(sentences(line)):
             groups: list[tuple[str, bool]] = []
-            expression = _expression(sentence, groups, leaves and number == 0)
+            expression = _expression(sentence, groups, leaver if number == 0 else "")
             if groups or came:
-                patterns.append(_Pattern(re.compile(expression), tuple(groups), came))
+                plain = re.split(r"\([^()]*\)|\{[^}]*\}|\b[Aa] ", sentence)
+                literal = max(plain, key=len)
+                patterns.append(_Pattern(literal, re.compile(expression), tuple(groups), came))
     return tuple(patterns)
 
 
-def _expression(sentence: str, groups: list[tuple[str, bool]], leaves: bool) -> str:
+def _expression(sentence: str, groups: list[tuple[str, bool]], leaver: str) -> str:
     """Write a regular expression for a sentence of the prose, and name its groups."""
     expression = ""
     for field, mark, literal in re.findall(r"\{([^}]+)\}|([()|])|([^{}()|]+)", sentence):
         if field:
             if re.search(r"\b[Aa] $", expression) and len(field) > 1:
                 expression = expression[:-1] + "n? "
-            expression += _field(field, groups, leaves)
+            expression += _field(field, groups, leaver)
         elif mark:
             expression += "(?:" if mark == "(" else mark
         else:
@@ -159,10 +158,10 @@ def _expression(sentence: str, groups: list[tuple[str, bool]], leaves: bool) -> 
     return expression
 
 
-def _field(field: str, groups: list[tuple[str, bool]], leaves: bool) -> str:
-    """Write the expression of a field."""
+def _field(field: str, groups: list[tuple[str, bool]], leaver: str) -> str:
+    """Write the expression of a field; `leaver` is the one who leaves in this sentence, if any."""
     if field in ("A", "B", "C"):
-        if leaves and field == "B":
+        if field == leaver:
             groups.append(("left", True))
             return _NAME
         return "[A-Z][a-z]+" + _HOW
@@ -218,9 +217,17 @@ def slips(text: str) -> Iterable[str]:
 @cache
 def _vocabulary() -> frozenset[str]:
     """All words that the world has."""
-    lists = [*lexicon.LISTS.values(), *lexicon.DESCRIBED.values(), lexicon.TOYS, lexicon.CREATURES]
+    lists = [
+        *lexicon.LISTS.values(),
+        *lexicon.DESCRIBED.values(),
+        lexicon.TOYS,
+        lexicon.CREATURES,
+        lexicon.SECRETS,
+        lexicon.MANNERS,
+        *lexicon.NEIGHBOURS.values(),
+    ]
     nouns = [noun for words in lists for noun in words]
-    prose = [line for name in ("plots", "scenes", "openings", "closings")
+    prose = [line for name in ("plots", "scenes", "frames")
              for _, line in written(name)]  # fmt: skip
     prose = [re.sub(r"\{[^}]*\}", " ", line.replace("'s", "")) for line in prose]
     places = [place for setting in lexicon.SETTINGS.values() for place in setting]

@@ -5,7 +5,8 @@
 A plot (prose/plots.txt) says what happens, in order: the kite is put in the barn, it is moved, it
 is found. Each event changes the `World`; then a sentence is chosen, and what it says about a thing
 it asks the world. So a story cannot contradict itself. Between a fact and its use time passes:
-scenes of prose/scenes.txt, until the distance that was drawn is reached.
+scenes of prose/scenes.txt, until the distance that was drawn is reached, and now and then a word
+about how the plot stands. Around it all goes a frame (prose/frames.txt), beginning and ending.
 
 A *probe* is a word that only an earlier fact can tell: where it stands, where the fact stands, the
 right word, and others that would fit the sentence. A fact may be overwritten before it is needed.
@@ -59,9 +60,12 @@ def story(seed: int, index: int, *, near: int = NEAR, far: int = FAR) -> Story:
     draw = _Draw(seed, index)
     plot, world = _cast(draw, split_of(index))
     distance = _distance(draw, near, far)
-    paragraphs = [_tell(world, draw.choose(_prose("openings")))]
+    frame = draw.choose(_prose("frames")).beats
+    around = frame.index(_GAP)
+    kept: dict[str, str] = {}
+    paragraphs = [_tell(world, frame[:around], kept)]
     paragraphs += _tell_plot(world, plot, distance)
-    paragraphs.append(_tell(world, draw.choose(_prose("closings"))))
+    paragraphs.append(_tell(world, frame[around + 1 :], kept))
     return _unmark("\n\n".join(paragraphs), world.candidates)
 
 
@@ -115,13 +119,12 @@ def _distance(draw: _Draw, near: int, far: int) -> int:
 
 _PLURALS = {
     "mouse": "mice", "goose": "geese", "sheep": "sheep", "deer": "deer", "ox": "oxen",
-    "calf": "calves", "wolf": "wolves", "fisherman": "fishermen", "postman": "postmen",
-    "ferryman": "ferrymen", "clothes": "clothes", "tomato": "tomatoes",
+    "calf": "calves", "postman": "postmen",
 }  # fmt: skip
 
 
 def _article(noun: str) -> str:
-    return f"an {noun}" if noun[0] in "aeiou" and noun[:3] != "use" else f"a {noun}"
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 @cache
@@ -131,7 +134,7 @@ def plural(noun: str) -> str:
         return before + space + _PLURALS[last]
     if noun.endswith("y") and noun[-2] not in "aeiou":
         return noun[:-1] + "ies"
-    return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
+    return noun + ("es" if noun.endswith(("s", "x", "ch", "sh", "ato")) else "s")
 
 
 def _capital(text: str) -> str:
@@ -191,24 +194,23 @@ class _Thing:
 class _World(dict[str, object]):
     """The state, which is also what the fields of prose are looked up in. A field that is not part
     of the state is a word of a list (`lexicon.LISTS`): another each time, or, with a digit, the
-    same throughout the plot or scene."""
+    same throughout the plot or scene. It is never one of the `secrets`, the words that a probe
+    may ask for: a use far from its fact would not need it, had the word been said in between."""
 
     def __init__(self, draw: _Draw, setting: str) -> None:
         self.draw, self.setting = draw, setting
-        self.present = {"a", "b", "c"}
         self.kept: dict[str, str] = {}
+        self.lists = dict(lexicon.LISTS)
+        self.secrets: set[str] = set()
 
     def happen(self, event: str) -> None:
-        """Change the state: put THING PLACE, give THING PERSON, take, leave PERSON, come PERSON."""
+        """Change the state: put THING PLACE, give THING PERSON. What else happens, take THING
+        PERSON, leave PERSON, come PERSON, is for readers (data/judge.py)."""
         verb, *what = event.split()
         if verb == "put":
             self[what[0]].lay(self[what[1]])  # type: ignore[attr-defined]
         elif verb == "give":
             self[what[0]].give(self[what[1]])  # type: ignore[attr-defined]
-        elif verb == "leave":
-            self.present.remove(what[0].lower())
-        elif verb == "come":
-            self.present.add(what[0].lower())
 
     def __missing__(self, field: str) -> str:
         if field[0] == "+":
@@ -216,18 +218,27 @@ class _World(dict[str, object]):
         if field[:2] in ("a ", "A "):
             phrase = _article(str(self[field[2:]]))
             return phrase if field[0] == "a" else _capital(phrase)
-        if field == "how":
-            return "" if self.draw.below(3) else f" {self['adverb']}"
+        if field[-2] == " ":
+            return self._spoken(*field.split())
         if field[-1].isdigit():
             if field not in self.kept:
                 self.kept[field] = str(self[field[:-1]])
             return self.kept[field]
         if field[0].isupper():
             return _capital(str(self[field.lower()]))
-        word = self.draw.choose(lexicon.LISTS[field])
-        if field in lexicon.DESCRIBED and self.draw.below(3):
+        word = self.draw.choose(self.lists[field])
+        while word in self.secrets:
+            word = self.draw.choose(self.lists[field])
+        if field in lexicon.DESCRIBED and self.draw.below(2):
             return f"{self.draw.choose(lexicon.DESCRIBED[field])} {word}"
         return word
+
+    def _spoken(self, verb: str, who: str) -> str:
+        """Say who speaks: said Mia, answered Mia, said Mia softly."""
+        verb = self.draw.choose(lexicon.LISTS[verb])
+        if verb not in ("said", "asked") or self.draw.below(2):
+            return f"{verb} {self[who]}"
+        return f"{verb} {self[who]} {self['softly' if verb == 'said' else 'politely']}"
 
     def candidates(self, key: str) -> tuple[str, ...]:
         """List what could stand in the place of the fact `key`."""
@@ -243,7 +254,7 @@ _POOLS = {
     "colour": lexicon.COLOURS,
     "number": lexicon.LISTS["number"],
     "treat": lexicon.TREATS,
-    "word": lexicon.LISTS["food"],
+    "word": lexicon.SECRETS,
 }
 
 
@@ -264,9 +275,10 @@ def _cast(draw: _Draw, split: str) -> "tuple[_Plot, _World]":
         other = draw.choose(draw.choose((lexicon.GIRLS, lexicon.BOYS)))
         if other not in names:
             names.append(other)
+    animals = draw.below(3) == 0
     for key, name in zip("abc", names, strict=True):
         kind = "girl" if name in _GIRLS else "boy"
-        if draw.below(3) == 0:
+        if animals:
             kind = draw.choose(lexicon.CREATURES)
         small = draw.choose(lexicon.LISTS["small"])
         world[key] = person = _Person(name, kind, small)
@@ -276,40 +288,56 @@ def _cast(draw: _Draw, split: str) -> "tuple[_Plot, _World]":
 
 
 def _furnish(world: _World, draw: _Draw, noun: str) -> None:
-    """Draw what the plot may need: things, places, and words to remember."""
+    """Draw what the story may need: things, places, neighbours, and words to remember."""
     first = draw.below(len(lexicon.COLOURS))
     step = 1 + draw.below(len(lexicon.COLOURS) - 1)
-    other = draw.choose(lexicon.TOYS)
-    for number, (key, its) in enumerate(zip("krm", (noun, noun, other), strict=True)):
-        colour = lexicon.COLOURS[(first + number * step) % len(lexicon.COLOURS)]
+    colours = [lexicon.COLOURS[(first + n * step) % len(lexicon.COLOURS)] for n in range(4)]
+    for key, its, colour in zip(
+        "krm", (noun, noun, draw.choose(lexicon.TOYS)), colours[1:], strict=True
+    ):
         thing = _Thing(key, colour, its)
         world[key], world[key.upper()] = thing, thing.phrase
     places = list(lexicon.SETTINGS[world.setting])
     for key in "pqs":
         world[key] = places.pop(draw.below(len(places)))
-    treat = draw.choose(lexicon.TREATS)
-    world["t"] = _Fact("treat", treat, _article(treat).removesuffix(treat))
-    world["n"] = _Fact("number", draw.choose(lexicon.LISTS["number"]))
-    world["w"] = _Fact("word", draw.choose(lexicon.LISTS["food"]))
+    neighbours = list(lexicon.NEIGHBOURS[world.setting])
+    known = [neighbours.pop(draw.below(len(neighbours))) for _ in range(4)]
+    known = [f"{draw.choose(lexicon.MANNERS)} {job}" if draw.below(2) else job for job in known]
+    world.lists |= {"where": tuple(places), "job": tuple(known)}
+    world["d"] = _Fact("d.colour", colours[0])
+    world.secrets = {*colours[:2], *(world[key].rpartition(" ")[2] for key in "pq")}  # type: ignore[attr-defined]
+    for kind, keys, pool in (
+        ("treat", "tf", lexicon.TREATS),
+        ("number", "ni", lexicon.LISTS["number"]),
+        ("word", "wv", lexicon.SECRETS),
+    ):
+        at = draw.below(len(pool))
+        for key in keys:
+            article = _article(pool[at]).removesuffix(pool[at]) if kind == "treat" else ""
+            world[key] = _Fact(f"{key}.{kind}", pool[at], article)
+            world.secrets.add(pool[at])
+            at = (at + 1 + draw.below(len(pool) - 1)) % len(pool)
 
 
 # ---------------------------------------------------------------------------- the prose
 
 
+_Way = tuple[tuple[str, ...], ...]  # sentences, and of each its variants
+
+
 class _Beat(NamedTuple):
-    """What happens, and the ways to tell it; of each way, its variants."""
+    """What happens, and the ways to tell it."""
 
     events: tuple[str, ...]
-    ways: tuple[tuple[str, ...], ...]
+    ways: tuple[_Way, ...]
 
 
-_GAP, _BREAK = _Beat((), ()), _Beat(("",), ())
+_GAP, _BREAK = _Beat(("...",), ()), _Beat(("--",), ())
 
 
 class _Plot(NamedTuple):
     name: str
     beats: tuple[_Beat, ...]
-    needs_friend: bool
 
 
 @cache
@@ -319,65 +347,95 @@ def _prose(name: str) -> tuple[_Plot, ...]:
     for part in re.split(r"^== ", _file(name), flags=re.MULTILINE)[1:]:
         title, _, body = part.partition("\n")
         beats = tuple(map(_beat, re.split(r"\n{2,}", body.strip())))
-        plots.append(_Plot(title.strip(), beats, "{B}" in body or "{b." in body))
+        plots.append(_Plot(title.strip(), beats))
     return tuple(plots)
 
 
 def written(name: str) -> list[tuple[tuple[str, ...], str]]:
     """List each way to tell a beat of prose/NAME.txt as it is written, with the beat's events."""
     beats = re.split(r"\n{2,}", re.sub(r"^== .*\n|^#.*\n", "", _file(name), flags=re.MULTILINE))
-    parts = [_parts(block) for block in beats if block.strip() not in ("", "...", "--")]
+    parts = [_parts(block) for block in beats if block.strip()]
     return [(events, line) for events, lines in parts for line in lines]
 
 
+def sentences(text: str) -> list[str]:
+    """Split at the ends of sentences, and of paragraphs."""
+    return [part for part in re.split(r'(?<=[.!?])\s+|(?<=[.!?]")\s+|\n+', text) if part]
+
+
 def _file(name: str) -> str:
-    return (Path(__file__).parent / "prose" / f"{name}.txt").read_text(encoding="utf-8")
+    """Read a file of prose; a word that has others like it becomes a choice, except in choices."""
+    text = (Path(__file__).parent / "prose" / f"{name}.txt").read_text(encoding="utf-8")
+    return _ALIKE.sub(_choice, text)
+
+
+_LIKE = {group.partition("|")[0]: group for group in lexicon.ALIKE}
+_ALIKE = re.compile(r"^[@#=].*|\([^()\n]*\)|\{[^}]*\}|\b(?:" + "|".join(_LIKE) + r")\b(?! of\b)",
+                    re.MULTILINE | re.IGNORECASE)  # fmt: skip
+
+
+def _choice(match: re.Match[str]) -> str:
+    word = match[0]
+    if word in _LIKE:
+        return f"({_LIKE[word]})"
+    if word[0].isupper() and (group := _LIKE.get(word[0].lower() + word[1:])):
+        return "(" + "|".join(map(_capital, group.split("|"))) + ")"
+    return word
 
 
 def _beat(block: str) -> _Beat:
-    if block in ("...", "--"):
-        return _GAP if block == "..." else _BREAK
     events, lines = _parts(block)
-    return _Beat(events, tuple(map(_variants, lines)))
+    return _Beat(events, tuple(tuple(map(_variants, sentences(line))) for line in lines))
 
 
 def _parts(block: str) -> tuple[tuple[str, ...], list[str]]:
     """Divide a beat into its events and the ways to tell it."""
     lines = block.strip().splitlines()
+    if lines[0] in ("...", "--"):
+        return (lines[0],), lines[1:]
     events = ";".join(line[1:] for line in lines if line.startswith("@"))
     told = [line for line in lines if not line.startswith("@")]
     return tuple(event.strip() for event in events.split(";") if event), told
 
 
-def _variants(line: str) -> tuple[str, ...]:
+def _variants(sentence: str) -> tuple[str, ...]:
     """Spell out every choice of (this|that); what grammar asks for is left to the fields."""
-    parts = re.split(r"\(([^()]*\|[^()]*)\)", line)
+    parts = re.split(r"\(([^()]*\|[^()]*)\)", _fields(sentence))
     choices = [part.split("|") if number % 2 else [part] for number, part in enumerate(parts)]
-    return tuple(_fields("".join(chosen)) for chosen in product(*choices))
+    return tuple(_articles("".join(chosen)) for chosen in product(*choices))
 
 
 def _fields(text: str) -> str:
-    """Turn "a {x}" into a field that knows a from an, "{x}s" into one that knows plurals, and let
-    it be said at times how something is said."""
-    text = re.sub(r"(\{(?:says|asks)\} \{\w\})(?=[.,](?! \{\w\.who))", r"\1{how}", text)
+    """Turn "{x}s" into a field that knows plurals, "{says} {x}" into one that knows how something
+    may be said."""
+    text = re.sub(r"\{(says|replies|asks)\} \{(\w)\}(?!, (?:\{|who))", r"{\1 \2}", text)
     text = re.sub(r"\{(\w)\.noun\}s\b", r"{\1.nouns}", text)
-    text = re.sub(r"\{(\w{2,})\}s\b", r"{+\1}", text)
+    return re.sub(r"\{(\w{2,})\}s\b", r"{+\1}", text)
+
+
+def _articles(text: str) -> str:
+    """Turn "a {x}" into a field that knows a from an, and mend the article before a plain word."""
+    text = re.sub(r"(?<!\{)\b([Aa]) (?=[aeiou])(?!use|one)", r"\1n ", text)
     return re.sub(r"\b([Aa]) \{(\w+)\}", r"{\1 \2}", text)
 
 
 # ---------------------------------------------------------------------------- telling
 
 
+def _say(world: _World, way: _Way) -> str:
+    return " ".join([world.draw.choose(variants) for variants in way]).format_map(world)
+
+
 def _tell_beat(world: _World, beat: _Beat) -> str:
     for event in beat.events:
         world.happen(event)
-    return world.draw.choose(world.draw.choose(beat.ways)).format_map(world)
+    return _say(world, world.draw.choose(beat.ways))
 
 
-def _tell(world: _World, plot: _Plot) -> str:
-    """Tell a plot without gaps, as one paragraph."""
-    outer, world.kept = world.kept, {}
-    text = " ".join([_tell_beat(world, beat) for beat in plot.beats])
+def _tell(world: _World, beats: tuple[_Beat, ...], kept: dict[str, str]) -> str:
+    """Tell beats without gaps, as one paragraph, with words kept of its own."""
+    outer, world.kept = world.kept, kept
+    text = " ".join([_tell_beat(world, beat) for beat in beats])
     world.kept = outer
     return text
 
@@ -385,37 +443,40 @@ def _tell(world: _World, plot: _Plot) -> str:
 def _tell_plot(world: _World, plot: _Plot, distance: int) -> list[str]:
     """Tell a plot in paragraphs; its gap is filled until `distance` words lie behind the fact."""
     paragraphs: list[str] = []
-    sentences: list[str] = []
+    told: list[str] = []
     words = 0
     for beat in plot.beats:
-        if beat is _GAP or beat is _BREAK:
-            paragraphs.append(" ".join(sentences))
-            sentences = []
-            if beat is _GAP:
-                paragraphs += _meanwhile(world, distance - words)
+        if beat.events in (_GAP.events, _BREAK.events):
+            paragraphs.append(" ".join(told))
+            told = []
+            if beat.events == _GAP.events:
+                paragraphs += _meanwhile(world, distance - words, beat.ways)
         else:
             sentence = _tell_beat(world, beat)
-            sentences.append(sentence)
+            told.append(sentence)
             words += sentence.count(" ") + 1
             if "<" in sentence:
                 words = sentence.count(" ", sentence.rindex("<")) + 1
-    return [*paragraphs, " ".join(sentences)]
+    return [*paragraphs, " ".join(told)]
 
 
-def _meanwhile(world: _World, words: int) -> list[str]:
-    """Tell scenes of `words` words in all; none comes twice before all have come once."""
+def _meanwhile(world: _World, words: int, refrains: tuple[_Way, ...]) -> list[str]:
+    """Tell scenes of `words` words in all, and after some of them how the plot stands; no scene
+    comes twice before all have come once."""
     scenes, paragraphs = _prose("scenes"), []
     place, step = world.draw.below(len(scenes)), 1 + world.draw.below(len(scenes) - 1)
     while gcd(step, len(scenes)) > 1:
         step += 1
-    told = 0
+    refrain, told = world.draw.below(12), 0
     while words > 0:
         scene = scenes[place]
         place, told = (place + step) % len(scenes), told + 1
-        eventful = any(beat.events for beat in scene.beats)
-        if (eventful and told > len(scenes)) or (scene.needs_friend and "b" not in world.present):
-            continue
-        paragraphs.append(_tell(world, scene))
+        if told > len(scenes) and any(beat.events for beat in scene.beats):
+            continue  # a thing is left lying about once
+        paragraphs.append(_tell(world, scene.beats, {}))
+        if refrains and told % 3 == 0:
+            refrain += 1
+            paragraphs[-1] += " " + _say(world, refrains[refrain % len(refrains)])
         words -= paragraphs[-1].count(" ") + 1
     return paragraphs
 
@@ -448,9 +509,14 @@ def _unmark(marked: str, candidates: Callable[[str], tuple[str, ...]]) -> Story:
     lower = told.lower()
     probes = []
     for key, fact, use, word in uses:
-        if lower.find(word.lower(), fact[1], use[0]) < 0:
+        if not _mention(word.lower()).search(lower, fact[1], use[0]):
             wrong = [other for other in candidates(key) if other != word.lower() and other != word]
             if word[0].isupper():
                 wrong = [_capital(other) for other in wrong]
             probes.append(Probe(key.rpartition(".")[2], fact, use, word, tuple(wrong)))
     return Story(told, tuple(probes))
+
+
+@cache
+def _mention(word: str) -> re.Pattern[str]:
+    return re.compile(rf"\b{re.escape(word)}\b")

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from data.judge import judge, sentences
-from data.stories import Story, story
+from data.judge import judge
+from data.stories import Story, sentences, story, written
 
 TRUE = 400
 WORLD = 11  # not the one that models are trained on
@@ -45,18 +45,32 @@ def test_wrong_words_are_found(stories: list[Story]) -> None:
 
 
 def test_other_contradictions() -> None:
-    """A fourth person, somebody who speaks after leaving, another colour, a fact told anew."""
-    left = "Bess stamped home. The red drum stayed on the pier, where it had fallen.\n\n"
+    """A fourth person, somebody who speaks after leaving, a fact told anew."""
+    left = (
+        "In the end Bess stamped home in a rage. The drum stayed on the pier, where it had fallen. "
+    )
     assert judge(left + '"Ah," said Kit.').contradictions == ()
     assert judge(left + '"Ah," said Bess.').contradictions == ("Bess speaks, who has left",)
-    back = 'On Monday there was a soft knock, and there was Bess. "Ah," said Bess.'
-    assert judge(left + "Kit could not sleep. " + back).contradictions == ()
+    back = (
+        'Kit could not sit still. Then there was a soft knock, and there was Bess. "Ah," said Bess.'
+    )
+    assert judge(left + back).contradictions == ()
     crowd = "Kit, Bess and Otto went home. Zoe came too."
     assert "Zoe" in judge(crowd).contradictions[0]
-    moved = "So Kit hid it under the cart, where Bess never went. And so it was. "
-    used = "The red drum was {}, quite unharmed, waiting to be found."
+    moved = "So Kit hid the drum under the cart, where Bess never went. And so it was. "
+    used = "It was still {}, with only one cobweb on it."
     assert judge(moved + used.format("under the cart")).contradictions == ()
     assert "barn is said" in judge(moved + used.format("in the barn")).contradictions[0]
+
+
+def test_two_things_of_one_noun() -> None:
+    """Of a red kite and a blue one, each keeps its own colour and place."""
+    told = "Kit owned a red kite. She had saved up for it since May. "
+    rival = "There was another kite, to be exact: a blue kite, which the miller had won in a raffle"
+    rival += " and put on the pier. "
+    used = "It had never been so {}."
+    assert judge(told + rival + used.format("red")).contradictions == ()
+    assert "blue is said" in judge(told + rival + used.format("blue")).contradictions[0]
 
 
 @pytest.mark.parametrize(
@@ -77,9 +91,7 @@ def test_slips(text: str, slip: str) -> None:
 
 def test_every_sentence_with_a_choice_stays_whole() -> None:
     """A pattern made of half a choice would match nothing, in silence."""
-    from data.stories import written
-
-    for name in ("plots", "scenes", "openings", "closings"):
+    for name in ("plots", "scenes", "frames"):
         for _, line in written(name):
             for sentence in sentences(line):
                 assert sentence.count("(") == sentence.count(")"), sentence

@@ -58,19 +58,21 @@ def test_probes_point_at_fact_and_use(stories: list[Story]) -> None:
             assert probe.right not in probe.wrong and len(probe.wrong) >= 2
             between = text[probe.fact[1] : probe.use[0]]
             assert not re.search(rf"\b{re.escape(use)}\b", between, re.IGNORECASE)
-    assert n_probes > MANY
+    assert n_probes > 2.5 * MANY
 
 
 def test_an_overwritten_fact_is_asked_for_as_it_is_now() -> None:
     """`moved` puts a thing in two places; the probe is about the second."""
-    moved = [told for told in (story(0, index) for index in range(3000))
-             if "empty" in told.text and "I moved it" in told.text]  # fmt: skip
+    moved = [told for told in (story(0, index) for index in range(1500))
+             if "empty" in told.text and "moved it" in told.text]  # fmt: skip
     assert len(moved) > 10
     for text, probes in moved:
         places = {noun for where in itertools.chain(*lexicon.SETTINGS.values())
                   for noun in [where.split()[-1]]}  # fmt: skip
         last = [probe for probe in probes if probe.kind == "place" and probe.right in places]
-        assert all(text.rfind(probe.right, 0, probe.use[0]) == probe.fact[0] for probe in last)
+        for probe in last:
+            *_, told = re.finditer(rf"\b{probe.right}\b", text[: probe.use[0]])
+            assert told.span() == probe.fact
 
 
 @pytest.mark.parametrize(("near", "far"), [(5, 20), (200, 400)])
@@ -79,17 +81,18 @@ def test_distance_is_what_was_asked_for(near: int, far: int) -> None:
     longest = []
     for index in range(300):
         text, probes = story(3, index, near=near, far=far)
-        words = [text.count(" ", probe.fact[1], probe.use[0]) + 1 for probe in probes]
+        words = [text.count(" ", probe.fact[1], probe.use[0]) + 1
+                 for probe in probes if probe.kind == "place"]  # fmt: skip
         longest += [max(words)] if words else []
     longest.sort()
     median = longest[len(longest) // 2]
-    assert near <= median <= far + 60, median
+    assert near <= median <= far + 80, median
 
 
 def test_default_distances_reach_from_near_to_far(stories: list[Story]) -> None:
     words = [told.text.count(" ", probe.fact[1], probe.use[0]) + 1
              for told in stories for probe in told.probes]  # fmt: skip
-    assert min(words) <= NEAR
+    assert min(words) <= 2 * NEAR
     assert max(words) >= 0.9 * FAR
 
 
