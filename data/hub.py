@@ -165,7 +165,7 @@ class Hub(Source):
             raise _refusal(self._id, error) from error
 
     def _unknown(self, setting: str, value: str | None, known: list[str]) -> UserError:
-        return UserError(f"data.{setting}={value}: {self._id} has {', '.join(known)}")
+        return UserError(f"data.{setting}={value or 'null'}: {self._id} has {', '.join(known)}")
 
 
 def _quiet_hub() -> None:
@@ -183,7 +183,10 @@ def _ask(id: str, revision: str) -> str:
     from huggingface_hub import HfApi, errors
 
     try:
-        return HfApi().dataset_info(id, revision=revision, timeout=PATIENCE).sha or revision
+        commit = HfApi().dataset_info(id, revision=revision, timeout=PATIENCE).sha
+        if commit is None:
+            raise ValueError("its answer names no commit")
+        return commit
     except errors.HFValidationError:
         raise UserError(f"data.path={id} is no dataset's id: give OWNER/NAME") from None
     except errors.RevisionNotFoundError:

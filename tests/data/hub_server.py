@@ -4,8 +4,9 @@
     HF_ENDPOINT=http://127.0.0.1:8123 python train.py configs/tinystories.yaml train.max_steps=20
 
 FOLDER/owner/name/ holds the files of the dataset owner/name, FOLDER/owner/name@v1/ those of its
-revision v1. A name that begins with `gated` or `private` is for those who send a token. `--stories`
-makes a small dataset of our own story world in the shape of TinyStories, if it is not there.
+revision v1. A name that begins with `gated` or `private` is for those who send a token; `down` is
+answered as by a Hub in trouble. `--stories` makes a small dataset of our own story world in the
+shape of TinyStories, if it is not there.
 """
 
 import argparse
@@ -72,6 +73,8 @@ class Handler(BaseHTTPRequestHandler):
         known = (name for name in (id, *(f"{id}@{p.name.split('@')[1]}" for p in
                  (self.folder / id).parent.glob(f"{Path(id).name}@*"))))  # fmt: skip
         folders = {name.partition("@")[2] or "main": self.folder / name for name in known}
+        if id.endswith("/down"):
+            raise Refusal(503, "Down")
         private = id.split("/")[1].startswith("private")
         if not folders["main"].is_dir() or (private and not self.authorized()):
             raise Refusal(404 if self.authorized() else 401, "RepoNotFound")
