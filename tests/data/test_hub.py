@@ -214,6 +214,7 @@ def test_no_path() -> None:
         Hub(None)
 
 
+@pytest.mark.slow
 def test_trains_and_needs_no_hub_the_second_time(
     texts: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
