@@ -185,9 +185,9 @@ kettle jug bottle satchel suitcase thimble shawl glove slipper cap pinwheel spyg
 paintbox hobby-horse jewel pebble seashell vase clock cup
 """)
 TREATS = _words("""
-pancake pie tart bun scone muffin biscuit cake cookie waffle dumpling sandwich pudding apple pear
-plum peach cherry fig apricot melon lemon pretzel brioche toffee lollipop sausage carrot
-turnip pumpkin radish cucumber tomato omelette pasty flapjack crumpet strudel doughnut macaroon
+pancake pie tart bun scone muffin biscuit cake cookie waffle dumpling pudding pretzel brioche pasty
+flapjack crumpet strudel doughnut macaroon tartlet meringue wafer bagel croissant shortcake turnover
+rusk cheesecake cupcake teacake oatcake fruitcake quiche pizza eclair profiterole
 """)
 # Passwords, and names for cats and boats: words that nothing else in the world is called.
 SECRETS = _words("""
