@@ -76,9 +76,9 @@ def test_two_things_of_one_noun() -> None:
 @pytest.mark.parametrize(
     ("text", "slip"),
     [
-        ("It was a apple.", "article: a apple"),
-        ("It was an pear.", "article: an pear"),
-        ("It was the the pear.", "twice: the the"),
+        ("It was a eclair.", "article: a eclair"),
+        ("It was an tart.", "article: an tart"),
+        ("It was the the tart.", "twice: the the"),
         ("It rained. then it stopped.", "small letter: . then"),
         ('"It rained.', 'quotation marks: "It rained.'),
         ("It was", "no end: It was"),
