@@ -1,4 +1,4 @@
-"""data/mixture.py: exact shares at any time, each source its own epochs, a pure function of step."""
+"""data/mixture.py: exact shares at any time, a pure function of the step, own epochs."""
 
 from collections import Counter
 from collections.abc import Iterator
