@@ -275,6 +275,8 @@ def open_run(path: str | Path, **changes: Any) -> OpenedRun:
     if config.model.tie_embeddings:
         weights["output.weight"] = weights["tok_embeddings.weight"]
     model.load_state_dict(weights, assign=True)
+    if config.model.tie_embeddings:  # assigned, they are two parameters of one memory
+        model.output.weight = model.tok_embeddings.weight
     return OpenedRun(model.requires_grad_(False).eval(), tokenizer, config, checkpoint)
 
 

@@ -713,3 +713,11 @@ def test_quickstart_in_small_from_text_to_score(
     assert table[-1].split()[0] == "trained"
     # training scored in bf16 where the machine has it, evaluate.py in fp32
     assert float(table[-1].split()[-1]) == pytest.approx(float(test_bpb[1]), abs=0.01)
+
+
+def test_an_opened_run_is_tied_as_it_was_trained(tmp_path: Path, text: Path) -> None:
+    """Two tables of one memory look alike, but each would have a gradient of its own."""
+    steps = ["train.max_steps=2", "train.warmup_steps=1", "train.eval_interval=2"]
+    assert tiny.start(tmp_path / "run", text, "model.tie_embeddings=true", *steps) == 0
+    model = open_run(tmp_path / "run").model
+    assert model.output.weight is model.tok_embeddings.weight

@@ -16,6 +16,7 @@ SETTINGS = [  # all that quickstart.yaml may change, so that these tests do not 
     "tokenizer.type=char", "tokenizer.vocab_size=400",
     "model.dim=32", "model.n_layers=2", "model.n_heads=2", "model.n_kv_heads=1",
     "model.head_dim=16", "model.hidden_dim=64", "model.sliding_window=8", "model.attention_sinks=0",
+    "model.tie_embeddings=false",
     "train.max_steps=10", "train.micro_batch_size=4", "train.grad_accum_steps=1",
     "train.optimizer=muon", "train.lr=0.02", "train.adamw_lr=0.003", "train.weight_decay=0.1",
     "train.grad_clip=1", "train.schedule=cosine", "train.warmup_steps=2", "train.min_lr_ratio=0.1",

@@ -194,7 +194,7 @@ def test_model_settings_mirror_the_model_config() -> None:
         ("model.norm_eps=0.0", "model.norm_eps is 0.0"),
         ("model.n_layers=10_001", "model.n_layers is 10001"),
         ("data.test_fraction=0.95", "nothing is left to train on"),
-        ("train.warmup_steps=560", "must end before train.max_steps (560)"),
+        ("train.warmup_steps=800", "must end before train.max_steps (800)"),
         ("train.max_steps=20", "must end before train.max_steps (20)"),
         ("run_dir=", 'run_dir is ""'),
         ("data.path=a\0b", "data.path is "),

@@ -39,7 +39,7 @@ def test_a_short_world(capsys: pytest.CaptureFixture[str]) -> None:
     distances = [t.text.count(" ", p.fact[1], p.use[0]) + 1 for t in told for p in t.probes]
     assert found["words from fact to use, at least"][1] == f"{min(distances)}"
     assert found["words from fact to use, at most"][1] == f"{max(distances):,}"
-    assert f"\n{len(distances):,} probes in 300 stories: place " in printed
+    assert f"\n{len(distances):,} probes in 300 stories: " in printed
     size = sum(len(t.text.encode()) for t in told)
     assert f"xz ratio of {size / 1e6:.1f} MB" in found
 
