@@ -5,6 +5,9 @@ decides ("the kite was put in the barn ... it was still in the"), and asks which
 would fit they find likeliest. Prints the share they get right by the distance from the fact, in
 tokens: within the window it is one look back; beyond it has to come through the layers; and a fact
 further back than the text that a model was trained on is out of sight.
+
+Some answers can be guessed: of the places, few are ones that something lies *under*. So each model
+is also asked without the fact, from the text behind it alone: what it remembers is the difference.
 """
 
 import sys
@@ -26,6 +29,7 @@ class Question(NamedTuple):
     """What a model reads, and the first tokens of the words between which it has to choose."""
 
     tokens: list[int]
+    behind: list[int]  # the same without the fact and what stands before it
     right: int
     wrong: list[int]
     distance: int  # keys that reach from the query back to the fact
@@ -52,26 +56,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path, run in zip(arguments.runs, opened, strict=True):
         if run.config.data.source != "stories":
             raise UserError(f"{path} was not trained on stories: nothing is known to ask it")
-    width = max(map(len, arguments.runs))
+    width = max(len("  without the fact"), *map(len, arguments.runs))
     print("right answers by the distance from the fact, in tokens; n: how many were asked")
     names = [f"{a}-{b - 1}" for a, b in pairwise(EDGES)] + [f"{EDGES[-1]}-"]
     print(f"{'':{width}}  window" + "".join(f"{name:>9}" for name in names), flush=True)
     for path, run in zip(arguments.runs, opened, strict=True):
         questions = _questions(run, arguments.questions)
-        hits = _ask(run, questions, path)
+        hits = _ask(run, [question.tokens for question in questions], questions, path)
+        guesses = _ask(run, [question.behind for question in questions], questions, path)
         columns = [sum(question.distance >= edge for edge in EDGES) - 1 for question in questions]
-        table = [[hit for hit, at in zip(hits, columns, strict=True) if at == column]
-                 for column in range(len(EDGES))]  # fmt: skip
-        chances = [[1 / (1 + len(q.wrong)) for q, at in zip(questions, columns, strict=True)
-                    if at == column] for column in range(len(EDGES))]  # fmt: skip
+        chances = [1 / (1 + len(question.wrong)) for question in questions]
         window = run.model.config.windows[0]
-        print(f"{path:{width}}  {window or 'full':>6}" + _cells(table), flush=True)
-    print(f"{'by chance':{width}}  {'':6}" + _cells(chances))
-    print(f"{'n':{width}}  {'':6}" + "".join(f"{len(cell):9,}" for cell in table))
+        print(f"{path:{width}}  {window or 'full':>6}" + _cells(hits, columns), flush=True)
+        print(f"{'  without the fact':{width}}  {'':6}" + _cells(guesses, columns), flush=True)
+    print(f"{'by chance':{width}}  {'':6}" + _cells(chances, columns))
+    asked = "".join(f"{columns.count(column):9,}" for column in range(len(EDGES)))
+    print(f"{'n':{width}}  {'':6}{asked}")
     return 0
 
 
-def _cells(table: Sequence[Sequence[float]]) -> str:
+def _cells(scores: Sequence[float], columns: Sequence[int]) -> str:
+    """Print the mean of the scores in each column."""
+    table = [[score for score, at in zip(scores, columns, strict=True) if at == column]
+             for column in range(len(EDGES))]  # fmt: skip
     return "".join(f"{sum(cell) / len(cell):9.1%}" if cell else f"{'-':>9}" for cell in table)
 
 
@@ -106,12 +113,16 @@ def _question(
     first = answers[0][start]
     others = sorted({answer[start] for answer in answers} - {first})
     if others:
-        read = [tokenizer.bos_id, *answers[0][:start]]
-        yield Question(read, first, others, max(1, start - known + 1))
+        bos, read = tokenizer.bos_id, answers[0][:start]
+        distance = max(1, start - known + 1)
+        yield Question([bos, *read], [bos, *read[known:]], first, others, distance)
 
 
-def _ask(run: "OpenedRun", questions: Sequence[Question], label: str) -> list[bool]:
-    """Let the model answer each question, with as much text before it as it was trained on."""
+def _ask(
+    run: "OpenedRun", texts: Sequence[list[int]], questions: Sequence[Question], label: str
+) -> list[bool]:
+    """Let the model answer each question after its text, with as much of it before the answer as
+    the model was trained on."""
     import torch
     from tqdm import tqdm
 
@@ -120,7 +131,7 @@ def _ask(run: "OpenedRun", questions: Sequence[Question], label: str) -> list[bo
     with torch.inference_mode():
         for first in tqdm(range(0, len(questions), ROWS), label, leave=False, disable=None):
             asked = questions[first : first + ROWS]
-            read = [torch.tensor(question.tokens[-seq_len:]) for question in asked]
+            read = [torch.tensor(text[-seq_len:]) for text in texts[first : first + ROWS]]
             rows = torch.nn.utils.rnn.pad_sequence(read, batch_first=True)  # no row sees its end
             logits = run.model(rows)
             for question, tokens, row in zip(asked, read, logits, strict=True):

@@ -718,6 +718,6 @@ def test_quickstart_in_small_from_text_to_score(
 def test_an_opened_run_is_tied_as_it_was_trained(tmp_path: Path, text: Path) -> None:
     """Two tables of one memory look alike, but each would have a gradient of its own."""
     steps = ["train.max_steps=2", "train.warmup_steps=1", "train.eval_interval=2"]
-    assert tiny.start(tmp_path / "run", text, "model.tie_embeddings=true", *steps) == 0
+    assert start(tmp_path / "run", text, "model.tie_embeddings=true", *steps) == 0
     model = open_run(tmp_path / "run").model
     assert model.output.weight is model.tok_embeddings.weight

@@ -58,6 +58,9 @@ def test_a_perfect_memory_is_always_right(runs: tuple[Path, Path]) -> None:
         begun = opened.tokenizer.decode([*question.tokens[1:], question.right])
         assert any(text.startswith(begun) for text in texts)
         assert question.right not in question.wrong
+        hidden = len(question.tokens) - len(question.behind)
+        assert question.tokens[hidden + 1 :] == question.behind[1:]
+        assert question.distance == len(question.behind)
 
 
 def test_silly_input(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
