@@ -220,11 +220,14 @@ def text_tokenizer(config: schema.Config, sources: dict[str, Source]) -> Tokeniz
 
 
 def open_text(
-    config: schema.Config, tokenizer: Tokenizer | None = None
+    config: schema.Config,
+    tokenizer: Tokenizer | None = None,
+    sources: dict[str, Source] | None = None,
 ) -> tuple[Tokenizer, Corpus | MixedCorpus]:
-    """Get the text, the tokenizer (None: the one trained on its training part) and the shards."""
+    """Get the tokenizer (None: the one trained on the text's training part) and the shards of the
+    text, which `sources` are, where they are open already: to open files is to read them."""
     data = config.data
-    sources = open_sources(data)
+    sources = sources or open_sources(data)
     tokenizer = tokenizer or text_tokenizer(config, sources)
     corpora = {
         name: prepare(source, tokenizer, **_shares(data), processes=data.processes)

@@ -82,7 +82,7 @@ class Job:
         """Cut one part into tokens and write it; `report` is told each document's bytes."""
         record = PartRecord(
             [],
-            {s: {"n_documents": 0, "n_tokens": 0, "n_bytes": 0, "documents": []} for s in SPLITS},
+            {split: _NOTHING | {"documents": []} for split in SPLITS},
         )
         documents = self.splitter.divide(number, self.source.part(number))
         place = self.folder / f"{number:05d}"
@@ -94,10 +94,12 @@ class Job:
         self, documents: Iterator[Document], record: PartRecord, report: Callable[[int], object]
     ) -> Iterator[NDArray]:
         held: dict[str, list[NDArray]] = {split: [] for split in SPLITS}
+        sizes = dict.fromkeys(SPLITS, 0)  # tokens held
 
         def release(split: str) -> NDArray:
             block = np.concatenate(held[split])
             held[split].clear()
+            sizes[split] = 0
             record.blocks.append((split, len(block)))
             return block
 
@@ -112,7 +114,8 @@ class Job:
             if count["n_documents"] <= NAMES_LISTED:
                 count["documents"].append(document.name)
             held[document.split].append(np.array(ids, self.dtype))
-            if sum(map(len, held[document.split])) >= BLOCK:
+            sizes[document.split] += len(ids)
+            if sizes[document.split] >= BLOCK:
                 yield release(document.split)
             report(n_bytes)
         for split in SPLITS:

@@ -13,7 +13,7 @@ holds a few blocks of tokens, and the disk, for a while, the tokens twice.
 
 At a trillion tokens, on many nodes (a plan on paper; here is one machine). Who tokenises what: part
 p is node p mod n's; parts need nothing of each other, and a lost node's are the ones whose .json is
-missing, to be taken by any other. 4 TB of text at 5 MB/s a core is 10 days of one core, 10 minutes
+missing, to be taken by any other. 4 TB of text at 5 MB/s a core is 9 days of one core, 9 minutes
 of 1,500. Joining is per split a running sum over the parts' counts (a line of JSON each): it tells
 every node which tokens of which parts are its shards; it reads those, from the shared store or
 from their makers, and writes 2 TB in 15,000 shards of 128 MB. How a step finds its samples: as it

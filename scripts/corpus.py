@@ -95,8 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from run import open_sources, open_text
 
-    tokenizer, corpus = open_text(config)
-    sources = open_sources(config.data).values()
+    opened = open_sources(config.data)
+    tokenizer, corpus = open_text(config, sources=opened)
+    sources = opened.values()
     census = Census(show=arguments.show, expected=sum(map(corpus.n_documents, SPLITS)))
     census.read(chain.from_iterable(source.documents() for source in sources),
                 sum(map(corpus.n_bytes, SPLITS)))  # fmt: skip
