@@ -130,6 +130,7 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")  # kept alive, it would outlive the server
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
