@@ -88,8 +88,10 @@ class DataSettings:
     stories: int = setting(
         4000, "how many stories source: stories tells", unit="stories", minimum=20
     )
-    near: int = setting(5, "least distance from a story's fact to its use", unit="words", minimum=1)
-    far: int = setting(1000, "greatest such distance", unit="words", minimum=1)
+    near: int = setting(
+        5, "least distance wished for from a story's fact to its use", unit="words", minimum=1
+    )
+    far: int = setting(1000, "greatest such distance wished for", unit="words", minimum=1)
     path: str | None = setting(None, "files: a file, a folder, a glob; hub: a dataset's id")
     field: str = setting("text", "column of the text in .jsonl, .csv, .parquet, the Hub's data")
     documents: str = setting(

@@ -54,8 +54,9 @@ def split_of(index: int) -> str:
 
 
 def story(seed: int, index: int, *, near: int = NEAR, far: int = FAR) -> Story:
-    """Tell story `index` of the world `seed`; `near` and `far` bound the words from a fact to its
-    use, drawn alike in each doubling. (The plot's own sentences can make it a little longer.)"""
+    """Tell story `index` of the world `seed`; `near` and `far` bound the words that are to pass
+    from a fact to its use, drawn alike in each doubling. Scenes pass the time, and stop when it is
+    over; where the plot's own sentences take longer, so does it: often 60 words and more."""
     assert 1 <= near <= far and index >= 0
     draw = _Draw(seed, index)
     plot, world = _cast(draw, split_of(index))
