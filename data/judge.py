@@ -18,7 +18,8 @@ from functools import cache, lru_cache
 from typing import NamedTuple
 
 from data import lexicon
-from data.stories import plural, sentences, written
+from data.stories import sentences, written
+from data.world import plural
 
 PEOPLE = frozenset(lexicon.GIRLS + lexicon.BOYS)
 CAST = 3  # people in a story
@@ -126,11 +127,15 @@ def _read(sentence: str) -> _Reading | None:
     return readings.pop() if len(readings) == 1 else None
 
 
+def _all_prose() -> list[tuple[tuple[str, ...], str]]:
+    return [way for name in ("plots", "scenes", "frames", "primer") for way in written(name)]
+
+
 @cache
 def _patterns() -> tuple[_Pattern, ...]:
     """Make a pattern of every sentence of the prose that states or needs a fact."""
     patterns = []
-    for events, line in written("plots") + written("scenes") + written("frames"):
+    for events, line in _all_prose():
         leaver = next((event[-1] for event in events if event.startswith("leave")), "")
         came = any(event.startswith("come") for event in events)
         for number, sentence in enumerate(sentences(line)):
@@ -227,9 +232,7 @@ def _vocabulary() -> frozenset[str]:
         *lexicon.NEIGHBOURS.values(),
     ]
     nouns = [noun for words in lists for noun in words]
-    prose = [line for name in ("plots", "scenes", "frames")
-             for _, line in written(name)]  # fmt: skip
-    prose = [re.sub(r"\{[^}]*\}", " ", line.replace("'s", "")) for line in prose]
+    prose = [re.sub(r"\{[^}]*\}", " ", line.replace("'s", "")) for _, line in _all_prose()]
     places = [place for setting in lexicon.SETTINGS.values() for place in setting]
     texts = [*nouns, *map(plural, nouns), *prose, *places, *lexicon.LIVES.values(), *PEOPLE,
              *map(plural, lexicon.TREATS), "a an he she him her his girl boy"]  # fmt: skip

@@ -117,7 +117,7 @@ def _comparisons(told: Told) -> Iterator[Row]:
     """Look for stories that are alike, and for combinations in more than one split."""
     import numpy as np
 
-    from data.stories import split_of
+    from data.world import split_of
 
     alike = len(told.texts) - len(np.unique(told.texts))
     yield Row(f"alike of {len(told.texts):,} stories", "0", f"{alike:,}", alike == 0)
@@ -271,27 +271,19 @@ def _tell_all(seed: int, count: int, processes: int) -> Told:
 def _tell(seed: int, first: int, count: int) -> Told:
     import numpy as np
 
-    from data.stories import story
+    from data.stories import combination, story
 
     texts, combinations, words = [], [], set()
     for index in range(first, first + count):
         text = story(seed, index).text
         texts.append(_hash(text))
-        combinations.append(_hash("/".join(_combination(seed, index))))
+        combinations.append(_hash("/".join(combination(seed, index))))
         words.update(re.findall(r"[a-z]+", text.lower()))
     return Told(np.array(texts, np.uint64), np.array(combinations, np.uint64), words)
 
 
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-
-
-def _combination(seed: int, index: int) -> tuple[str, str, str]:
-    """Plot, hero and thing of a story."""
-    from data.stories import _cast, _Draw, split_of
-
-    plot, world = _cast(_Draw(seed, index), split_of(index))
-    return plot.name, str(world["A"]), str(world["K"]).rpartition(" ")[2]
 
 
 def _begin() -> None:

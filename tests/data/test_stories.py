@@ -11,7 +11,8 @@ import pytest
 
 from data import lexicon
 from data.sources import open_source
-from data.stories import FAR, NEAR, Story, split_of, story
+from data.stories import FAR, NEAR, Story, combination, story
+from data.world import split_of
 
 MANY = 2000
 
@@ -101,13 +102,9 @@ def test_splits_share_no_combination(stories: list[Story]) -> None:
     assert [split_of(index) for index in (0, 17, 18, 19, 20)] == [
         "train", "train", "val", "test", "train",
     ]  # fmt: skip
-    from data.stories import _cast, _Draw
-
     seen: dict[tuple[str, str, str], str] = {}
     for index in range(4000):
-        plot, world = _cast(_Draw(0, index), split_of(index))
-        combination = plot.name, str(world["A"]), world["k"].noun  # type: ignore[attr-defined]
-        assert seen.setdefault(combination, split_of(index)) == split_of(index)
+        assert seen.setdefault(combination(0, index), split_of(index)) == split_of(index)
 
 
 def test_every_plot_and_every_list_is_used(stories: list[Story]) -> None:
