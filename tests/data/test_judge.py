@@ -55,7 +55,7 @@ def test_other_contradictions() -> None:
         'Kit could not sit still. Then there was a soft knock, and there was Bess. "Ah," said Bess.'
     )
     assert judge(left + back).contradictions == ()
-    crowd = "Kit, Bess and Otto went home. Zoe came too."
+    crowd = "Ada, Ben and Otto went home. Zoe came too."
     assert "Zoe" in judge(crowd).contradictions[0]
     moved = "So Kit hid the drum under the cart, where Bess never went. And so it was. "
     used = "It was still {}, with only one cobweb on it."

@@ -64,7 +64,7 @@ def test_probes_point_at_fact_and_use(stories: list[Story]) -> None:
 
 def test_an_overwritten_fact_is_asked_for_as_it_is_now() -> None:
     """`moved` puts a thing in two places; the probe is about the second."""
-    moved = [told for told in (story(0, index) for index in range(1500))
+    moved = [told for told in (story(0, index) for index in range(3000))
              if "empty" in told.text and "moved it" in told.text]  # fmt: skip
     assert len(moved) > 10
     for text, probes in moved:

@@ -116,7 +116,7 @@ def test_boilerplate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.parametrize(("settings", "warning"), [
     (["train.max_steps=9000"], "training reads the text "),
-    (["data.seq_len=2000"], "most documents are shorter than data.seq_len (2,000 tokens), half "),
+    (["data.seq_len=3000"], "most documents are shorter than data.seq_len (3,000 tokens), half "),
     (["data.val_fraction=0.02"], "val has "),
     (["data.test_fraction=0.02"], "test has "),
     (["tokenizer.type=bpe", "tokenizer.vocab_size=4000", "data.test_fraction=0.45",

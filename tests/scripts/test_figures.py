@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from data import judge, stories
-from data.stories import Probe, Story, split_of, story
+from data.stories import Probe, Story, combination, story
+from data.world import split_of
 from scripts import figures
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +58,7 @@ def test_every_broken_promise_fails(
     monkeypatch.setattr(judge, "slips", lambda text: ["no word: egg"])
     monkeypatch.setattr(figures, "_prose", lambda name: "== One\n\nAn egg fell.")
     monkeypatch.setattr(figures, "MB_PER_S", 1e9)
-    monkeypatch.setattr(figures, "_combination", lambda seed, index: ("One", "Mia", "egg"))
+    monkeypatch.setattr(stories, "combination", lambda seed, index: ("One", "Mia", "egg"))
     monkeypatch.setattr(figures, "_tell_all", lambda seed, n, _: figures._tell(seed, 0, n))
     monkeypatch.setattr(figures, "NEAR", 1)
     assert figures.main(["--stories", "60", "--judged", "5"]) == 1
@@ -82,7 +83,7 @@ def test_batches_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_combinations_are_those_of_the_stories() -> None:
     """The hero stands in the story, and the thing, in plots that need one; one combination in two
     splits is found."""
-    combinations = [figures._combination(0, index) for index in range(50)]
+    combinations = [combination(0, index) for index in range(50)]
     texts = [story(0, index).text for index in range(50)]
     assert all(c[0] and c[1] in text for c, text in zip(combinations, texts, strict=True))
     assert sum(c[2] in text.lower() for c, text in zip(combinations, texts, strict=True)) > 25
