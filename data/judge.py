@@ -127,15 +127,11 @@ def _read(sentence: str) -> _Reading | None:
     return readings.pop() if len(readings) == 1 else None
 
 
-def _all_prose() -> list[tuple[tuple[str, ...], str]]:
-    return [way for name in ("plots", "scenes", "frames", "primer") for way in written(name)]
-
-
 @cache
 def _patterns() -> tuple[_Pattern, ...]:
     """Make a pattern of every sentence of the prose that states or needs a fact."""
     patterns = []
-    for events, line in _all_prose():
+    for events, line in written():
         leaver = next((event[-1] for event in events if event.startswith("leave")), "")
         came = any(event.startswith("come") for event in events)
         for number, sentence in enumerate(sentences(line)):
@@ -232,7 +228,7 @@ def _vocabulary() -> frozenset[str]:
         *lexicon.NEIGHBOURS.values(),
     ]
     nouns = [noun for words in lists for noun in words]
-    prose = [re.sub(r"\{[^}]*\}", " ", line.replace("'s", "")) for _, line in _all_prose()]
+    prose = [re.sub(r"\{[^}]*\}", " ", line.replace("'s", "")) for _, line in written()]
     places = [place for setting in lexicon.SETTINGS.values() for place in setting]
     texts = [*nouns, *map(plural, nouns), *prose, *places, *lexicon.LIVES.values(), *PEOPLE,
              *map(plural, lexicon.TREATS), "a an he she him her his girl boy"]  # fmt: skip

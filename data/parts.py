@@ -179,10 +179,8 @@ def _begin(
     source: Source, splitter: Splitter, model: bytes, folder: Path, dtype: str,
     progress: Any, stopping: Any,
 ) -> None:  # fmt: skip
-    """Make ready a process: it leaves Ctrl-C to its parent, and ends when the parent is gone."""
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    follow_parent()
 
     def report(n_bytes: int) -> None:
         if stopping.value:
@@ -193,11 +191,17 @@ def _begin(
     _worker = Job(source, splitter, Tokenizer(model), folder, dtype), report
 
 
-def _end_with_parent() -> None:
+def follow_parent() -> None:
+    """Leave Ctrl-C to the parent of this process, and end when it is gone, even by a kill -9."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
-    parent.join()
-    os._exit(1)
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _work(number: int) -> None:

@@ -60,11 +60,11 @@ def story(seed: int, index: int, *, near: int = NEAR, far: int = FAR) -> Story:
     its own. Elsewhere scenes pass the time, and stop when it is over; where the plot's own
     sentences take longer, so does it."""
     assert 1 <= near <= far and index >= 0
-    draw, distance, plot, world = _begin(seed, index, near, far)
+    distance, plot, world = _begin(seed, index, near, far)
     if plot == PRIMER:
         paragraphs = _tell_primer(world, near, min(far, SHORT))
     else:
-        frame = draw.choose(_prose("frames")).beats
+        frame = world.draw.choose(_prose("frames")).beats
         around = frame.index(_GAP)
         kept: dict[str, str] = {}
         paragraphs = [_tell(world, frame[:around], kept)]
@@ -75,28 +75,24 @@ def story(seed: int, index: int, *, near: int = NEAR, far: int = FAR) -> Story:
 
 def combination(seed: int, index: int, *, near: int = NEAR, far: int = FAR) -> tuple[str, str, str]:
     """Name the plot, the hero and the thing of a story: no two splits share all three."""
-    _, _, plot, world = _begin(seed, index, near, far)
+    _, plot, world = _begin(seed, index, near, far)
     return plot, str(world["A"]), world["k"].noun  # type: ignore[attr-defined]
 
 
-def _begin(seed: int, index: int, near: int, far: int) -> tuple[Draw, int, str, World]:
+def _begin(seed: int, index: int, near: int, far: int) -> tuple[int, str, World]:
     """Draw how far a fact is from its use, and by that a plot, and a world for it."""
     draw = Draw(seed, index)
     distance = draw.distance(near, far)
     plots = (PRIMER,) if distance < SHORT else tuple(_plots())
-    return draw, distance, *cast(draw, split_of(index), plots)
+    return distance, *cast(draw, split_of(index), plots)
 
 
 @cache
 def world_fingerprint() -> str:
     """Hash all that stories are made of: equal hash, equal stories."""
     here = Path(__file__).parent
-    parts = [
-        Path(__file__),
-        here / "world.py",
-        here / "lexicon.py",
-        *sorted((here / "prose").glob("*.txt")),
-    ]
+    code = [here / name for name in ("stories.py", "world.py", "lexicon.py")]
+    parts = [*code, *sorted((here / "prose").glob("*.txt"))]
     return hashlib.sha256(b"\0".join(part.read_bytes() for part in parts)).hexdigest()
 
 
@@ -137,11 +133,16 @@ def _plots() -> dict[str, _Plot]:
     return {plot.name: plot for plot in _prose("plots")}
 
 
-def written(name: str) -> list[tuple[tuple[str, ...], str]]:
-    """List each way to tell a beat of prose/NAME.txt as it is written, with the beat's events."""
-    beats = re.split(r"\n{2,}", re.sub(r"^== .*\n|^#.*\n", "", _file(name), flags=re.MULTILINE))
-    parts = [_parts(block) for block in beats if block.strip()]
-    return [(events, line) for events, lines in parts for line in lines]
+def written() -> list[tuple[tuple[str, ...], str]]:
+    """List each way to tell a beat as it is written in prose/, with the beat's events."""
+    ways = []
+    for name in ("plots", "scenes", "frames", PRIMER):
+        text = re.sub(r"^== .*\n|^#.*\n", "", _file(name), flags=re.MULTILINE)
+        for block in re.split(r"\n{2,}", text):
+            if block.strip():
+                events, lines = _parts(block)
+                ways += [(events, line) for line in lines]
+    return ways
 
 
 def sentences(text: str) -> list[str]:
@@ -312,13 +313,14 @@ def _tell_primer(world: World, near: int, far: int) -> list[str]:
         wanted = draw.distance(near, far)
         usable = [use for use in uses if use[1] and use[0].needs <= said.keys()]
         fresh = [move for move in news if move.needs <= said.keys()]
-        if usable and (not fresh or draw.below(2 if len(said) < 3 else 6)):
+        begun = len(said) >= 3  # the thing, where it lies and the companion are known; rare news
+        if usable and (not fresh or draw.below(6 if begun else 2)):
             ages = [words - said[move.about] for move, _ in usable]
             ratios = [max(age, wanted) / max(1, min(age, wanted)) for age in ages]
             move, ways = usable[ratios.index(min(ratios))]
             sentence = _say(world, ways.pop(draw.below(len(ways))))
         elif fresh:
-            move = draw.choose(fresh[:2] if len(said) < 3 else fresh)
+            move = draw.choose(fresh if begun else fresh[:2])
             news.remove(move)
             sentence = _tell_beat(world, move.beat)
         else:
@@ -359,17 +361,14 @@ def _unmark(marked: str, candidates: Callable[[str], tuple[str, ...]]) -> Story:
     lower = told.lower()
     probes = []
     for key, fact, use, word in uses:
-        plain = word.lower()
-        if lower.find(plain, fact[1], use[0]) >= 0 and _mentioned(plain, lower[fact[1] : use[0]]):
-            continue
-        probes.append(
-            Probe(key.rpartition(".")[2], fact, use, word, _others(candidates(key), word))
-        )
+        if not _mentioned(word.lower(), lower[fact[1] : use[0]]):
+            kind = key.rpartition(".")[2]
+            probes.append(Probe(kind, fact, use, word, _others(candidates(key), word)))
     return Story(told, tuple(probes))
 
 
 def _mentioned(word: str, text: str) -> bool:
-    return re.search(rf"\b{re.escape(word)}\b", text) is not None
+    return word in text and re.search(rf"\b{re.escape(word)}\b", text) is not None
 
 
 @lru_cache(maxsize=10_000)

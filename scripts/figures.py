@@ -11,17 +11,15 @@ import lzma
 import multiprocessing
 import os
 import re
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from errors import ArgumentParser, UserError, command
 
@@ -239,10 +237,12 @@ def _tell_all(seed: int, count: int, processes: int) -> Told:
     import numpy as np
     from tqdm import tqdm
 
+    from data.parts import follow_parent
+
     firsts = range(0, count, BATCH)
     # Not forked: a fork of a process with threads may hang.
     pool = ProcessPoolExecutor(
-        min(processes, len(firsts)), multiprocessing.get_context("spawn"), _begin
+        min(processes, len(firsts)), multiprocessing.get_context("spawn"), follow_parent
     )
     told: list[Told] = []
     words: set[str] = set()
@@ -284,19 +284,6 @@ def _tell(seed: int, first: int, count: int) -> Told:
 
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-
-
-def _begin() -> None:
-    """Make ready a process: it leaves Ctrl-C to its parent, and ends when the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             option = name.replace("_", "-")
             raise UserError(f"--{option} is {getattr(arguments, name)}: at least 1")
 
-    from data.stories import split_of, story
+    from data.stories import story
+    from data.world import split_of
     from run import open_run
 
     opened = open_run(arguments.run)

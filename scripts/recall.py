@@ -84,7 +84,8 @@ def _cells(scores: Sequence[float], columns: Sequence[int]) -> str:
 
 def _questions(run: "OpenedRun", wanted: int) -> list[Question]:
     """Take them from test stories after those that the run was trained on."""
-    from data.stories import split_of, story
+    from data.stories import story
+    from data.world import split_of
 
     questions: list[Question] = []
     for index in count(run.config.data.stories):

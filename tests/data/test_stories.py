@@ -11,7 +11,7 @@ import pytest
 
 from data import lexicon
 from data.sources import open_source
-from data.stories import FAR, NEAR, Story, combination, story
+from data.stories import FAR, NEAR, PRIMER, Story, combination, story
 from data.world import split_of
 
 MANY = 2000
@@ -88,6 +88,17 @@ def test_distance_is_what_was_asked_for(near: int, far: int) -> None:
     longest.sort()
     median = longest[len(longest) // 2]
     assert near <= median <= far + 80, median
+
+
+@pytest.mark.parametrize(("near", "far"), [(5, 20), (20, 80)])
+def test_stories_for_beginners_use_a_fact_as_soon_as_is_asked(near: int, far: int) -> None:
+    """Each use has a distance of its own, and most lie where they were wished."""
+    told = [story(3, index, near=near, far=far) for index in range(100)]
+    assert {combination(3, index, near=near, far=far)[0] for index in range(100)} == {PRIMER}
+    words = sorted(text.count(" ", probe.fact[1], probe.use[0]) + 1
+                   for text, probes in told for probe in probes)  # fmt: skip
+    assert len(words) > 2000
+    assert near / 2 <= words[len(words) // 4] and words[len(words) * 3 // 4] <= far
 
 
 def test_default_distances_reach_from_near_to_far(stories: list[Story]) -> None:

@@ -49,7 +49,8 @@ def test_recall(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> 
 
 def test_a_perfect_memory_is_always_right(runs: tuple[Path, Path]) -> None:
     """The right token is where the text has it: a model that knew the text would score 100 %."""
-    from data.stories import split_of, story
+    from data.stories import story
+    from data.world import split_of
     from run import open_run
 
     opened = open_run(runs[0])
