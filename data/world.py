@@ -55,10 +55,12 @@ class Draw:
         self._state = _mix((_mix(seed & _WORD) + index * 0x9E3779B97F4A7C15) & _WORD)
 
     def below(self, n: int) -> int:
+        """Draw from 0 to n - 1; n is below 2^32."""
         self._state = state = (self._state * 6364136223846793005 + 1442695040888963407) & _WORD
         return (state >> 32) * n >> 32
 
     def choose(self, items: Sequence[T]) -> T:
+        """Draw one of these."""
         return items[self.below(len(items))]
 
     def distance(self, near: int, far: int) -> int:
@@ -76,11 +78,13 @@ _PLURALS = {
 
 
 def article(noun: str) -> str:
+    """Put a or an before a noun, or before what describes it."""
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 @cache
 def plural(noun: str) -> str:
+    """Form the plural of a noun of the lexicon, whatever describes it."""
     before, space, last = noun.rpartition(" ")
     if last in _PLURALS:
         return before + space + _PLURALS[last]
@@ -90,6 +94,7 @@ def plural(noun: str) -> str:
 
 
 def capital(text: str) -> str:
+    """Begin a text with a capital."""
     return text[:1].upper() + text[1:]
 
 
@@ -132,12 +137,14 @@ class Thing:
         self.known = f"[{key}.colour:{colour}]"
 
     def lay(self, place: str) -> None:
+        """Let it lie there, as in "in the barn"."""
         where, _, noun = place.rpartition(" ")
         self.put = f"{where} <{self._key}.place:{noun}>"
         self.found = f"{where} [{self._key}.place:{noun}]"
         self.Found = capital(self.found)
 
     def give(self, name: str) -> None:
+        """Let somebody have it."""
         self.given = f"<{self._key}.holder:{name}>"
         self.holder = f"[{self._key}.holder:{name}]"
 
