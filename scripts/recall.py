@@ -4,7 +4,8 @@ Lets trained models read stories that no one has read before, up to a word that 
 decides ("the kite was put in the barn ... it was still in the"), and asks which of the words that
 would fit they find likeliest. Prints the share they get right by the distance from the fact, in
 tokens: within the window it is one look back; beyond it has to come through the layers; and a fact
-further back than the text that a model was trained on is out of sight.
+further back than the text that a model was trained on is out of sight. With --by kind, by what the
+fact is about.
 
 Some answers can be guessed: of the places, few are ones that something lies *under*. So each model
 is also asked without the fact, from the text behind it alone: what it remembers is the difference.
@@ -22,12 +23,15 @@ if TYPE_CHECKING:
     from run import OpenedRun
 
 ROWS = 16  # questions in a forward pass
+KINDS = ("colour", "place", "number", "treat", "word", "holder")
 EDGES = (1, 9, 17, 33, 65, 129, 257)  # distances at which columns begin [tokens]
+SPANS = (*(f"{a}-{b - 1}" for a, b in pairwise(EDGES)), f"{EDGES[-1]}-")
 
 
 class Question(NamedTuple):
     """What a model reads, and the first tokens of the words between which it has to choose."""
 
+    kind: str  # what the fact is about
     tokens: list[int]
     behind: list[int]  # the same without the fact and what stands before it
     right: int
@@ -40,12 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print a line for each run."""
     parser = ArgumentParser(
         prog="python -m scripts.recall",
-        description="Ask models trained on stories what they remember, by distance.",
+        description="Ask models trained on stories what they remember.",
         epilog="example: python -m scripts.recall runs/windows/window-16 runs/windows/window-full",
     )
     parser.add_argument("runs", nargs="*", default=["runs/quickstart"], metavar="RUN",
                         help="runs or checkpoints (runs/quickstart)")  # fmt: skip
     parser.add_argument("--questions", type=int, default=1000, help="how many to ask (1000)")
+    parser.add_argument("--by", choices=("distance", "kind"), default="distance",
+                        help="columns: how far the fact is, or its kind (distance)")  # fmt: skip
     arguments = parser.parse_args(argv)
     if arguments.questions < 1:
         raise UserError(f"--questions is {arguments.questions}: ask at least one")
@@ -57,29 +63,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         if run.config.data.source != "stories":
             raise UserError(f"{path} was not trained on stories: nothing is known to ask it")
     width = max(len("  without the fact"), *map(len, arguments.runs))
-    print("right answers by the distance from the fact, in tokens; n: how many were asked")
-    names = [f"{a}-{b - 1}" for a, b in pairwise(EDGES)] + [f"{EDGES[-1]}-"]
-    print(f"{'':{width}}  window" + "".join(f"{name:>9}" for name in names), flush=True)
+    names = KINDS if arguments.by == "kind" else SPANS
+    about = "what the fact is about" if arguments.by == "kind" else "the distance, in tokens"
+    print(f"right answers by {about}; n: how many were asked")
+
+    def line(label: str, window: object, cells: Sequence[str]) -> None:
+        print(f"{label:{width}}  {window:>6}" + "".join(f"{cell:>9}" for cell in cells), flush=True)
+
+    line("", "window", names)
     for path, run in zip(arguments.runs, opened, strict=True):
         questions = _questions(run, arguments.questions)
+        columns = [question.kind if names == KINDS else _span(question) for question in questions]
         hits = _ask(run, [question.tokens for question in questions], questions, path)
         guesses = _ask(run, [question.behind for question in questions], questions, path)
-        columns = [sum(question.distance >= edge for edge in EDGES) - 1 for question in questions]
-        chances = [1 / (1 + len(question.wrong)) for question in questions]
-        window = run.model.config.windows[0]
-        print(f"{path:{width}}  {window or 'full':>6}" + _cells(hits, columns), flush=True)
-        print(f"{'  without the fact':{width}}  {'':6}" + _cells(guesses, columns), flush=True)
-    print(f"{'by chance':{width}}  {'':6}" + _cells(chances, columns))
-    asked = "".join(f"{columns.count(column):9,}" for column in range(len(EDGES)))
-    print(f"{'n':{width}}  {'':6}{asked}")
+        line(path, run.model.config.windows[0] or "full", _means(hits, columns, names))
+        line("  without the fact", "", _means(guesses, columns, names))
+    chances = [1 / (1 + len(question.wrong)) for question in questions]
+    line("by chance", "", _means(chances, columns, names))
+    line("n", "", [f"{columns.count(name):,}" for name in names])
     return 0
 
 
-def _cells(scores: Sequence[float], columns: Sequence[int]) -> str:
-    """Print the mean of the scores in each column."""
-    table = [[score for score, at in zip(scores, columns, strict=True) if at == column]
-             for column in range(len(EDGES))]  # fmt: skip
-    return "".join(f"{sum(cell) / len(cell):9.1%}" if cell else f"{'-':>9}" for cell in table)
+def _span(question: Question) -> str:
+    return SPANS[sum(question.distance >= edge for edge in EDGES) - 1]
+
+
+def _means(scores: Sequence[float], columns: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Give the mean of the scores in each column."""
+    table = [[score for score, at in zip(scores, columns, strict=True) if at == name]
+             for name in names]  # fmt: skip
+    return [f"{sum(cell) / len(cell):.1%}" if cell else "-" for cell in table]
 
 
 def _questions(run: "OpenedRun", wanted: int) -> list[Question]:
@@ -92,7 +105,7 @@ def _questions(run: "OpenedRun", wanted: int) -> list[Question]:
         if split_of(index) == "test":
             text, probes = story(0, index)
             for probe in probes:
-                questions += _question(run.tokenizer, text, *probe[1:])
+                questions += _question(run.tokenizer, text, *probe)
                 if len(questions) == wanted:
                     return questions
     raise AssertionError("stories have no end")
@@ -101,6 +114,7 @@ def _questions(run: "OpenedRun", wanted: int) -> list[Question]:
 def _question(
     tokenizer: "Tokenizer",
     text: str,
+    kind: str,
     fact: tuple[int, int],
     use: tuple[int, int],
     right: str,
@@ -116,7 +130,7 @@ def _question(
     if others:
         bos, read = tokenizer.bos_id, answers[0][:start]
         distance = max(1, start - known + 1)
-        yield Question([bos, *read], [bos, *read[known:]], first, others, distance)
+        yield Question(kind, [bos, *read], [bos, *read[known:]], first, others, distance)
 
 
 def _ask(

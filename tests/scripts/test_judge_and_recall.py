@@ -40,8 +40,9 @@ def test_what_is_copied() -> None:
     assert judge._copied(["w1 w2 w4"], training) == (2, 0.0)
 
 
-def test_recall(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    assert recall.main([str(runs[0]), "--questions", "40"]) == 0
+@pytest.mark.parametrize("by", ["distance", "kind"])
+def test_recall(by: str, runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert recall.main([str(runs[0]), "--questions", "40", "--by", by]) == 0
     *_, chance, asked = capsys.readouterr().out.splitlines()
     assert sum(map(int, asked.split()[1:])) == 40
     assert all(cell == "-" or 0 < float(cell[:-1]) <= 50 for cell in chance.split()[2:])
