@@ -431,6 +431,16 @@ def _rows(path: Path, field: str) -> Iterator[tuple[int, str | None]]:
         start += len(texts)
 
 
+def quiet_datasets() -> Any:
+    """Import `datasets`, which takes seconds; what goes wrong is told by our own lines."""
+    import datasets
+
+    datasets.config.TORCH_AVAILABLE = False  # or each process that reads rows imports torch
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    return datasets
+
+
 def _load_table(path: Path, field: str) -> Iterator[tuple[list[str], list[Any] | None]]:
     """Yield (names of the columns, values of `field`) of a thousand rows at a time."""
     builder = cast(str, _builder(path))
@@ -439,12 +449,10 @@ def _load_table(path: Path, field: str) -> Iterator[tuple[list[str], list[Any] |
             return
     if builder == "parquet" and _packed(path):
         raise _Broken(f"data.path: {path} is compressed twice, a .parquet is already: unpack it")
-    import datasets  # takes seconds to import
     import fsspec.compression  # type: ignore[import-untyped]
 
     fsspec.compression.register_compression("zstd", _unzst, "zst", force=True)
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    datasets = quiet_datasets()
     # Without this the text "NA" or "null" in a .csv would be taken for a missing one.
     options = {"keep_default_na": False} if builder == "csv" else {}
     try:

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from data.documents import OWN_TEXT, Document, Source
+from data.files import quiet_datasets
 from errors import UserError
 from storage import atomic_write, cache_folder
 
@@ -138,10 +139,7 @@ class Hub(Source):
 
     def _load(self, folder: Path) -> Any:
         _quiet_hub()
-        import datasets  # takes seconds to import
-
-        datasets.disable_progress_bars()
-        datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+        datasets = quiet_datasets()
         # By its bare id, a folder or a parser of that name would come first.
         path = f"hf://datasets/{self._id}"
         about = {"revision": self._commit, "cache_dir": str(folder)}
