@@ -454,12 +454,14 @@ def _load_table(path: Path, field: str) -> Iterator[tuple[list[str], list[Any] |
     fsspec.compression.register_compression("zstd", _unzst, "zst", force=True)
     datasets = quiet_datasets()
     # Without this the text "NA" or "null" in a .csv would be taken for a missing one.
-    # A tenth of the usual 10 MB at a time keeps what a process holds small, and is no slower.
-    options = {"csv": {"keep_default_na": False}, "json": {"chunksize": 1 << 20}}.get(builder, {})
+    # Of JSON a megabyte at a time, not the usual ten, which processes would hold several times over.
+    about: dict[str, dict[str, Any]] = {
+        "csv": {"keep_default_na": False}, "json": {"chunksize": 1 << 20},
+    }  # fmt: skip
     try:
         table = datasets.load_dataset(
             builder, data_files=glob.escape(str(path.resolve())), split="train", streaming=True,
-            cache_dir=str(cache_folder() / "datasets"), **options,
+            cache_dir=str(cache_folder() / "datasets"), **about.get(builder, {}),
         )  # fmt: skip
         for batch in table.with_format("arrow").iter(batch_size=1000):
             names = batch.column_names
