@@ -454,7 +454,7 @@ def _load_table(path: Path, field: str) -> Iterator[tuple[list[str], list[Any] |
     fsspec.compression.register_compression("zstd", _unzst, "zst", force=True)
     datasets = quiet_datasets()
     # Without this the text "NA" or "null" in a .csv would be taken for a missing one.
-    # Of JSON a megabyte at a time, not the usual ten, which processes would hold several times over.
+    # Of JSON a megabyte at a time: of the usual ten each process would hold several copies.
     about: dict[str, dict[str, Any]] = {
         "csv": {"keep_default_na": False}, "json": {"chunksize": 1 << 20},
     }  # fmt: skip
