@@ -9,8 +9,9 @@ scenes of prose/scenes.txt, until the distance that was drawn is reached, and no
 about how the plot stands. Around it all goes a frame (prose/frames.txt), beginning and ending.
 
 Where the distance that was drawn is short, so is the story: one for beginners (prose/primer.txt),
-in which a fact is hardly told before it is used. They are what a young model learns to look back
-from: where uses are rare and far, it learns the sentences and guesses the rest.
+in which a fact is hardly told before it is used, and now and then a scene or two pass before it is
+used again. They are what a young model learns to look back from: where uses are rare and far, it
+learns the sentences and guesses the rest.
 
 A *probe* is a word that only what was said before can tell: where it stands, where it was said
 last, the right word, and others that would fit. A fact may be overwritten before it is needed.
@@ -22,9 +23,9 @@ until they fall into the story's split.
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
-from itertools import product
+from itertools import count, product
 from math import gcd
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,7 @@ NEAR, FAR = 5, 1000  # words between a fact and its use
 SHORT = 160  # words: a distance below is one for beginners
 PRIMER = "primer"  # what their plot is called
 TURNS = 16  # that a story for beginners takes, up to twice as many
+PAUSE, PAUSES = 40, 5  # from so many words on, one distance in so many is passed with scenes
 PARAGRAPH = 6  # turns in a paragraph of it
 
 
@@ -231,41 +233,53 @@ def _tell_plot(world: World, plot: _Plot, distance: int) -> list[str]:
     """Tell a plot in paragraphs; its gap is filled until `distance` words lie behind the fact."""
     paragraphs: list[str] = []
     told: list[str] = []
-    words = 0
+    words, scenes = 0, _scenes(world.draw)
     for beat in plot.beats:
         if beat.events in (_GAP.events, _BREAK.events):
             paragraphs.append(" ".join(told))
             told = []
             if beat.events == _GAP.events:
-                paragraphs += _meanwhile(world, distance - words, beat.ways)
+                paragraphs += _meanwhile(world, scenes, distance - words, beat.ways)
         else:
             sentence = _tell_beat(world, beat)
             told.append(sentence)
-            words += sentence.count(" ") + 1
+            words += _length(sentence)
             if "<" in sentence:
                 words = sentence.count(" ", sentence.rindex("<")) + 1
     return [*paragraphs, " ".join(told)]
 
 
-def _meanwhile(world: World, words: int, refrains: tuple[_Way, ...]) -> list[str]:
-    """Tell scenes of `words` words in all, and after some of them how the plot stands; no scene
-    comes twice before all have come once."""
-    scenes, paragraphs = _prose("scenes"), []
-    place, step = world.draw.below(len(scenes)), 1 + world.draw.below(len(scenes) - 1)
+def _scenes(draw: Draw) -> Iterator[_Plot]:
+    """Give scenes for ever, in an order that is drawn: none comes twice before all have come once,
+    and one in which a thing is left lying about never comes again."""
+    scenes = _prose("scenes")
+    place, step = draw.below(len(scenes)), 1 + draw.below(len(scenes) - 1)
     while gcd(step, len(scenes)) > 1:
         step += 1
-    refrain, told = world.draw.below(12), 0
+    for told in count():
+        scene = scenes[(place + told * step) % len(scenes)]
+        if told < len(scenes) or not any(beat.events for beat in scene.beats):
+            yield scene
+
+
+def _meanwhile(
+    world: World, scenes: Iterator[_Plot], words: int, refrains: tuple[_Way, ...] = ()
+) -> list[str]:
+    """Tell scenes of `words` words in all, and after some of them how the plot stands."""
+    paragraphs: list[str] = []
+    refrain = world.draw.below(12)
     while words > 0:
-        scene = scenes[place]
-        place, told = (place + step) % len(scenes), told + 1
-        if told > len(scenes) and any(beat.events for beat in scene.beats):
-            continue  # a thing is left lying about once
-        paragraphs.append(_tell(world, scene.beats, {}))
-        if refrains and told % 3 == 0:
+        paragraphs.append(_tell(world, next(scenes).beats, {}))
+        if refrains and len(paragraphs) % 3 == 0:
             refrain += 1
             paragraphs[-1] += " " + _say(world, refrains[refrain % len(refrains)])
-        words -= paragraphs[-1].count(" ") + 1
+        words -= _length(paragraphs[-1])
     return paragraphs
+
+
+def _length(text: str) -> int:
+    """Count words."""
+    return text.count(" ") + 1
 
 
 class _Move(NamedTuple):
@@ -302,18 +316,23 @@ def _moves(part: str) -> tuple[_Move, ...]:
 
 def _tell_primer(world: World, near: int, far: int) -> list[str]:
     """Tell facts, and soon after a fact its uses, each at a distance of its own: the use is told of
-    which the fact was mentioned about as long ago."""
-    draw, words = world.draw, 0
+    which the fact was mentioned about as long ago. Now and then scenes pass that time, and no fact
+    is mentioned."""
+    draw, words, scenes = world.draw, 0, _scenes(world.draw)
     said: dict[str, int] = {}  # where each fact was mentioned last, in words
     companion = draw.choose(tuple(_FACTS.values()))  # one more fact, beside those of the thing
     news = [move for move in _moves("news") if move.about == companion or move.about[0] in "kr"]
     uses = [(move, list(move.beat.ways)) for move in _moves("uses")]
-    text = _tell_beat(world, draw.choose(_moves("begin")).beat)
+    paragraphs = [_tell_beat(world, draw.choose(_moves("begin")).beat)]
     for _ in range(TURNS + draw.below(TURNS)):
         wanted = draw.distance(near, far)
+        begun = len(said) >= 3  # the thing, where it lies and the companion are known; rare news
+        pause = begun and wanted >= PAUSE and not draw.below(PAUSES)
+        if pause:
+            paragraphs += (passed := _meanwhile(world, scenes, wanted))
+            words += sum(map(_length, passed))
         usable = [use for use in uses if use[1] and use[0].needs <= said.keys()]
         fresh = [move for move in news if move.needs <= said.keys()]
-        begun = len(said) >= 3  # the thing, where it lies and the companion are known; rare news
         if usable and (not fresh or draw.below(6 if begun else 2)):
             ages = [words - said[move.about] for move, _ in usable]
             ratios = [max(age, wanted) / max(1, min(age, wanted)) for age in ages]
@@ -327,10 +346,13 @@ def _tell_primer(world: World, near: int, far: int) -> list[str]:
             break
         for mark in _MARK.finditer(sentence):
             said[mark[1]] = words + sentence.count(" ", 0, mark.start())
-        words += sentence.count(" ") + 1
-        text += (" " if draw.below(PARAGRAPH) else "\n\n") + sentence
+        words += _length(sentence)
+        if pause or not draw.below(PARAGRAPH):
+            paragraphs.append(sentence)
+        else:
+            paragraphs[-1] += " " + sentence
     ends = [move for move in _moves("end") if move.needs <= said.keys()]
-    return [text, _tell_beat(world, draw.choose(ends).beat)]
+    return [*paragraphs, _tell_beat(world, draw.choose(ends).beat)]
 
 
 _MARK = re.compile(r"[<\[]([\w.]+):([^>\]]+)([>\]])")

@@ -101,6 +101,16 @@ def test_stories_for_beginners_use_a_fact_as_soon_as_is_asked(near: int, far: in
     assert near / 2 <= words[len(words) // 4] and words[len(words) * 3 // 4] <= far
 
 
+def test_scenes_pass_in_stories_for_beginners() -> None:
+    """A colour is asked for again further back than 64 tokens about once in a story, so that there
+    is something to see for a window; and not where distances are to be short."""
+    for near, far, least, most in ((5, 160, 100, 300), (5, 39, 0, 30)):
+        told = [story(3, index, near=near, far=far) for index in range(100)]
+        beyond = [probe for text, probes in told for probe in probes if probe.kind == "colour"
+                  and text.count(" ", probe.fact[1], probe.use[0]) >= 64]  # fmt: skip
+        assert least <= len(beyond) <= most, (far, len(beyond))
+
+
 def test_default_distances_reach_from_near_to_far(stories: list[Story]) -> None:
     words = [told.text.count(" ", probe.fact[1], probe.use[0]) + 1
              for told in stories for probe in told.probes]  # fmt: skip
