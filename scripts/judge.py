@@ -8,6 +8,7 @@ slips of grammar, and how much was copied from the training text.
 import re
 import statistics
 import sys
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import count, islice
 from typing import TYPE_CHECKING
@@ -15,9 +16,13 @@ from typing import TYPE_CHECKING
 from errors import ArgumentParser, UserError, command
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from run import OpenedRun
 
 RUN_OF_WORDS = 20  # that long a run of words is no accident
+MULTIPLIER = 0x9E3779B97F4A7C15  # of a hash of words, any large odd number
 ROWS = 10  # stories written side by side
 
 
@@ -118,19 +123,34 @@ def _score_card(texts: Sequence[str], training: Sequence[str]) -> dict[str, str]
 
 def _copied(texts: Sequence[str], training: Sequence[str]) -> tuple[int, float]:
     """The longest run of words that the training text has too, and the share of 20-word runs."""
-    source = " " + " ".join(" ".join(text.split()) for text in training) + " "
-    longest, runs, seen = 0, 0, 0
-    for text in texts:
-        words = text.split()
-        start = 0
-        for stop in range(1, len(words) + 1):  # [start, stop): the longest run that ends here
-            while start < stop and f" {' '.join(words[start:stop])} " not in source:
-                start += 1
-            longest = max(longest, stop - start)
-            if stop >= RUN_OF_WORDS:
-                runs += 1
-                seen += stop - start >= RUN_OF_WORDS
-    return longest, seen / max(1, runs)
+    import numpy as np
+
+    numbers: dict[str, int] = {}
+    source, *written = (
+        np.array([numbers.setdefault(word, len(numbers)) for word in text.split()], np.uint64)
+        for text in (" ".join(training), *texts)
+    )
+
+    def shared(length: int) -> "NDArray[np.bool_]":
+        """Of each run of so many words of the texts, whether the training text has it."""
+        runs = np.concatenate([_runs(words, length) for words in written])
+        return np.isin(runs, _runs(source, length))
+
+    # Where n words in a row were copied, so were n - 1: the first length of which none was is found
+    # by halving.
+    lengths = range(1, max(map(len, written)) + 1)
+    longest = bisect_left(lengths, True, key=lambda length: not shared(length).any())
+    seen = shared(RUN_OF_WORDS)
+    return longest, seen.mean() if len(seen) else 0.0
+
+
+def _runs(words: "NDArray[np.uint64]", length: int) -> "NDArray[np.uint64]":
+    """Hash each run of so many words to 64 bits (Karp and Rabin, 1987)."""
+    count = max(0, len(words) - length + 1)
+    hashes = words[:count] * 0
+    for place in range(length):
+        hashes = hashes * MULTIPLIER + words[place : place + count]
+    return hashes
 
 
 def _show(texts: Sequence[str]) -> None:
