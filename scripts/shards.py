@@ -23,7 +23,7 @@ from configs import schema
 from errors import ArgumentParser, UserError, command
 from storage import atomic_write, sha256_of
 
-STORIES = 10_000  # in a file, some 26 MB
+STORIES = 10_000  # in a file, some 31 MB
 GLANCE = 0.1  # seconds between two looks at the memory
 PROGRAM = """
 import sys
