@@ -131,17 +131,18 @@ def _copied(texts: Sequence[str], training: Sequence[str]) -> tuple[int, float]:
         for text in (" ".join(training), *texts)
     )
 
-    def shared(length: int) -> "NDArray[np.bool_]":
+    def shared(length: int) -> list[bool]:
         """Of each run of so many words of the texts, whether the training text has it."""
-        runs = np.concatenate([_runs(words, length) for words in written])
-        return np.isin(runs, _runs(source, length))
+        runs = np.concatenate([_runs(words, length) for words in written]).tolist()
+        known = set(runs).intersection(_runs(source, length).tolist())
+        return [run in known for run in runs]
 
     # Where n words in a row were copied, so were n - 1: the first length of which none was is found
     # by halving.
     lengths = range(1, max(map(len, written)) + 1)
-    longest = bisect_left(lengths, True, key=lambda length: not shared(length).any())
+    longest = bisect_left(lengths, True, key=lambda length: not any(shared(length)))
     seen = shared(RUN_OF_WORDS)
-    return longest, seen.mean() if len(seen) else 0.0
+    return longest, sum(seen) / max(1, len(seen))
 
 
 def _runs(words: "NDArray[np.uint64]", length: int) -> "NDArray[np.uint64]":
