@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"\nstories 0 to {HASHED - 1} have the sha256 {hash_of(seed)}")
     print(*_distances(seed, min(count, 20 * SPEED)), sep="\n")
     broken = sum(not row.holds for row in rows)
-    print(f"\n{broken} of {len(rows)} promises are broken" if broken else "\nall promises hold")
+    print(f"\nbroken: {broken} of {len(rows)} promises" if broken else "\nall promises hold")
     return 1 if broken else 0
 
 

@@ -68,7 +68,7 @@ def test_every_broken_promise_fails(
     assert found["alike of 60 stories"][1] == "59"
     assert found["shared of 1 combinations"][1] == "1"
     assert found["slips in 5 stories"][1] == "5" and "story 0: no word: egg" in printed.err
-    assert "10 of 10 promises are broken" in printed.out
+    assert "broken: 10 of 10 promises" in printed.out
 
 
 def test_batches_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
