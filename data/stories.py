@@ -59,8 +59,8 @@ class Story(NamedTuple):
 def story(seed: int, index: int, *, near: int = NEAR, far: int = FAR) -> Story:
     """Tell story `index` of the world `seed`; `near` and `far` bound the words that are to pass
     from a fact to its use, drawn alike in each doubling. In a story for beginners each use draws
-    its own. Elsewhere scenes pass the time, and stop when it is over; where the plot's own
-    sentences take longer, so does it."""
+    its own. Scenes pass the time, and stop when it is over; where the plot's own sentences take
+    longer, so does it."""
     assert 1 <= near <= far and index >= 0
     distance, plot, world = _begin(seed, index, near, far)
     if plot == PRIMER:
