@@ -9,7 +9,7 @@ scenes of prose/scenes.txt, until the distance that was drawn is reached, and no
 about how the plot stands. Around it all goes a frame (prose/frames.txt), beginning and ending.
 
 Where the distance that was drawn is short, so is the story: one for beginners (prose/primer.txt),
-in which a fact is hardly told before it is used, and now and then a scene or two pass before it is
+in which a fact is hardly told before it is used, and now and then a few scenes pass before it is
 used again. They are what a young model learns to look back from: where uses are rare and far, it
 learns the sentences and guesses the rest.
 
