@@ -39,7 +39,7 @@ lint: .venv/dev
 	$(BIN)/mypy
 
 schema: .venv/core
-	$(BIN)/python -m configs.schema
+	$(BIN)/python -m configs.help
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache

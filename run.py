@@ -1,11 +1,10 @@
-"""A run: what a config becomes in memory, and what a checkpoint brings back of it.
+"""TrainingRun: what a config becomes in memory, and what a checkpoint brings back of it.
 
-`begin` makes a run for train.py; `open_run` opens a trained one for scripts. Here the rooms are
-wired together: settings, text, model, optimizer and checkpoint know nothing of each other.
+Here the rooms are wired together: settings, text, model, optimizer and checkpoint do not know each
+other.
 """
 
 import os
-import sys
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from configs import schema
-from data.batches import evaluation_windows
+from configs.load import config_from_dict, to_yaml
+from configs.settings import Config, model_config
+from data.batches import evaluation_sequences
 from data.corpus import Corpus
-from data.documents import Source
 from data.mixture import MixedCorpus
-from data.prepare import prepare, tokenizer_for
-from data.sources import open_source
+from data.text import open_text
 from data.tokenizer import Tokenizer
 from errors import UserError
-from model import ModelConfig, Sampling, Transformer, generate
-from model.loss import cross_entropy
+from model import Sampling, Transformer, generate
+from model.loss import next_token_loss
 from model.window import Window
 from storage import atomic_write, cache_folder
 from training import checkpoint as checkpoints
@@ -32,14 +30,15 @@ from training import device as machine
 from training.checkpoint import Checkpoint
 from training.evaluation import Score, evaluate
 from training.optimizer import Optimizer
+from training.resume import refuse_changes
 from training.windows import windows_at
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """A run in progress: what was made from the config, and how far it is."""
 
-    config: schema.Config
+    config: Config
     tokenizer: Tokenizer
     corpus: Corpus | MixedCorpus
     model: Transformer
@@ -56,10 +55,15 @@ class Run:
         """The folder that holds everything about the run."""
         return self.config.folder
 
+    @property
+    def bos_id(self) -> int | None:
+        """The token at which documents are kept apart; None: they are not."""
+        return self.tokenizer.bos_id if self.config.data.document_mask else None
+
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean nats per token of the model on (B, T) inputs and targets."""
         with machine.autocast(self.device, self.dtype):
-            return _loss(self.model, self.config, self.tokenizer, inputs, targets)
+            return next_token_loss(self.model, inputs, targets, self.bos_id)
 
     def windows_at(self, step: int) -> tuple[Window, ...]:
         """The sliding window of each layer in update `step`."""
@@ -85,11 +89,11 @@ class Run:
 
     @property
     def _windows(self) -> tuple[Window, ...]:
-        return schema.model_config(self.config, self.tokenizer.vocab_size).windows
+        return model_config(self.config, self.tokenizer.vocab_size).windows
 
     def score(self, split: str) -> Score:
         """Score the model on a whole split, every token predicted once."""
-        windows = evaluation_windows(
+        windows = evaluation_sequences(
             self.corpus.tokens(split),
             self.config.data.seq_len,
             batch_size=self.config.train.eval_batch_size,
@@ -137,7 +141,7 @@ class Run:
         return path
 
 
-def begin(config: schema.Config, checkpoint: Checkpoint | None) -> Run:
+def start_run(config: Config, checkpoint: Checkpoint | None) -> TrainingRun:
     """Make all that training needs, from the start or from a checkpoint.
 
     Raises `UserError` when model, tokenizer or text are not those of the checkpoint.
@@ -155,12 +159,20 @@ def begin(config: schema.Config, checkpoint: Checkpoint | None) -> Run:
     tokenizer = None  # of the text, unless weights come with one
     if train.init_from is not None and started is not None:
         tokenizer = Tokenizer(started.tokenizer())
-    tokenizer, corpus = open_text(config, tokenizer)
+    tokenizer, corpus = open_text(config.data, config.tokenizer, tokenizer)
     if checkpoint is not None:
-        _refuse_changes(config, tokenizer, corpus, checkpoint)
+        before = config_from_dict(checkpoint.metadata["config"], str(checkpoint.path))
+        refuse_changes(
+            checkpoint,
+            _lasting(before),
+            _lasting(config),
+            tokenizer=tokenizer.model_bytes,
+            data_hash=corpus.data_hash,
+            name=str(config.folder),
+        )
     dtype, dtype_reason = machine.choose_precision(train.precision, device)
     torch.manual_seed(config.seed)
-    model = Transformer(schema.model_config(config, tokenizer.vocab_size)).to(device)
+    model = Transformer(model_config(config, tokenizer.vocab_size)).to(device)
     optimizer = Optimizer(
         model.named_parameters(),
         name=train.optimizer,
@@ -182,115 +194,14 @@ def begin(config: schema.Config, checkpoint: Checkpoint | None) -> Run:
         f"reaches {peak / 1e9:,.0f} GFLOP/s",
         "compile": f"{'yes' if compiled else 'no'} ({compile_reason})",
     }
-    run = Run(config, tokenizer, corpus, model, optimizer, device, dtype, reasons, peak)
+    run = TrainingRun(config, tokenizer, corpus, model, optimizer, device, dtype, reasons, peak)
     if started is not None:
         _load(model, started)
     if checkpoint is not None:
         _restore(run, checkpoint)
-    atomic_write(run.folder / "config.yaml", schema.to_yaml(config).encode())
+    atomic_write(run.folder / "config.yaml", to_yaml(config).encode())
     atomic_write(run.folder / "tokenizer.model", tokenizer.model_bytes)
     return run
-
-
-def open_sources(data: schema.DataSettings) -> dict[str, Source]:
-    """Open what the text is mixed from, or the one source; by name, as `data.mix` spells it."""
-    about: dict[str, Any] = {
-        name: getattr(data, name)
-        for name in ("field", "documents", "stories", "near", "far",
-                     "hub_config", "hub_split", "revision", "streaming")
-    }  # fmt: skip
-    if data.mix is None:
-        return {data.source: open_source(data.source, path=data.path, **about)}
-    opened = {}
-    for name in data.mix:
-        source, _, path = name.partition(":")
-        opened[name] = open_source(source, path=path or None, **about)
-    return opened
-
-
-def text_tokenizer(config: schema.Config, sources: dict[str, Source]) -> Tokenizer:
-    """Train the tokenizer of a config's text, or find it in the cache."""
-    weights = config.data.mix or {}
-    return tokenizer_for(
-        [(source, weights.get(name, 1.0)) for name, source in sources.items()],
-        type=config.tokenizer.type,
-        vocab_size=config.tokenizer.vocab_size,
-        **_shares(config.data),
-    )
-
-
-def open_text(
-    config: schema.Config,
-    tokenizer: Tokenizer | None = None,
-    sources: dict[str, Source] | None = None,
-) -> tuple[Tokenizer, Corpus | MixedCorpus]:
-    """Get the tokenizer (None: the one trained on the text's training part) and the shards of the
-    text, which `sources` are, where they are open already: to open files is to read them."""
-    data = config.data
-    sources = sources or open_sources(data)
-    tokenizer = tokenizer or text_tokenizer(config, sources)
-    corpora = {
-        name: prepare(source, tokenizer, **_shares(data), processes=data.processes)
-        for name, source in sources.items()
-    }
-    if data.mix is None:
-        return tokenizer, corpora[data.source]
-    return tokenizer, MixedCorpus(corpora, data.mix)
-
-
-def _shares(data: schema.DataSettings) -> dict[str, Any]:
-    return {"split": data.split, "val_fraction": data.val_fraction,
-            "test_fraction": data.test_fraction}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class OpenedRun:
-    """A trained model, ready for use."""
-
-    model: Transformer
-    tokenizer: Tokenizer
-    config: schema.Config
-    checkpoint: Checkpoint
-
-    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean nats per token of the model on (B, T) inputs and targets."""
-        return _loss(self.model, self.config, self.tokenizer, inputs, targets)
-
-
-def open_run(path: str | Path, **changes: Any) -> OpenedRun:
-    """Open RUN, a run's folder or a checkpoint file, for use on the CPU.
-
-    `changes` replace settings of the model that carry no parameters, such as
-    `sliding_window=16` or `rope_scaling="linear", rope_factor=2.0`. Raises `UserError` for whatever
-    is no valid checkpoint.
-    """
-    machine.keep_freed_memory()
-    checkpoint = checkpoints.find(Path(path))
-    config = schema.config_from_dict(checkpoint.metadata["config"], str(checkpoint.path))
-    tokenizer = Tokenizer(checkpoint.tokenizer())
-    trained = {}
-    if config.train.window_schedule != "constant":  # then the config does not say how it ended
-        trained["sliding_window"] = checkpoint.metadata["windows"]
-    shape = vars(config.model) | trained | changes
-    with torch.device("meta"):  # names and shapes are compared before anything is allocated
-        model = Transformer(ModelConfig(vocab_size=tokenizer.vocab_size, **shape))
-    weights = checkpoint.weights(_shapes(model))
-    if config.model.tie_embeddings:
-        weights["output.weight"] = weights["tok_embeddings.weight"]
-    model.load_state_dict(weights, assign=True)
-    if config.model.tie_embeddings:  # assigned, they are two parameters of one memory
-        model.output.weight = model.tok_embeddings.weight
-    return OpenedRun(model.requires_grad_(False).eval(), tokenizer, config, checkpoint)
-
-
-def _loss(
-    model: Transformer, config: schema.Config, tokenizer: Tokenizer, x: Tensor, y: Tensor
-) -> Tensor:
-    """Mean nats per token; where the config keeps documents apart, each begins with a BOS."""
-    documents = None
-    if config.data.document_mask:
-        documents = (x == tokenizer.bos_id).cumsum(dim=1)
-    return cross_entropy(model(x, documents=documents), y)
 
 
 def _load(model: Transformer, checkpoint: Checkpoint) -> None:
@@ -301,7 +212,7 @@ def _load(model: Transformer, checkpoint: Checkpoint) -> None:
             parameters[name].copy_(weight)
 
 
-def _restore(run: Run, checkpoint: Checkpoint) -> None:
+def _restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
     """Continue from `checkpoint`: moments, step, what was measured."""
     run.optimizer.restore(checkpoint.moments(_shapes(run.model)), checkpoint.step)
     run.step = checkpoint.step
@@ -310,40 +221,7 @@ def _restore(run: Run, checkpoint: Checkpoint) -> None:
     }
 
 
-# Not where the text lies, nor who cuts it into tokens: the text itself is compared.
-_FREE = {("data", "path"), ("data", "processes")}
-
-
-def _refuse_changes(
-    config: schema.Config,
-    tokenizer: Tokenizer,
-    corpus: Corpus | MixedCorpus,
-    checkpoint: Checkpoint,
-) -> None:
-    """Raise `UserError` if model, tokenizer or text changed since the checkpoint; tell the rest."""
-    before = schema.config_from_dict(checkpoint.metadata["config"], str(checkpoint.path))
-    then, now = _lasting(before), _lasting(config)
-    cannot = f"cannot resume {config.folder}"
-    remedy = "change it back, or begin another run with run_dir=runs/NAME"
-    if then["seed"] != now["seed"]:
-        print(f"note: seed was {then['seed']} and is now {now['seed']}", file=sys.stderr)
-    for section in ("model", "tokenizer", "data", "train", "sample"):
-        for key, value in now[section].items():
-            if then[section][key] == value or (section, key) in _FREE:
-                continue
-            change = f"{section}.{key} was {then[section][key]} and is now {value}"
-            if section in ("model", "tokenizer", "data") or key == "optimizer":
-                raise UserError(f"{cannot}: {change}; {remedy}")
-            print(
-                f"note: {' '.join(change.split())}", file=sys.stderr
-            )  # one line, whatever it holds
-    if tokenizer.model_bytes != checkpoint.tokenizer():
-        raise UserError(f"{cannot}: the tokenizer is not the one in its checkpoint; {remedy}")
-    if corpus.data_hash != checkpoint.metadata["data_hash"]:
-        raise UserError(f"{cannot}: the text is not the one it was trained on; {remedy}")
-
-
-def _lasting(config: schema.Config) -> dict[str, Any]:
+def _lasting(config: Config) -> dict[str, Any]:
     """The config as a checkpoint records it: without the folder, which says nothing about it."""
     return {key: value for key, value in config.to_dict().items() if key != "run_dir"}
 

@@ -50,7 +50,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path) -> Iterator[None]:
     """Wait until no other process works in `folder`, and keep others waiting; the kernel lets go
     however this process ends. On Windows there is no such lock and none is held."""
     if sys.platform == "win32":

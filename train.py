@@ -18,11 +18,14 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from configs import schema
+from configs.help import describe
+from configs.load import QUICKSTART, load_config, split_arguments
+from configs.rules import ignored
+from configs.settings import Config
 from errors import DIVERGED, ArgumentParser, UserError, command
 
 if TYPE_CHECKING:  # a mistake in the config is told without waiting for torch
-    from run import Run
+    from run import TrainingRun
     from training.interrupt import StopRequest
     from training.metrics import MetricsLog, SamplesLog
     from training.progress import Progress
@@ -34,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(
         prog="python train.py",
         description="Train a small Mistral-style language model on a text.",
-        epilog=schema.describe() + "\n\nexample: python train.py configs/quickstart.yaml "
+        epilog=describe() + "\n\nexample: python train.py configs/quickstart.yaml "
         "model.sliding_window=16 run_dir=runs/window-16",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -42,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "words",
         nargs="*",
         metavar="[CONFIG] [section.key=value ...]",
-        help=f"a YAML file (default {schema.QUICKSTART}) and changes to it",
+        help=f"a YAML file (default {QUICKSTART}) and changes to it",
     )
     parser.add_argument(
         "--resume",
@@ -50,15 +53,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="go on from the newest checkpoint in the run's folder, if there is one",
     )
     arguments = parser.parse_args(argv)
-    config = schema.load_config(*schema.split_arguments(arguments.words))
-    for warning in schema.ignored(config):
+    config = load_config(*split_arguments(arguments.words))
+    for warning in ignored(config):
         print(f"note: {warning}", file=sys.stderr)
     return train(config, resume=arguments.resume)
 
 
-def train(config: schema.Config, *, resume: bool = False) -> int:
+def train(config: Config, *, resume: bool = False) -> int:
     """Train as `config` says, in its folder. Returns the exit code."""
-    from run import begin
+    from run import start_run
     from training.checkpoint import newest
     from training.interrupt import StopRequest, lock
     from training.metrics import MetricsLog, SamplesLog
@@ -79,18 +82,20 @@ def train(config: schema.Config, *, resume: bool = False) -> int:
                 f"{config.folder} already holds a run (step {checkpoint.step:,}): go on with it by "
                 "--resume, or begin another with run_dir=runs/NAME"
             )
-        run = begin(config, checkpoint)
+        run = start_run(config, checkpoint)
         print_plan(run)
         metrics = MetricsLog(config.folder / "metrics.jsonl", run.step)
         samples = SamplesLog(config.folder / "samples.txt", run.step)
         with StopRequest() as stop:
-            code = steps(run, metrics, samples, stop)
+            code = training_loop(run, metrics, samples, stop)
         if code == 0:
             finish(run)
         return code
 
 
-def steps(run: Run, metrics: MetricsLog, samples: SamplesLog, stop: StopRequest) -> int:
+def training_loop(
+    run: TrainingRun, metrics: MetricsLog, samples: SamplesLog, stop: StopRequest
+) -> int:
     """The loop: one iteration is one update of the weights. Returns the exit code."""
     from model.cost import flops_per_token
     from training.progress import Progress
@@ -106,7 +111,7 @@ def steps(run: Run, metrics: MetricsLog, samples: SamplesLog, stop: StopRequest)
         while not finished:
             ratio = ratio_at(run)
             run.model.set_windows(run.windows_at(run.step))
-            loss, grad_norm = update(run, batches.batch(run.step), ratio)
+            loss, grad_norm = train_step(run, batches.batch(run.step), ratio)
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
                 return diverged(run, f"loss {loss}, gradient norm {grad_norm}")
             run.step += 1
@@ -136,7 +141,7 @@ def steps(run: Run, metrics: MetricsLog, samples: SamplesLog, stop: StopRequest)
     return 0
 
 
-def ratio_at(run: Run) -> float:
+def ratio_at(run: TrainingRun) -> float:
     """The learning rate of the next update, as a share of the peak."""
     from training.schedule import lr_ratio
 
@@ -151,8 +156,8 @@ def ratio_at(run: Run) -> float:
     )
 
 
-def update(run: Run, windows: Any, ratio: float) -> tuple[float, float]:
-    """Update the weights once from `windows` (rows, seq_len + 1); returns loss and gradient norm.
+def train_step(run: TrainingRun, sequences: Any, ratio: float) -> tuple[float, float]:
+    """Update the weights once from `sequences` (rows, seq_len + 1); returns loss and gradient norm.
 
     Where either is not finite the weights are left as they were.
     """
@@ -160,7 +165,7 @@ def update(run: Run, windows: Any, ratio: float) -> tuple[float, float]:
 
     settings = run.config.train
     loss = 0.0
-    for micro in torch.from_numpy(windows).to(run.device).split(settings.micro_batch_size):
+    for micro in torch.from_numpy(sequences).to(run.device).split(settings.micro_batch_size):
         part = run.loss(micro[:, :-1], micro[:, 1:]) / settings.grad_accum_steps
         part.backward()
         loss += part.item()
@@ -171,7 +176,7 @@ def update(run: Run, windows: Any, ratio: float) -> tuple[float, float]:
     return loss, norm
 
 
-def diverged(run: Run, found: str) -> int:
+def diverged(run: TrainingRun, found: str) -> int:
     """Say that training ran away. Returns the exit code."""
     print(
         f"error: training diverged at step {run.step:,} ({found}): nothing "
@@ -181,7 +186,9 @@ def diverged(run: Run, found: str) -> int:
     return DIVERGED
 
 
-def validate(run: Run, metrics: MetricsLog, samples: SamplesLog, progress: Progress) -> float:
+def validate(
+    run: TrainingRun, metrics: MetricsLog, samples: SamplesLog, progress: Progress
+) -> float:
     """Measure the whole validation split and write a sample of text. Returns val_loss.
 
     Where it is not finite nothing is noted: such a model can write nothing either.
@@ -204,14 +211,14 @@ def validate(run: Run, metrics: MetricsLog, samples: SamplesLog, progress: Progr
     return score.loss
 
 
-def out_of_patience(run: Run) -> bool:
+def out_of_patience(run: TrainingRun) -> bool:
     """Whether `patience` evaluations in a row brought no better validation loss."""
     settings = run.config.train
     waited = run.step - run.history.get("best_step", run.step)
     return 0 < settings.patience <= waited // settings.eval_interval
 
 
-def finish(run: Run) -> None:
+def finish(run: TrainingRun) -> None:
     """Measure the test split, show what the model writes and say where everything lies."""
     folder = run.folder
     run.model.set_windows(run.lasting_windows)
@@ -229,7 +236,7 @@ more text    python -m scripts.sample {folder}
 its loss     python -m scripts.evaluate {folder}""")
 
 
-def print_plan(run: Run) -> None:
+def print_plan(run: TrainingRun) -> None:
     """Say what will happen before it happens."""
     from model.cost import cache_bytes, full_attention
     from model.kernels import choose

@@ -1,6 +1,6 @@
 """One setting: what it may hold, said three ways: as a check, as words, as JSON Schema.
 
-The dataclasses of `configs/schema.py` declare each setting once, with `setting(...)`; the type
+The dataclasses of `configs/settings.py` declare each setting once, with `setting(...)`; the type
 comes from the annotation. Exact types are asked for: True is no number, 3.0 no whole number, and
 "3" is text; only a whole number may stand where a number is meant.
 """

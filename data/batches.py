@@ -1,14 +1,14 @@
 """Batches: a pure function of (seed, step); nothing to save, nothing to lose.
 
-The tokens are cut into n windows of seq_len + 1 (inputs and, one further, targets), which share the
-token at their border. For seq_len = 3:
+The tokens are cut into n sequences of seq_len + 1 (inputs and, one further, targets). Neighbours
+share the token at their border. For seq_len = 3:
 
-    tokens     a b c d e f g h i j k      window 0: a b c d
+    tokens     a b c d e f g h i j k      sequence 0: a b c d
                |_____|_____|_____|                1:       d e f g      n = (11 - 1) // 3 = 3
                                                   2:             g h i j      k is left over
 
 Row r of step t is sample s = t * batch_size + r of an endless sequence: epoch s // n, place s % n.
-Each epoch visits every window once, in an order of its own.
+Each epoch visits every sequence once, in an order of its own.
 """
 
 from collections.abc import Iterator
@@ -25,9 +25,9 @@ _ROUNDS = 6
 
 
 class Batches:
-    """The training split as batches of windows, shuffled anew in every epoch.
+    """The training split as batches of sequences, shuffled anew in every epoch.
 
-    Raises `UserError` when the tokens fill no window.
+    Raises `UserError` when the tokens fill no sequence.
     """
 
     def __init__(
@@ -36,8 +36,8 @@ class Batches:
         assert seq_len >= 1 and batch_size >= 1
         if len(tokens) < seq_len + 1:
             raise UserError(
-                f"the training split has {len(tokens):,} tokens, one window needs data.seq_len + 1 "
-                f"= {seq_len + 1:,}: give more text or a smaller data.seq_len"
+                f"the training split has {len(tokens):,} tokens, one sequence needs data.seq_len + "
+                f"1 = {seq_len + 1:,}: give more text or a smaller data.seq_len"
             )
         self._tokens = tokens
         self._seq_len = seq_len
@@ -45,25 +45,25 @@ class Batches:
         self._seed = seed
 
     @property
-    def n_windows(self) -> int:
+    def n_sequences(self) -> int:
         """Windows in an epoch."""
         return (len(self._tokens) - 1) // self._seq_len
 
     def epoch_of(self, step: int) -> int:
         """Say to which epoch the first row of `step` belongs, from 0."""
-        return step * self._batch_size // self.n_windows
+        return step * self._batch_size // self.n_sequences
 
-    def window_ids(self, step: int) -> NDArray[np.int64]:
-        """Say which window is in each row of `step`; (batch_size,)."""
+    def sequence_ids(self, step: int) -> NDArray[np.int64]:
+        """Say which sequence is in each row of `step`; (batch_size,)."""
         return self._shuffled(self._samples(step))
 
     def batch(self, step: int) -> NDArray[np.int64]:
-        """Give the windows of `step`: (batch_size, seq_len + 1). Inputs are all but the last
+        """Give the sequences of `step`: (batch_size, seq_len + 1). Inputs are all but the last
         column, targets all but the first."""
-        return self.windows(self._samples(step))
+        return self.sequences(self._samples(step))
 
-    def windows(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Give the windows of any samples of the endless sequence: (samples, seq_len + 1)."""
+    def sequences(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Give the sequences of any samples of the endless sequence: (samples, seq_len + 1)."""
         starts = self._shuffled(samples) * self._seq_len
         return self._tokens[starts[:, None] + np.arange(self._seq_len + 1)].astype(np.int64)
 
@@ -71,26 +71,26 @@ class Batches:
         return np.arange(self._batch_size) + step * self._batch_size
 
     def _shuffled(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        epoch, place = np.divmod(samples, self.n_windows)
-        return permute(place, self.n_windows, shuffle_key(self._seed, epoch))
+        epoch, place = np.divmod(samples, self.n_sequences)
+        return permute(place, self.n_sequences, shuffle_key(self._seed, epoch))
 
 
-def evaluation_windows(
+def evaluation_sequences(
     tokens: NDArray | Tokens, seq_len: int, *, batch_size: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Pass over all tokens in order: yield (inputs, targets), each (rows, seq_len).
+    """Yield all tokens in order: (inputs, targets), each (rows, seq_len).
 
-    Every token but the first is a target exactly once; the last window, if shorter, comes alone as
+    Every token but the first is a target exactly once; the last sequence, if shorter, comes alone:
     (1, rest). Fewer than two tokens give nothing.
     """
-    n_windows, rest = divmod(max(len(tokens) - 1, 0), seq_len)
-    for first in range(0, n_windows, batch_size):
-        rows = min(batch_size, n_windows - first)
+    n_sequences, rest = divmod(max(len(tokens) - 1, 0), seq_len)
+    for first in range(0, n_sequences, batch_size):
+        rows = min(batch_size, n_sequences - first)
         start, stop = first * seq_len, (first + rows) * seq_len
         span = np.asarray(tokens[start : stop + 1], dtype=np.int64)
         yield span[:-1].reshape(rows, seq_len), span[1:].reshape(rows, seq_len)
     if rest:
-        span = np.asarray(tokens[n_windows * seq_len :], dtype=np.int64)
+        span = np.asarray(tokens[n_sequences * seq_len :], dtype=np.int64)
         yield span[None, :-1], span[None, 1:]
 
 

@@ -1,10 +1,10 @@
 """Several sources as one corpus, mixed by weight.
 
-Each source has its own shards, made once, whatever it is mixed with. Weights say how many of the
-training windows come from which: of every `BLOCK` windows in a row a source gives its share, to a
-window, in an order of the block's own; so the mix is exact after any number of steps, and a window
-is still a pure function of (seed, step). Each source goes through its own epochs. With weights 3
-and 1 and blocks of 8 windows, from sources A and B:
+Each source has its own shards, made once, whatever it is mixed with. Weights decide how many
+training sequences come from each source: in every block of `BLOCK` sequences, a source has exactly
+its share, in an order drawn for the block. So the mix is exact at the end of every block, and a
+sequence is still a pure function of (seed, step). Each source has its own epochs. With weights 3
+and 1 and blocks of 8 sequences, from sources A and B:
 
     block 0: A0 A1 B0 A2 A3 A4 B1 A5      block 1: B2 A6 A7 A8 A9 B3 A10 A11      and so on
 """
@@ -20,7 +20,7 @@ from data.batches import Batches, permute, shuffle_key
 from data.corpus import Corpus, hash_of
 from data.shards import Tokens
 
-BLOCK = 1000  # windows; the finest share is one of them
+BLOCK = 1000  # sequences; the finest share is one of them
 
 
 class MixedCorpus:
@@ -65,7 +65,7 @@ class MixedCorpus:
 
 
 class MixedBatches:
-    """Batches of which each row is a window of one of several sources."""
+    """Batches of which each row is a sequence of one of several sources."""
 
     def __init__(
         self, sources: Sequence[Batches], seats: Sequence[int], *, batch_size: int, seed: int
@@ -84,15 +84,17 @@ class MixedBatches:
         return source, block * given + seat - self._edges[source]
 
     def batch(self, step: int) -> NDArray[np.int64]:
-        """Give the windows of `step`: (batch_size, seq_len + 1)."""
+        """Give the sequences of `step`: (batch_size, seq_len + 1)."""
         source, sample = self.samples(step)
-        rows = [self._sources[k].windows(sample[i : i + 1]) for i, k in enumerate(source)]
+        rows = [self._sources[k].sequences(sample[i : i + 1]) for i, k in enumerate(source)]
         return np.concatenate(rows)
 
 
 def seats(weights: Sequence[float]) -> list[int]:
-    """Divide a block's windows by weight; what rounding leaves goes to the largest remainders, and
-    whoever has a weight has a seat."""
+    """Divide the sequences of a block by weight; the remainder goes to the largest fractions.
+
+    Every source gets at least one sequence per block.
+    """
     shares = [BLOCK * weight / sum(weights) for weight in weights]
     given = [max(1, int(share)) for share in shares]
     by_remainder = sorted(range(len(shares)), key=lambda k: given[k] - shares[k])

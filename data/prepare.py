@@ -7,8 +7,8 @@ what is there with its manifest, written last, is what would be made again. A sh
 ids, the last of a split what is left; a document is `<s> ... </s>`, in 16 bits a token, or 32 where
 the vocabulary needs them, and goes on in the next shard where one is full.
 
-The work is done in parts (data/parts.py), by several processes; then the parts are joined, in their
-order, into shards, and go. So neither the number of processes nor a kill changes a byte, memory
+The work is done in parts (data/chunks.py), by several processes; then the parts are joined, in
+their order, into shards, and go. So neither the number of processes nor a kill changes a byte, memory
 holds a few blocks of tokens, and the disk, for a while, the tokens twice.
 
 At a trillion tokens, on many nodes (a plan on paper; here is one machine). Who tokenises what: part
@@ -35,13 +35,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from data.chunks import NAMES_LISTED, Job, tokenize_parts
 from data.corpus import CANONICAL, Corpus, hash_of
 from data.documents import Source
 from data.mixture import interleave
-from data.parts import NAMES_LISTED, Job, tokenize_parts
 from data.splits import SPLITS, choose
 from data.tokenizer import Tokenizer, train_tokenizer
-from storage import atomic_write, cache_folder, one_at_a_time, sha256_of
+from storage import atomic_write, cache_folder, exclusive_lock, sha256_of
 
 FORMAT = 2  # of the shards and the manifest; also to be raised when encoding changes
 SHARD = 1 << 26  # tokens in a shard: 128 MB at 16 bits
@@ -124,7 +124,7 @@ def prepare(
     if corpus := _find(place, content):
         return corpus
     place.mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(place):
+    with exclusive_lock(place):
         if corpus := _find(place, content):
             return corpus
         for torn in place.rglob(".*.part"):  # of a process that was killed while it wrote

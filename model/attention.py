@@ -15,7 +15,7 @@ from model.kernels import attend, dense
 from model.rope import Rope, rotate
 
 
-class Places(NamedTuple):
+class Positions(NamedTuple):
     """Where the tokens of a forward pass stand, for one layer."""
 
     positions: Tensor | None  # (B, T) in their documents, -1 for padding; None: 0..T-1
@@ -52,7 +52,7 @@ class Attention(nn.Module):
             )
         )
 
-    def forward(self, x: Tensor, places: Places, ring: Ring | None) -> Tensor:
+    def forward(self, x: Tensor, places: Positions, ring: Ring | None) -> Tensor:
         """Attend over x (B, T, D), whose tokens stand at `places`.
 
         Without a ring the tokens are a text from its beginning; with one they continue what the
@@ -71,7 +71,7 @@ class Attention(nn.Module):
             )  # fmt: skip
         else:
             assert places.positions is not None
-            keys, values, at = ring.held_and_new(k, v, places.positions)
+            keys, values, at = ring.concat_with_cached(k, v, places.positions)
             out = dense(
                 q, keys, values, places.positions, at, self.window, self.sinks,
                 q_sinks=q_sinks, sink_logits=self.sink_logits,

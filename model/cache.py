@@ -43,7 +43,7 @@ class Ring:
         self.sinks = sinks
         self.size = shape[2] - sinks  # slots of the ring proper
 
-    def held_and_new(self, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
+    def concat_with_cached(self, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
         """Join what is held with a chunk's k, v (B, K, T, Dh) and positions (B, T)."""
         return (
             torch.cat((self.k, k), dim=2),

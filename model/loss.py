@@ -7,7 +7,7 @@ while a chunk is still in the processor's cache, so that no fp32 copy of the who
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 ROWS = 256  # rows of logits handled at once
 
@@ -44,3 +44,14 @@ class _CrossEntropy(torch.autograd.Function):
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean of -log softmax(logits)[target]: logits (..., V), targets (...); a scalar."""
     return _CrossEntropy.apply(logits.flatten(0, -2), targets.flatten())
+
+
+def next_token_loss(
+    model: nn.Module, inputs: Tensor, targets: Tensor, bos_id: int | None = None
+) -> Tensor:
+    """Mean nats per token of `model` on inputs and targets (B, T); a scalar.
+
+    With `bos_id`, documents that share a sequence are kept apart: each begins with that token.
+    """
+    documents = None if bos_id is None else (inputs == bos_id).cumsum(dim=1)
+    return cross_entropy(model(inputs, documents=documents), targets)

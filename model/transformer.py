@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from model.attention import Attention, Places
+from model.attention import Attention, Positions
 from model.cache import Ring, RollingKVCache
 from model.config import ModelConfig
 from model.layers import FeedForward, RMSNorm
@@ -28,7 +28,7 @@ class TransformerBlock(nn.Module):
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
 
-    def forward(self, x: Tensor, places: Places, ring: Ring | None) -> Tensor:
+    def forward(self, x: Tensor, places: Positions, ring: Ring | None) -> Tensor:
         """Map x (B, T, D) to (B, T, D)."""
         x = x + self.attention(self.attention_norm(x), places, ring)
         return x + self.feed_forward(self.ffn_norm(x))
@@ -132,7 +132,7 @@ class Transformer(nn.Module):
             attention: Attention = layer.attention  # type: ignore[assignment]
             rope, window, sinks = attention.rope, attention.window, attention.sinks
             sink_turn = turn(rope, window, sinks) if sinks else None
-            places = Places(positions, documents, turn(rope, None, 0), sink_turn)
+            places = Positions(positions, documents, turn(rope, None, 0), sink_turn)
             x = layer(x, places, None if cache is None else cache.layers[n])
         return x
 

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from configs import schema
+from configs.load import QUICKSTART, load_config, split_arguments
+from configs.settings import Config, model_config
 from errors import ArgumentParser, UserError, command
 
 if TYPE_CHECKING:
@@ -85,18 +86,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="example: python -m scripts.corpus data.source=files data.path=notes/ --show 2",
     )
     parser.add_argument("words", nargs="*", metavar="[CONFIG] [section.key=value ...]",
-                        help=f"a YAML file (default {schema.QUICKSTART}) and changes")  # fmt: skip
+                        help=f"a YAML file (default {QUICKSTART}) and changes")  # fmt: skip
     parser.add_argument("--show", type=int, default=1, help="documents to print, of all parts (1)")
     parser.add_argument("--no-time", action="store_true", help="do not time updates of the model")
     arguments = parser.parse_args(argv)
     if arguments.show < 0:
         raise UserError(f"--show is {arguments.show}: print 0 documents or more")
-    config = schema.load_config(*schema.split_arguments(arguments.words))
+    config = load_config(*split_arguments(arguments.words))
 
-    from run import open_sources, open_text
+    from data.text import open_sources, open_text
 
     opened = open_sources(config.data)
-    tokenizer, corpus = open_text(config, sources=opened)
+    tokenizer, corpus = open_text(config.data, config.tokenizer, sources=opened)
     sources = opened.values()
     census = Census(show=arguments.show, expected=sum(map(corpus.n_documents, SPLITS)))
     census.read(chain.from_iterable(source.documents() for source in sources),
@@ -275,9 +276,7 @@ def _cut(tokens: Any, vocab_size: int, bos_id: int) -> Cut:
     return cut
 
 
-def _token_rows(
-    config: schema.Config, corpus: Any, cut: dict[str, Cut]
-) -> Iterator[tuple[str, str]]:
+def _token_rows(config: Config, corpus: Any, cut: dict[str, Cut]) -> Iterator[tuple[str, str]]:
     """Say how the text was cut, and what training makes of it."""
     from data.tokenizer import FIRST_PIECE
 
@@ -300,11 +299,11 @@ def _token_rows(
                        f"{_epochs(config, corpus.n_tokens('train')):.2f} epochs")  # fmt: skip
 
 
-def _epochs(config: schema.Config, tokens: int) -> float:
+def _epochs(config: Config, tokens: int) -> float:
     return config.train.max_steps * config.tokens_per_step / max(1, tokens)
 
 
-def _token_warnings(config: schema.Config, cut: dict[str, Cut]) -> Iterator[str]:
+def _token_warnings(config: Config, cut: dict[str, Cut]) -> Iterator[str]:
     """Name what does not fit between the text, the tokenizer and the training."""
     from data.tokenizer import FIRST_PIECE
 
@@ -318,7 +317,7 @@ def _token_warnings(config: schema.Config, cut: dict[str, Cut]) -> Iterator[str]
             yield f"{split} has {tokens:,} tokens: its loss will be noisy"
     counts, tokens = cut["train"].counts, sum(cut["train"].lengths)
     if tokens < 100 * seq_len:
-        yield f"fewer than 100 windows of {seq_len:,} tokens to train on"
+        yield f"fewer than 100 sequences of {seq_len:,} tokens to train on"
     if (epochs := _epochs(config, tokens)) > EPOCHS and not config.train.patience:
         yield (f"training reads the text {epochs:.1f} times: after some {EPOCHS} it is learnt by "
                "heart; give more text, fewer train.max_steps, or train.patience")  # fmt: skip
@@ -332,18 +331,18 @@ def _token_warnings(config: schema.Config, cut: dict[str, Cut]) -> Iterator[str]
     middle = statistics.median(cut["train"].lengths)
     if middle < seq_len:
         yield (f"most documents are shorter than data.seq_len ({seq_len:,} tokens), half have less "
-               f"than {middle:,.0f}: a window holds several, strangers to each other")  # fmt: skip
+               f"than {middle:,.0f}: a sequence holds several unrelated ones")  # fmt: skip
 
 
 # ---------------------------------------------------------------------------- the time
 
 
-def _training_time(config: schema.Config, corpus: Any) -> str:
+def _training_time(config: Config, corpus: Any) -> str:
     """Estimate how long training would take on this machine, from a few updates of a model that is
     thrown away."""
     from model.cost import training_memory
 
-    shape = schema.model_config(config, config.tokenizer.vocab_size)
+    shape = model_config(config, config.tokenizer.vocab_size)
     train, seq_len = config.train, config.data.seq_len
     needed = training_memory(shape, train.micro_batch_size, seq_len, train.optimizer, 4).total
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -358,24 +357,24 @@ def _training_time(config: schema.Config, corpus: Any) -> str:
             f"{step * evaluated:.1f} s")  # fmt: skip
 
 
-def _time_updates(config: schema.Config, corpus: Any) -> tuple[float, str]:
+def _time_updates(config: Config, corpus: Any) -> tuple[float, str]:
     """Time updates of the config's own model; returns the seconds of one, and the device."""
     import numpy as np
 
-    from run import begin
-    from train import update
+    from run import start_run
+    from train import train_step
 
     rows = config.train.micro_batch_size * config.train.grad_accum_steps
     shape = rows, config.data.seq_len + 1
     tokens = np.asarray(corpus.tokens("train")[: rows * shape[1]])
-    windows = np.resize(tokens, shape).astype(np.int64)
+    sequences = np.resize(tokens, shape).astype(np.int64)
     seconds: list[float] = []
     print("timing a few updates ...", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
-        run = begin(replace(config, run_dir=folder), None)
+        run = start_run(replace(config, run_dir=folder), None)
         while len(seconds) < WARM or (len(seconds) < TIMED and sum(seconds) < TIME):
             start = time.perf_counter()
-            update(run, windows, 0.1)
+            train_step(run, sequences, 0.1)
             seconds.append(time.perf_counter() - start)
     return min(seconds), run.device.type
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from errors import ArgumentParser, UserError, command
 
 if TYPE_CHECKING:
-    from run import OpenedRun
+    from inference.trained import TrainedModel
     from training.evaluation import Score
 
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("run", nargs="?", default="runs/quickstart", help="a run or a checkpoint")
     parser.add_argument("--split", choices=("train", "val", "test"), default="test")
     parser.add_argument("--file", help="score this text (file, folder or glob) instead of a split")
-    parser.add_argument("--seq-len", type=int, help="tokens per window of text (as trained)")
+    parser.add_argument("--seq-len", type=int, help="tokens per sequence of text (as trained)")
     parser.add_argument(
         "--window",
         nargs="+",
@@ -41,17 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--seq-len is {arguments.seq_len}: it must be at least 1")
     windows = [_window(word) for word in arguments.window]
 
-    from run import open_run
+    from inference.trained import open_trained
 
-    opened = open_run(arguments.run)
+    opened = open_trained(arguments.run)
     tokens, n_bytes = _text(opened, arguments)
     seq_len = arguments.seq_len or opened.config.data.seq_len
-    print(f"{opened.checkpoint.path}, {len(tokens):,} tokens in windows of {seq_len:,}")
+    print(f"{opened.checkpoint.path}, {len(tokens):,} tokens in sequences of {seq_len:,}")
     print(f"{'window':>10} {'loss':>8} {'perplexity':>11} {'bits per byte':>14}")
     for word, window in zip(arguments.window, windows, strict=True):
-        tried = (
-            opened if word == "trained" else open_run(opened.checkpoint.path, sliding_window=window)
-        )
+        tried = opened if word == "trained" else opened.with_settings(sliding_window=window)
         score = _score(tried, tokens, n_bytes, seq_len)
         print(
             f"{word:>10} {score.loss:8.4f} {score.perplexity:11.2f} {score.bpb:14.4f}", flush=True
@@ -68,15 +66,15 @@ def _window(word: str) -> int | None:
     return int(word)
 
 
-def _text(opened: "OpenedRun", arguments: argparse.Namespace) -> tuple[Any, int]:
+def _text(opened: "TrainedModel", arguments: argparse.Namespace) -> tuple[Any, int]:
     """The tokens to predict and the bytes that they stand for."""
     import numpy as np
 
-    from data.sources import open_source
-    from run import open_text
+    from data.sources.open import open_source
+    from data.text import open_text
 
     if arguments.file is None:
-        _, corpus = open_text(opened.config, opened.tokenizer)
+        _, corpus = open_text(opened.config.data, opened.config.tokenizer, opened.tokenizer)
         if corpus.data_hash != opened.checkpoint.metadata["data_hash"]:
             raise UserError("the run's text is no longer what it was trained on: use --file")
         if corpus.n_tokens(arguments.split) < 2:
@@ -91,17 +89,17 @@ def _text(opened: "OpenedRun", arguments: argparse.Namespace) -> tuple[Any, int]
     return np.array(ids), n_bytes
 
 
-def _score(opened: "OpenedRun", tokens: Any, n_bytes: int, seq_len: int) -> "Score":
+def _score(opened: "TrainedModel", tokens: Any, n_bytes: int, seq_len: int) -> "Score":
     """Score the model in fp32 on the CPU, with a bar that says how long it takes."""
     import torch
     from tqdm import tqdm
 
-    from data.batches import evaluation_windows
+    from data.batches import evaluation_sequences
     from training.evaluation import evaluate
 
     rows = opened.config.train.eval_batch_size
-    windows = evaluation_windows(tokens, seq_len, batch_size=rows)
-    bar = tqdm(windows, total=-(-len(tokens) // (seq_len * rows)), leave=False, disable=None)
+    sequences = evaluation_sequences(tokens, seq_len, batch_size=rows)
+    bar = tqdm(sequences, total=-(-len(tokens) // (seq_len * rows)), leave=False, disable=None)
     return evaluate(opened.loss, bar, n_bytes, torch.device("cpu"))
 
 

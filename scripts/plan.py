@@ -10,7 +10,9 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from configs.schema import QUICKSTART, Config, ignored, load_config, model_config, split_arguments
+from configs.load import QUICKSTART, load_config, split_arguments
+from configs.rules import ignored
+from configs.settings import Config, model_config
 from errors import ArgumentParser, command
 from model.config import ModelConfig
 from model.cost import (

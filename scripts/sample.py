@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 from errors import ArgumentParser, UserError, command
 
 if TYPE_CHECKING:
-    from data.tokenizer import TokenStream
+    from inference.trained import TrainedModel
     from model.sampling import Sampling
-    from run import OpenedRun
 
 LATEST_RUN = "runs/quickstart"
 
@@ -25,13 +24,13 @@ LATEST_RUN = "runs/quickstart"
 def main(argv: Sequence[str] | None = None) -> int:
     """Write text to stdout; speed and remarks go to stderr."""
     arguments = _parser().parse_args(argv)
+    from inference.trained import open_trained
     from model.sampling import Sampling
-    from run import open_run
 
     if arguments.max_tokens < 1 or arguments.samples < 1 or arguments.seed < 0:
         raise UserError("--max-tokens and --samples must be at least 1, --seed 0 or more")
     prompt = _prompt(arguments)
-    opened = open_run(arguments.run)
+    opened = open_trained(arguments.run)
     defaults = opened.config.sample
     given = {
         name: value if (value := getattr(arguments, name)) is not None else getattr(defaults, name)
@@ -49,9 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _write(
-    opened: "OpenedRun", prompt: str, sampling: "Sampling", arguments: argparse.Namespace
+    opened: "TrainedModel", prompt: str, sampling: "Sampling", arguments: argparse.Namespace
 ) -> None:
     """Stream one sample, or several one below the other, and tell the speed."""
+    from inference.text import TextStream
     from model import generate
 
     tokenizer = opened.tokenizer
@@ -88,47 +88,6 @@ def _write(
         f"[prompt {len(ids) - 1:,} tokens, wrote {n_tokens:,}, {n_tokens / seconds:,.0f} tokens/s]",
         file=sys.stderr,
     )
-
-
-class TextStream:
-    """Text from tokens, up to the first stop string; holds back what may be the start of one."""
-
-    def __init__(self, stream: "TokenStream", stops: Sequence[str]) -> None:
-        self.stream, self.stops = stream, [stop for stop in stops if stop]
-        self.text, self.stopped = "", False  # what was given out so far
-        self._held = ""
-
-    def push(self, token: int) -> str:
-        """Take a token; give the text that is certain now."""
-        return self._release(self.stream.push(token), final=False)
-
-    def flush(self) -> str:
-        """Give what is still held back."""
-        return "" if self.stopped else self._release(self.stream.flush(), final=True)
-
-    def _release(self, fresh: str, final: bool) -> str:
-        self._held += fresh
-        found = [(stop, at) for stop in self.stops if (at := self._held.find(stop)) >= 0]
-        if found:  # of two that overlap, the one complete first, however the tokens fall
-            _, at = min((at + len(stop), at) for stop, at in found)
-            self.stopped, certain = True, at
-        else:
-            certain = len(self._held) - (0 if final else self._undecided())
-        out, self._held = self._held[:certain], self._held[certain:]
-        self.text += out
-        return out
-
-    def _undecided(self) -> int:
-        """Length of the longest end of what is held that begins a stop string."""
-        return max(
-            (
-                length
-                for stop in self.stops
-                for length in range(1, min(len(stop), len(self._held) + 1))
-                if self._held.endswith(stop[:length])
-            ),
-            default=0,
-        )
 
 
 def _prompt(arguments: argparse.Namespace) -> str | None:

@@ -1,6 +1,6 @@
 """Is the window of this very model what the rule says? `python -m scripts.verify runs/quickstart`
 
-Runs the proofs of `model/proofs/` on a config (with random weights) or a trained checkpoint, on
+Runs the proofs of `checks/` on a config (with random weights) or a trained checkpoint, on
 this machine, and prints a line for each: what was checked, in how many cases, the worst difference
 and the one that is allowed. Then a picture of the mask, and of what was measured to reach the last
 token. Exit code 1 if a proof fails.
@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.schema import QUICKSTART, load_config, model_config, split_arguments
+from configs.load import QUICKSTART, load_config, split_arguments
+from configs.settings import model_config
 from errors import ArgumentParser, UserError, command
 from model.config import ModelConfig
 from model.window import picture, reach
 
 if TYPE_CHECKING:
-    from model.proofs import Proof
+    from checks import Proof
     from model.transformer import Transformer
 
 LARGEST = 10_000_000  # weights of a model that is checked as it is
@@ -85,22 +86,22 @@ def _from_config(path: str, overrides: Sequence[str], seed: int) -> Checked:
 
 def _from_run(path: str, seed: int) -> Checked:
     """The model of a checkpoint; a small one like it where it is too large to be checked."""
-    from run import open_run
+    from inference.trained import open_trained
 
-    opened = open_run(path)
+    opened = open_trained(path)
     shape, seq_len = opened.model.config, opened.config.data.seq_len
     origin, narrower, smaller = str(opened.checkpoint.path), _narrower(shape), _smaller(shape)
     if smaller:
         model = _drawn(replace(shape, **narrower, **smaller), seed)
         origin += ", random weights in place of its own"
     else:
-        model = open_run(path, **narrower).model if narrower else opened.model
+        model = opened.with_settings(**narrower).model if narrower else opened.model
     return Checked(model, origin, seq_len, _told(shape, narrower | smaller))
 
 
 def _narrower(shape: ModelConfig) -> dict[str, Any]:
     """Windows and sinks in the same proportion, where they are wider than proofs can check."""
-    from model.proofs.subject import WIDEST
+    from checks.subject import WIDEST
 
     widest = max((window for window in shape.windows if window is not None), default=0)
     sinks = min(shape.attention_sinks, FEW)
@@ -183,7 +184,7 @@ def _prove(checked: Checked, only: Sequence[str] | None, seed: int) -> list["Pro
     """Run the proofs under a bar, and print what each of them found as soon as it is known."""
     from tqdm import tqdm
 
-    from model.proofs import PROOFS, prove
+    from checks import PROOFS, prove
 
     names = list(only or PROOFS)
     prove(checked.model, names)  # a name that does not exist is told before the work begins
@@ -261,7 +262,7 @@ def _masks(shape: ModelConfig) -> str:
 
 def _measured(model: "Transformer", seed: int) -> str:
     """Draw which tokens have a gradient at the last one: layer by layer, and through the stack."""
-    from model.proofs.subject import Subject, influence
+    from checks.subject import Subject, influence
 
     on = Subject(model, seed)
     length, shape = on.stretch, on.config

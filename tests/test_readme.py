@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import load_config, to_yaml
+from configs.load import load_config, to_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,7 +36,16 @@ def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in ROOT.iterdir():
         if path.is_file():
             shutil.copy(path, folder)
-    for name in ("model", "data", "training", "configs", "scripts"):
+    for name in (
+        "model",
+        "checks",
+        "data",
+        "training",
+        "configs",
+        "inference",
+        "experiments",
+        "scripts",
+    ):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for path in (folder / "configs").glob("*.yaml"):
@@ -81,5 +90,5 @@ def test_paths_exist() -> None:
     for name in names:
         found = [ROOT / name, ROOT / "configs" / name]
         assert any(path.exists() for path in found), name
-    for module in re.findall(r"python -m (scripts\.\w+)", README):
+    for module in re.findall(r"python -m ((?:scripts|experiments)\.\w+)", README):
         assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module

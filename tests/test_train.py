@@ -21,12 +21,15 @@ import torch
 from tiny import QUICKSTART, ROOT, last, leftovers, measured, resume, saved, start, step_of, words
 
 import train
-from configs import schema
+from configs.load import load_config
+from configs.settings import Config
+from data.text import open_text
+from inference.trained import open_trained
 from model.loss import cross_entropy
-from run import Run, begin, open_run, open_text
+from run import TrainingRun, start_run
 from scripts import evaluate, sample
 
-UPDATE = train.update
+TRAIN_STEP = train.train_step
 VARIANTS = {
     "muon": [],
     "adamw": [
@@ -43,12 +46,12 @@ VARIANTS = {
 def signal_at(patch: pytest.MonkeyPatch, step: int, number: int) -> None:
     """Send this process a real signal in the middle of update `step` (from 1)."""
 
-    def update(run: Run, *rest: Any) -> tuple[float, float]:
+    def train_step(run: TrainingRun, *rest: Any) -> tuple[float, float]:
         if run.step + 1 == step:
             os.kill(os.getpid(), number)
-        return UPDATE(run, *rest)
+        return TRAIN_STEP(run, *rest)
 
-    patch.setattr(train, "update", update)
+    patch.setattr(train, "train_step", train_step)
 
 
 # ------------------------------------------------------------------- the same bytes
@@ -71,7 +74,7 @@ def test_interrupted_is_bit_equal_to_undisturbed(
     signal_at(monkeypatch, 5, signal.SIGHUP)
     assert resume(parts, text, *more) == 128 + signal.SIGHUP
     assert step_of(saved(parts)[-1]) == 5
-    monkeypatch.setattr(train, "update", UPDATE)
+    monkeypatch.setattr(train, "train_step", TRAIN_STEP)
     assert resume(parts, text, *more) == 0
     assert last(parts).name == last(tmp_path / "whole").name
     assert last(parts).read_bytes() == last(tmp_path / "whole").read_bytes()
@@ -259,16 +262,16 @@ def test_a_second_signal_ends_at_once(
 ) -> None:
     """Whoever presses Ctrl-C twice wants it now: no more saving; what was saved stays valid."""
 
-    def update(run: Run, *rest: Any) -> tuple[float, float]:
+    def train_step(run: TrainingRun, *rest: Any) -> tuple[float, float]:
         if run.step == 4:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
-        return UPDATE(run, *rest)
+        return TRAIN_STEP(run, *rest)
 
-    monkeypatch.setattr(train, "update", update)
+    monkeypatch.setattr(train, "train_step", train_step)
     assert start(tmp_path / "run", text) == 128 + signal.SIGINT
     assert [step_of(name) for name in saved(tmp_path / "run")] == [3]
-    monkeypatch.setattr(train, "update", UPDATE)
+    monkeypatch.setattr(train, "train_step", TRAIN_STEP)
     assert resume(tmp_path / "run", text) == 0
 
 
@@ -300,7 +303,7 @@ def test_resume_of_a_finished_run_trains_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """`make train` twice: the text again, no step more, the same files."""
-    monkeypatch.setattr(train, "update", lambda *_: pytest.fail("an update"))
+    monkeypatch.setattr(train, "train_step", lambda *_: pytest.fail("an update"))
     assert resume(run, text) == 0
     out = capsys.readouterr().out
     assert "trained 10 steps" in out and str(last(run)) in out
@@ -319,7 +322,7 @@ def test_the_files_of_a_run(finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} == {
         "config.yaml", "tokenizer.model", "metrics.jsonl", "samples.txt", "checkpoints", ".lock"
     }  # fmt: skip
-    config = schema.load_config(finished / "config.yaml")
+    config = load_config(finished / "config.yaml")
     assert config.run_dir == str(finished) and config.train.max_steps == 10
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     stepping = [line for line in lines if "train_loss" in line]
@@ -392,9 +395,9 @@ def test_divergence_saves_nothing(
     capsys: pytest.CaptureFixture[str], what: str,
 ) -> None:  # fmt: skip
     """NaN in the weights of every checkpoint from then on, in place of the last good ones."""
-    original = Run.loss
+    original = TrainingRun.loss
 
-    def loss(run: Run, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def loss(run: TrainingRun, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         value = original(run, inputs, targets)
         if run.step != 7 or not torch.is_grad_enabled():
             return value
@@ -405,23 +408,23 @@ def test_divergence_saves_nothing(
 
     weights: dict[str, torch.Tensor] = {}
 
-    def update(run: Run, *rest: Any) -> tuple[float, float]:
+    def train_step(run: TrainingRun, *rest: Any) -> tuple[float, float]:
         before = {n: p.detach().clone() for n, p in run.model.named_parameters()}
-        result = UPDATE(run, *rest)
+        result = TRAIN_STEP(run, *rest)
         if run.step == 7:
             after = dict(run.model.named_parameters())
             weights.update({n: before[n] - after[n].detach() for n in before})
         return result
 
-    monkeypatch.setattr(Run, "loss", loss)
-    monkeypatch.setattr(train, "update", update)
+    monkeypatch.setattr(TrainingRun, "loss", loss)
+    monkeypatch.setattr(train, "train_step", train_step)
     assert start(tmp_path / "run", text) == 3
     assert all((difference == 0).all() for difference in weights.values()) and weights
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: training diverged at step 7") and "lower train.lr" in line
     assert [step_of(name) for name in saved(tmp_path / "run")] == [3, 6]
-    monkeypatch.setattr(Run, "loss", original)
-    monkeypatch.setattr(train, "update", UPDATE)
+    monkeypatch.setattr(TrainingRun, "loss", original)
+    monkeypatch.setattr(train, "train_step", TRAIN_STEP)
     assert resume(tmp_path / "run", text) == 0
 
 
@@ -442,14 +445,14 @@ def test_weights_that_an_update_broke_are_not_saved(
     """If the evaluation is the first to meet NaN: sampling from it would be torch's traceback, and
     the checkpoint of this step would be worthless."""
 
-    def update(run: Run, *rest: Any) -> tuple[float, float]:
-        result = UPDATE(run, *rest)
+    def train_step(run: TrainingRun, *rest: Any) -> tuple[float, float]:
+        result = TRAIN_STEP(run, *rest)
         if run.step == 7:
             with torch.no_grad():
                 run.model.norm.weight.fill_(math.nan)
         return result
 
-    monkeypatch.setattr(train, "update", update)
+    monkeypatch.setattr(train, "train_step", train_step)
     assert start(tmp_path / "run", text, "train.save_interval=4") == 3
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: training diverged at step 8 (val_loss nan)")
@@ -535,9 +538,11 @@ def test_document_mask_keeps_packed_documents_apart(tmp_path: Path) -> None:
         assert start(run, folder, *BASE, f"data.document_mask={mask}") == 0
         weights.append(weights_of(run))
         inputs = torch.from_numpy(
-            open_text(open_run(run).config)[1].tokens("train")[:400].astype("int64")
+            open_text((config := open_trained(run).config).data, config.tokenizer)[1]
+            .tokens("train")[:400]
+            .astype("int64")
         )[None]
-        opened = open_run(run)
+        opened = open_trained(run)
         bos = (inputs[0] == opened.tokenizer.bos_id).nonzero().flatten().tolist()
         assert len(bos) > 2
         second = inputs[:, bos[1] : bos[2]]  # the second document, in the row and alone
@@ -567,15 +572,15 @@ def test_windows_follow_their_schedule(
     settings, expected, lasting = SCHEDULED[schedule]
     used: list[int] = []
 
-    def update(run: Run, *rest: Any) -> tuple[float, float]:
+    def train_step(run: TrainingRun, *rest: Any) -> tuple[float, float]:
         used.extend(layer.attention.window for layer in run.model.layers)
-        return UPDATE(run, *rest)
+        return TRAIN_STEP(run, *rest)
 
-    monkeypatch.setattr(train, "update", update)
+    monkeypatch.setattr(train, "train_step", train_step)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert start(whole, text, *settings, "train.max_steps=8") == 0
     assert sorted(set(used)) == expected
-    assert open_run(whole).model.config.windows == lasting
+    assert open_trained(whole).model.config.windows == lasting
     assert start(cut, text, *settings, "train.max_steps=8", "train.save_interval=1") == 0
     for path in (cut / "checkpoints").iterdir():
         if step_of(path.name) > 7:
@@ -601,7 +606,7 @@ def test_init_from_begins_with_weights_and_tokenizer(
     before, after = weights_of(finished), weights_of(run)
     for name in before:
         torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
-    assert open_run(run).tokenizer.model_bytes == open_run(finished).tokenizer.model_bytes
+    assert open_trained(run).tokenizer.model_bytes == open_trained(finished).tokenizer.model_bytes
     assert evaluate.main([str(run)]) == 0
     assert resume(run, other, *longer, "train.max_steps=3") == 0
     capsys.readouterr()
@@ -625,14 +630,14 @@ def test_eval_batch_size_is_the_rows_of_a_pass(
 ) -> None:
     """The memory of an evaluation; the loss must not depend on it."""
     rows: list[int] = []
-    original = Run.loss
+    original = TrainingRun.loss
 
-    def loss(run: Run, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def loss(run: TrainingRun, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if not torch.is_grad_enabled():
             rows.append(len(inputs))
         return original(run, inputs, targets)
 
-    monkeypatch.setattr(Run, "loss", loss)
+    monkeypatch.setattr(TrainingRun, "loss", loss)
     losses = []
     for size in (3, 16):
         rows.clear()
@@ -660,7 +665,7 @@ def test_every_train_setting_is_tested_here() -> None:
     elsewhere = {"eval_interval", "save_interval", "log_interval", "keep_checkpoints", "patience",
                  "eval_batch_size", "compile", "device", "init_from"}  # fmt: skip
     named = {name.removeprefix("train.") for name in CHANGES_WEIGHTS} | elsewhere
-    assert vars(schema.Config().train).keys() <= named
+    assert vars(Config().train).keys() <= named
 
 
 # ------------------------------------------------------------------- learning
@@ -671,12 +676,12 @@ def test_one_batch_is_learned_by_heart(tmp_path: Path, text: Path, optimizer: li
     """A gradient that does not reach some part, targets that are shifted wrongly: the loss stops at
     the entropy of the text."""
     line = words(tmp_path, text, "data.seq_len=64", "model.dim=64", "model.sliding_window=32")
-    config = schema.load_config(line[0], [*line[1:], *optimizer])
-    run = begin(config, None)
+    config = load_config(line[0], [*line[1:], *optimizer])
+    run = start_run(config, None)
     windows = run.corpus.tokens("train")[: 4 * 65].reshape(4, 65).astype("int64")
     loss = math.inf
     for _ in range(300):
-        loss, _ = train.update(run, windows, 1.0)
+        loss, _ = train.train_step(run, windows, 1.0)
         if loss < 0.1:
             break
     assert loss < 0.1
@@ -719,5 +724,5 @@ def test_an_opened_run_is_tied_as_it_was_trained(tmp_path: Path, text: Path) -> 
     """Two tables of one memory look alike, but each would have a gradient of its own."""
     steps = ["train.max_steps=2", "train.warmup_steps=1", "train.eval_interval=2"]
     assert start(tmp_path / "run", text, "model.tie_embeddings=true", *steps) == 0
-    model = open_run(tmp_path / "run").model
+    model = open_trained(tmp_path / "run").model
     assert model.output.weight is model.tok_embeddings.weight

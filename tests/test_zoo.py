@@ -19,9 +19,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from checks import PROOFS, Proof
 from model import attention, cache, generation, kernels, rope, transformer, window
 from model.config import ModelConfig
-from model.proofs import PROOFS, Proof
 from model.transformer import Transformer
 
 W = 3  # the window of every model here that does not say another
@@ -427,10 +427,10 @@ def every_chunk_begins_at_zero(patch: Patch) -> None:
 def reading(patch: Patch, change: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> None:
     """Let `change(ring, joined, k, v, positions)` replace what a chunk attends over."""
 
-    def make(held_and_new: Any) -> Any:
-        return lambda ring, *new: change(ring, held_and_new(ring, *new), *new)
+    def make(concat_with_cached: Any) -> Any:
+        return lambda ring, *new: change(ring, concat_with_cached(ring, *new), *new)
 
-    around(patch, cache.Ring, "held_and_new", make)
+    around(patch, cache.Ring, "concat_with_cached", make)
 
 
 def writing(

@@ -37,11 +37,11 @@ class Score:
 
 @torch.no_grad()
 def evaluate(
-    loss: Loss, windows: Iterable[tuple[Any, Any]], n_bytes: int, device: torch.device
+    loss: Loss, sequences: Iterable[tuple[Any, Any]], n_bytes: int, device: torch.device
 ) -> Score:
-    """Sum `loss` over `windows` of (inputs, targets) arrays; `n_bytes` is the text they encode."""
+    """Sum `loss` over `sequences` of (inputs, targets) arrays; `n_bytes`: of their text."""
     nats, n_tokens = 0.0, 0
-    for inputs, targets in windows:
+    for inputs, targets in sequences:
         x, y = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
         nats += loss(x, y).item() * y.numel()
         n_tokens += y.numel()

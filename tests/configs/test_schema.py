@@ -12,8 +12,12 @@ import jsonschema
 import pytest
 import yaml
 
-from configs import schema, strict_yaml
-from configs.schema import Config, config_from_dict, load_config, to_yaml
+from configs import strict_yaml
+from configs.help import describe, json_schema
+from configs.load import config_from_dict, load_config, split_arguments, to_yaml
+from configs.rules import ignored
+from configs.setting import Setting
+from configs.settings import SECTIONS, SETTINGS, Config, ModelSettings, model_config
 from errors import UserError
 from model.config import ModelConfig
 
@@ -52,7 +56,7 @@ def test_each_file_loads_and_its_run_has_its_name(path: Path) -> None:
     """A file with a mistake, or two runs in one folder."""
     config = load_config(path)
     assert config.run_dir == f"runs/{path.stem}"
-    assert schema.ignored(config) == []
+    assert ignored(config) == []
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
@@ -60,7 +64,7 @@ def test_each_file_is_valid_for_editors(path: Path) -> None:
     """An editor that underlines what training accepts."""
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# yaml-language-server: $schema=schema.json\n")
-    jsonschema.validate(strict_yaml.parse(text).value, schema.json_schema())
+    jsonschema.validate(strict_yaml.parse(text).value, json_schema())
 
 
 def test_quickstart_full_differs_in_the_window_alone() -> None:
@@ -73,15 +77,15 @@ def test_quickstart_full_differs_in_the_window_alone() -> None:
 
 def test_quickstart_is_the_default_file() -> None:
     """A command without a config that starts another run than the README says."""
-    assert schema.split_arguments([]) == ("configs/quickstart.yaml", [])
-    assert schema.split_arguments(["seed=1"]) == ("configs/quickstart.yaml", ["seed=1"])
-    assert schema.split_arguments(["a=b.yaml", "seed=1"]) == ("a=b.yaml", ["seed=1"])
+    assert split_arguments([]) == ("configs/quickstart.yaml", [])
+    assert split_arguments(["seed=1"]) == ("configs/quickstart.yaml", ["seed=1"])
+    assert split_arguments(["a=b.yaml", "seed=1"]) == ("a=b.yaml", ["seed=1"])
 
 
 def test_mistral_7b_is_as_published() -> None:
     """Numbers of arXiv 2310.06825, table 1, mistyped."""
     config = load_config(ROOT / "configs/mistral-7b.yaml")
-    shape = schema.model_config(config, config.tokenizer.vocab_size)
+    shape = model_config(config, config.tokenizer.vocab_size)
     published = (4096, 32, 128, 14336, 32, 8, 4096, 32000)
     assert published == (
         shape.dim, shape.n_layers, shape.head_dim, shape.hidden_dim, shape.n_heads,
@@ -92,14 +96,14 @@ def test_mistral_7b_is_as_published() -> None:
 # Every setting
 
 
-@pytest.mark.parametrize("name", schema.SETTINGS)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_a_misspelt_key_is_named_with_the_right_one(name: str, tmp_path: Path) -> None:
     """A setting that is silently ignored because of one letter."""
     line = refusal(tmp_path, yaml.dump(nested(name + "z", 1)))
     assert f"{name}z is unknown, did you mean {name}?" in line
 
 
-@pytest.mark.parametrize("name", schema.SETTINGS)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_a_key_given_twice_is_refused_with_both_lines(name: str, tmp_path: Path) -> None:
     """PyYAML takes the last of two, so the first line is a lie."""
     head, _, key = name.rpartition(".")
@@ -110,7 +114,7 @@ def test_a_key_given_twice_is_refused_with_both_lines(name: str, tmp_path: Path)
     assert f"line 3: {name} is given twice (also on line 2)" in line
 
 
-@pytest.mark.parametrize("name", schema.SETTINGS)
+@pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("wrong", [{"a": 1}, [[1]], ["x"], b"x", {1, 2}], ids=repr)
 def test_no_setting_takes_a_value_of_another_type(name: str, wrong: Any) -> None:
     """A wrong type that surfaces as a traceback far away."""
@@ -119,9 +123,9 @@ def test_no_setting_takes_a_value_of_another_type(name: str, wrong: Any) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "known"), schema.SETTINGS.items(), ids=lambda x: x if isinstance(x, str) else ""
+    ("name", "known"), SETTINGS.items(), ids=lambda x: x if isinstance(x, str) else ""
 )
-def test_bounds_are_where_they_are_said_to_be(name: str, known: schema.Setting) -> None:
+def test_bounds_are_where_they_are_said_to_be(name: str, known: Setting) -> None:
     """An off-by-one between what is said, what is checked and what editors check."""
     for bound, limit in known.bounds.items():
         list_only = known.hint == tuple[int | None, ...] | None
@@ -145,7 +149,7 @@ def test_bounds_are_where_they_are_said_to_be(name: str, known: schema.Setting) 
 
 @pytest.mark.parametrize(
     "name",
-    [n for n, s in schema.SETTINGS.items() if int in (s.hint, *getattr(s.hint, "__args__", ()))],
+    [n for n, s in SETTINGS.items() if int in (s.hint, *getattr(s.hint, "__args__", ()))],
 )
 @pytest.mark.parametrize("wrong", ["true", "3.0", "'3'", "012", "1:30", "on", "0x10", "1e3"])
 def test_a_whole_number_is_nothing_else(name: str, wrong: str, tmp_path: Path) -> None:
@@ -155,7 +159,7 @@ def test_a_whole_number_is_nothing_else(name: str, wrong: str, tmp_path: Path) -
     assert refusal(tmp_path, text).startswith(f"line 2: {name} is ")
 
 
-@pytest.mark.parametrize("name", [n for n, s in schema.SETTINGS.items() if s.hint is float])
+@pytest.mark.parametrize("name", [n for n, s in SETTINGS.items() if s.hint is float])
 @pytest.mark.parametrize("wrong", ["true", ".inf", ".nan", "1e999", "-1", "'1'", "1_e", "", "[1]"])
 def test_a_number_is_a_finite_number(name: str, wrong: str, tmp_path: Path) -> None:
     """A learning rate of infinity, or of True."""
@@ -163,10 +167,10 @@ def test_a_number_is_a_finite_number(name: str, wrong: str, tmp_path: Path) -> N
     assert f"{name} is " in refusal(tmp_path, f"{head}:\n  {key}: {wrong}")
 
 
-@pytest.mark.parametrize("name", [n for n, s in schema.SETTINGS.items() if s.choices])
+@pytest.mark.parametrize("name", [n for n, s in SETTINGS.items() if s.choices])
 def test_a_choice_is_one_of_those_named(name: str) -> None:
     """A typo in a choice that falls through to some branch."""
-    known = schema.SETTINGS[name]
+    known = SETTINGS[name]
     for wrong in ("", "autoo", 1, 0, None, "True"):
         with pytest.raises(UserError, match="one of"):
             known.accept(wrong)
@@ -175,7 +179,7 @@ def test_a_choice_is_one_of_those_named(name: str) -> None:
 
 def test_model_settings_mirror_the_model_config() -> None:
     """A field of the architecture that no YAML can set, or one with two defaults."""
-    ours = {f.name: f.default for f in fields(schema.ModelSettings)}
+    ours = {f.name: f.default for f in fields(ModelSettings)}
     theirs = {f.name: f.default for f in fields(ModelConfig) if f.name != "vocab_size"}
     assert ours == theirs
 
@@ -392,7 +396,7 @@ def test_a_malformed_override_is_named(override: str) -> None:
 def test_a_config_cannot_change() -> None:
     """A setting changed in mid-run, so that the saved config is not the one that ran."""
     config = Config()
-    for section in (config, *(getattr(config, name) for name in schema.SECTIONS)):
+    for section in (config, *(getattr(config, name) for name in SECTIONS)):
         assert is_dataclass(section)
         with pytest.raises(FrozenInstanceError):
             setattr(section, fields(section)[0].name, 1)
@@ -420,7 +424,7 @@ def test_a_resolved_file_is_the_same_run(path: Path, tmp_path: Path) -> None:
     """A resolved config that trains something else than its file."""
     config = load_config(path)
     assert loaded(tmp_path, to_yaml(config)) == config
-    jsonschema.validate(config.to_dict(), schema.json_schema())
+    jsonschema.validate(config.to_dict(), json_schema())
 
 
 def test_a_dict_is_checked_as_strictly_as_a_file() -> None:
@@ -448,14 +452,14 @@ def test_a_dict_is_checked_as_strictly_as_a_file() -> None:
 )
 def test_what_does_nothing_is_said_aloud(overrides: list[str], named: str) -> None:
     """A knob that is turned for nothing."""
-    notes = schema.ignored(load_config(QUICKSTART, overrides))
+    notes = ignored(load_config(QUICKSTART, overrides))
     assert len(notes) == 1 and notes[0].startswith(f"{named} has no effect: ")
 
 
 def test_help_lists_every_setting_on_lines_that_fit() -> None:
     """A setting that nobody can find."""
-    text = schema.describe()
-    for known in schema.SETTINGS.values():
+    text = describe()
+    for known in SETTINGS.values():
         assert f"  {known.name.rpartition('.')[2]} " in text and known.meaning in text
     assert max(map(len, text.splitlines())) <= 100
 
@@ -463,7 +467,7 @@ def test_help_lists_every_setting_on_lines_that_fit() -> None:
 def test_the_editors_schema_is_current_and_strict() -> None:
     """`make schema` forgotten after a setting was changed; an unknown key that passes."""
     saved = json.loads((ROOT / "configs/schema.json").read_text(encoding="utf-8"))
-    assert saved == schema.json_schema()
+    assert saved == json_schema()
     jsonschema.Draft202012Validator.check_schema(saved)
     for wrong in ({"train": {"max_step": 1}}, {"sede": 1}, {"seed": "1"}, {"model": {"dim": 0.5}}):
         with pytest.raises(jsonschema.ValidationError):
@@ -475,8 +479,8 @@ def test_the_editors_schema_is_current_and_strict() -> None:
 def test_reading_a_config_does_not_import_torch() -> None:
     """Seconds of waiting for a message about a typo."""
     code = (
-        "import sys, configs.schema, model.cost, scripts.plan\n"
-        "configs.schema.load_config('configs/quickstart.yaml')\n"
+        "import sys, configs.load, model.cost, scripts.plan\n"
+        "configs.load.load_config('configs/quickstart.yaml')\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
@@ -489,23 +493,23 @@ def test_a_mix_names_sources(tmp_path: Path) -> None:
     config = load_config(path)
     assert config.data.mix == {"stories": 3.0, "files:notes/": 1.5}
     assert config_from_dict(config.to_dict()) == config
-    path.write_text(schema.to_yaml(config))
+    path.write_text(to_yaml(config))
     assert load_config(path) == config
-    given = load_config(schema.QUICKSTART, ['data.mix={stories: 1, "hub:a/b": 2}']).data.mix
+    given = load_config(QUICKSTART, ['data.mix={stories: 1, "hub:a/b": 2}']).data.mix
     assert given == {"stories": 1.0, "hub:a/b": 2.0}
     for wrong in ("novel", "files", "files:", "stories:x"):
         with pytest.raises(UserError, match="stories, shakespeare, files:PATH or hub:ID is needed"):
-            load_config(schema.QUICKSTART, [f'data.mix={{"{wrong}": 1}}'])
-    assert any("data.mix says what is read" in line for line in schema.ignored(
-        load_config(schema.QUICKSTART, ["data.source=shakespeare", "data.mix={stories: 1}"])
+            load_config(QUICKSTART, [f'data.mix={{"{wrong}": 1}}'])
+    assert any("data.mix says what is read" in line for line in ignored(
+        load_config(QUICKSTART, ["data.source=shakespeare", "data.mix={stories: 1}"])
     ))  # fmt: skip
 
 
 def test_near_and_far() -> None:
     """The distances that stories have by default are those that are said; and they are in order."""
-    from data.stories import FAR, NEAR
+    from data.stories.telling import FAR, NEAR
 
-    default = load_config(schema.QUICKSTART).data
+    default = load_config(QUICKSTART).data
     assert (default.near, default.far) == (NEAR, FAR)
     with pytest.raises(UserError, match=r"data\.near is 9, more than data\.far, 8"):
-        load_config(schema.QUICKSTART, ["data.near=9", "data.far=8"])
+        load_config(QUICKSTART, ["data.near=9", "data.far=8"])

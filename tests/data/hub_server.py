@@ -176,7 +176,7 @@ def make_stories(folder: Path, count: int) -> list[str]:
     import pyarrow
     import pyarrow.parquet
 
-    from data.stories import story
+    from data.stories.telling import story
 
     texts = [story(0, number).text for number in range(count + count // 10)]
     data = folder / "roneneldan" / "TinyStories" / "data"

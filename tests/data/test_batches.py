@@ -1,4 +1,4 @@
-"""data/batches.py: each window once an epoch, the same for ever."""
+"""data/batches.py: each sequence once an epoch, the same for ever."""
 
 import hashlib
 from collections import Counter
@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data.batches import Batches, evaluation_windows, permute
+from data.batches import Batches, evaluation_sequences, permute
 from errors import UserError
 
 
@@ -33,7 +33,7 @@ def test_each_epoch_visits_each_window_once(n_tokens: int, batch_size: int) -> N
     """Counted with a Counter over the endless sequence, cut at epochs that batches straddle."""
     batches = make(n_tokens, batch_size=batch_size)
     n = (n_tokens - 1) // 4
-    assert batches.n_windows == n
+    assert batches.n_sequences == n
     steps = range(-(-3 * n // batch_size))
     sequence = starts(batches, steps)[: 3 * n]
     for epoch in range(3):
@@ -64,7 +64,7 @@ def test_the_batch_size_only_cuts_the_sequence() -> None:
 
 
 def test_epoch_of() -> None:
-    batches = make(4 * 10 + 1, batch_size=3)  # 10 windows
+    batches = make(4 * 10 + 1, batch_size=3)  # 10 sequences
     assert [batches.epoch_of(step) for step in (0, 3, 4, 6, 7)] == [0, 0, 1, 1, 2]
 
 
@@ -76,7 +76,7 @@ PINNED_HASH = "dfeeca36bac59bba2f32354be26e76967ee560b452283c6885ca5133f34ba434"
 def test_the_first_thousand_samples_are_pinned() -> None:
     """A change of the order would silently make every run a different one: it is for ever."""
     batches = make(4 * 777 + 1, batch_size=50, seed=1234)
-    ids = np.concatenate([batches.window_ids(step) for step in range(20)])
+    ids = np.concatenate([batches.sequence_ids(step) for step in range(20)])
     assert ids[:8].tolist() == PINNED_IDS
     assert hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest() == PINNED_HASH
 
@@ -111,7 +111,7 @@ def test_permute_against_plain_integers(n: int) -> None:
 
 
 def test_permute_takes_huge_n() -> None:
-    """Places far into a corpus of a trillion windows, without a list of them."""
+    """Positions far into a corpus of a trillion sequences, without a list of them."""
     n = 10**12
     index = np.array([0, 1, n // 2, n - 1])
     got = permute(index, n, np.array(5, dtype=np.uint64))
@@ -120,13 +120,13 @@ def test_permute_takes_huge_n() -> None:
 
 
 def test_the_order_looks_random() -> None:
-    """Over 2,000 epochs of 10 windows every window comes to every place about 200 times.
+    """Over 2,000 epochs of 10 sequences every sequence comes to every place about 200 times.
 
     Chi-squared over the 100 cells has 81 degrees of freedom, so 81 +- 12.7; and neighbours do not
     stay neighbours more often than chance (2/10 of pairs) allows.
     """
     batches = make(4 * 10 + 1, batch_size=10, seed=3)
-    orders = np.stack([batches.window_ids(step) for step in range(2000)])
+    orders = np.stack([batches.sequence_ids(step) for step in range(2000)])
     counts = np.stack([np.bincount(column, minlength=10) for column in orders.T])
     assert ((counts - 200) ** 2 / 200).sum() < 81 + 5 * 12.7
     neighbours = (abs(np.diff(orders, axis=1)) == 1).mean()
@@ -134,11 +134,11 @@ def test_the_order_looks_random() -> None:
 
 
 def test_too_short_for_a_window() -> None:
-    assert make(5).n_windows == 1
+    assert make(5).n_sequences == 1
     with pytest.raises(UserError) as caught:
         make(90, seq_len=256)
     assert str(caught.value).startswith(
-        "the training split has 90 tokens, one window needs data.seq_len + 1 = 257: "
+        "the training split has 90 tokens, one sequence needs data.seq_len + 1 = 257: "
     )
 
 
@@ -147,11 +147,11 @@ def test_too_short_for_a_window() -> None:
 def test_evaluation_sees_each_target_once(n_tokens: int, batch_size: int) -> None:
     """Every token but the first is a target, in order, after the token before it."""
     tokens = np.arange(n_tokens, dtype=np.uint16)
-    pairs = list(evaluation_windows(tokens, 4, batch_size=batch_size))
+    pairs = list(evaluation_sequences(tokens, 4, batch_size=batch_size))
     for inputs, targets in pairs:
         assert inputs.shape == targets.shape and inputs.dtype == targets.dtype == np.int64
         assert (inputs + 1 == targets).all()
-        assert inputs.shape[1] == 4 or len(inputs) == 1, "a shorter window comes alone"
+        assert inputs.shape[1] == 4 or len(inputs) == 1, "a shorter sequence comes alone"
         assert len(inputs) <= batch_size and inputs.size > 0
     seen = [int(target) for _, targets in pairs for target in targets.ravel()]
     assert seen == list(range(1, n_tokens))

@@ -30,9 +30,9 @@ class Word(Source):
         yield Document("d", self._text)
 
 
-def numbered(n_windows: int, source: int) -> Batches:
-    """Windows of two tokens: of source k, window w begins with 1000 k + w."""
-    tokens = np.arange(n_windows + 1, dtype=np.uint16) + 1000 * source
+def numbered(n_sequences: int, source: int) -> Batches:
+    """Windows of two tokens: of source k, sequence w begins with 1000 k + w."""
+    tokens = np.arange(n_sequences + 1, dtype=np.uint16) + 1000 * source
     return Batches(tokens, seq_len=1, batch_size=10, seed=5)
 
 
@@ -51,7 +51,7 @@ def test_seats(weights: list[float], expected: list[int]) -> None:
 
 
 def test_shares_are_exact_in_every_block() -> None:
-    """Whatever the order, 700 of 1,000 windows are of the first, 300 of the second."""
+    """Whatever the order, 700 of 1,000 sequences are of the first, 300 of the second."""
     mixed = MixedBatches([numbered(40, 0), numbered(90, 1)], seats([7, 3]), batch_size=10, seed=5)
     for block in range(3):
         rows = [mixed.batch(block * 100 + step) for step in range(100)]
@@ -59,20 +59,20 @@ def test_shares_are_exact_in_every_block() -> None:
 
 
 def test_each_source_goes_through_its_own_epochs() -> None:
-    """The first 90 windows of the second source are all of its windows, and so on; its samples come
+    """The first 90 sequences of the second source are all that it has, and so on; its samples come
     one by one, none twice, in whatever step."""
     mixed = MixedBatches([numbered(40, 0), numbered(90, 1)], seats([7, 3]), batch_size=10, seed=5)
     samples: dict[int, list[int]] = {0: [], 1: []}
-    windows: dict[int, set[int]] = {0: set(), 1: set()}
+    sequences: dict[int, set[int]] = {0: set(), 1: set()}
     for step in range(300):
-        for source, sample, window in zip(
+        for source, sample, sequence in zip(
             *mixed.samples(step), mixed.batch(step)[:, 0], strict=True
         ):
             samples[int(source)].append(int(sample))
             if sample < (40, 90)[source]:
-                windows[int(source)].add(int(window))
+                sequences[int(source)].add(int(sequence))
     assert sorted(samples[0]) == list(range(2100)) and sorted(samples[1]) == list(range(900))
-    assert windows == {0: set(range(40)), 1: set(range(1000, 1090))}
+    assert sequences == {0: set(range(40)), 1: set(range(1000, 1090))}
 
 
 def test_a_step_does_not_depend_on_those_before() -> None:

@@ -1,4 +1,4 @@
-"""data/prepare.py and data/parts.py: what lies in a shard, when it is made again, by how many."""
+"""data/prepare.py and data/chunks.py: what lies in a shard, when it is made again, by how many."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ import pytest
 from data.corpus import Corpus
 from data.documents import Document, Source
 from data.prepare import prepare, training_texts
-from data.sources import open_source
+from data.sources.open import open_source
 from data.splits import SPLITS
 from data.tokenizer import Tokenizer, train_tokenizer
 from errors import UserError
@@ -280,7 +280,7 @@ def test_blocks_keep_the_order(
 ) -> None:
     """A part's file mixes the splits as they fill: each must come out in its own order."""
     whole = prepare(shelf, tokenizer, split="document", **SHARES)
-    monkeypatch.setattr("data.parts.BLOCK", 10)
+    monkeypatch.setattr("data.chunks.BLOCK", 10)
     whole.folder.rename(whole.folder.with_name("aside"))
     again = prepare(shelf, tokenizer, split="document", **SHARES)
     assert hashes(again.folder) == hashes(whole.folder.with_name("aside"))
@@ -305,7 +305,7 @@ def test_what_a_process_refuses_is_refused(tokenizer: Tokenizer) -> None:
 PROGRAM = """
 import sys
 from data.prepare import prepare
-from data.sources import open_source
+from data.sources.open import open_source
 from data.tokenizer import Tokenizer
 from pathlib import Path
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tiny
 
+from configs.load import load_config
 from data.documents import Document
-from data.stories import story
+from data.stories.telling import story
 from scripts import corpus
 
 STORIES = [story(0, index).text for index in range(150)]
@@ -143,7 +144,7 @@ def test_characters_that_training_lacks(tmp_path: Path, capsys: pytest.CaptureFi
     assert figures["spelled in bytes"].startswith("0.000% of the tokens; 0.000% of val")
     cut = {split: corpus.Cut(np.zeros(400, int), [1000], [b""]) for split in corpus.SPLITS}
     cut["train"].counts[3 + 0xC3] = 30
-    found = list(corpus._token_warnings(corpus.schema.load_config(tiny.QUICKSTART), cut))
+    found = list(corpus._token_warnings(load_config(tiny.QUICKSTART), cut))
     assert any("3% of the tokens are bytes of characters" in warning for warning in found)
 
 

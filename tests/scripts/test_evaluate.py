@@ -8,7 +8,8 @@ import tiny
 import torch
 
 from data.prepare import Corpus
-from run import open_run, open_text
+from data.text import open_text
+from inference.trained import open_trained
 from scripts import evaluate
 
 
@@ -22,7 +23,7 @@ def table(*words: str, capsys: pytest.CaptureFixture[str]) -> dict[str, list[flo
 
 def by_hand(run: Path, tokens: list[int], window: int | None, seq_len: int) -> float:
     """Nats per token, a window of text at a time, with torch's own softmax."""
-    opened = open_run(run, sliding_window=window)
+    opened = open_trained(run).with_settings(sliding_window=window)
     nats = 0.0
     for start in range(0, len(tokens) - 1, seq_len):
         piece = torch.tensor(tokens[start : start + seq_len + 1])
@@ -33,7 +34,7 @@ def by_hand(run: Path, tokens: list[int], window: int | None, seq_len: int) -> f
 
 
 def corpus_of(run: Path) -> Corpus:
-    return open_text(open_run(run).config)[1]
+    return open_text((config := open_trained(run).config).data, config.tokenizer)[1]
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
@@ -74,7 +75,7 @@ def test_a_file_and_another_length(
     """Any text can be scored, also what the vocabulary lacks; its bytes are counted in UTF-8."""
     path = tmp_path / "own.txt"
     path.write_text("The königin of 日本 walks.\n" * 3, encoding="utf-8")
-    tokenizer = open_run(finished).tokenizer
+    tokenizer = open_trained(finished).tokenizer
     ids = [tokenizer.bos_id, *tokenizer.encode(path.read_text("utf-8")), tokenizer.eos_id]
     loss, _, bpb = table(str(finished), "--file", str(path), "--seq-len", "5", capsys=capsys)[
         "trained"

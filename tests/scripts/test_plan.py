@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import load_config
+from configs.load import load_config
 from model.config import ModelConfig
 from model.cost import (
     attention_flops,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from run import open_run
+from inference.trained import open_trained
 from scripts import sample
 from scripts.sample import TextStream
 
@@ -206,7 +206,7 @@ def test_what_is_written_is_what_the_model_says(
     """Greedy text, computed the slow way: the whole text through the model for each token."""
     import torch
 
-    opened = open_run(finished)
+    opened = open_trained(finished)
     ids = [opened.tokenizer.bos_id, *opened.tokenizer.encode("The qu")]
     with torch.no_grad():
         for _ in range(12):

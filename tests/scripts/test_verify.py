@@ -10,12 +10,12 @@ import pytest
 import reference
 import torch
 
+from checks import PROOFS, Proof, prove
+from checks.proof import proof
+from inference.trained import open_trained
 from model import kernels
 from model.config import ModelConfig
-from model.proofs import PROOFS, Proof, prove
-from model.proofs.proof import proof
 from model.transformer import Transformer
-from run import open_run
 from scripts import verify
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ def test_a_trained_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> No
     """A proof that is left out, or random weights in place of the trained ones."""
     text = report(capsys, str(finished))
     assert verdicts(text) == {name: "-" if name == "sinks" else "holds" for name in PROOFS}
-    size = sum(weight.numel() for weight in open_run(finished).model.parameters())
+    size = sum(weight.numel() for weight in open_trained(finished).model.parameters())
     assert f"{size:,} weights, 2 layers with windows 2 x 8; 2 heads on 1 key heads" in text
     assert "random" not in text and "all that applies holds (17 proofs" in text
     assert max(map(len, text.splitlines()[1:])) <= 100  # the first is the checkpoint's path
@@ -115,7 +115,7 @@ def test_a_proof_of_nothing_does_not_hold() -> None:
 @pytest.mark.parametrize("found", [float("nan"), float("inf"), 1e-8])
 def test_what_differs_fails(found: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not a number compares as neither larger nor smaller, wherever among the cases it stands."""
-    monkeypatch.setattr("model.proofs.proof.PROOFS", {})
+    monkeypatch.setattr("checks.proof.PROOFS", {})
     for cases in ([found, 0.0], [0.0, found]):
 
         def search(_: Any, cases: list[float] = cases) -> Any:

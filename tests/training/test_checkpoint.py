@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from errors import UserError
-from run import open_run
+from inference.trained import open_trained
 from scripts import sample
 from training.checkpoint import Checkpoint, find, newest, prune, read, save
 
@@ -262,7 +262,7 @@ def test_another_architecture_is_refused(
         run / "checkpoints" / max(p.name for p in (run / "checkpoints").iterdir()), change
     )
     with pytest.raises(UserError, match=expected):
-        open_run(path)
+        open_trained(path)
     assert sample.main([str(path), "--prompt", "a", "--max-tokens", "2"]) == 2
     said = capsys.readouterr().err.splitlines()
     assert len([line for line in said if not line.startswith("note:")]) == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.batches import evaluation_windows
+from data.batches import evaluation_sequences
 from model import ModelConfig, Transformer
 from model.loss import cross_entropy
 from training.evaluation import Score, evaluate
@@ -29,7 +29,7 @@ def test_a_model_that_knows_nothing_scores_log_v(seq_len: int) -> None:
     torch.nn.init.zeros_(knows_nothing.output.weight)
     score = evaluate(
         lambda x, y: cross_entropy(knows_nothing(x), y),
-        evaluation_windows(TOKENS, seq_len, batch_size=3), 333, CPU,
+        evaluation_sequences(TOKENS, seq_len, batch_size=3), 333, CPU,
     )  # fmt: skip
     assert score.n_tokens == 332  # all but the first are predicted
     assert score.loss == pytest.approx(math.log(50), rel=1e-12)
@@ -43,7 +43,7 @@ def test_independent_of_the_batch_size_and_equal_to_a_sum_by_hand() -> None:
     torch.nn.init.normal_(trained.output.weight)
     scores = [
         evaluate(lambda x, y: cross_entropy(trained(x), y),
-                 evaluation_windows(TOKENS, 25, batch_size=size), 333, CPU)
+                 evaluation_sequences(TOKENS, 25, batch_size=size), 333, CPU)
         for size in (1, 2, 13, 100)
     ]  # fmt: skip
     tokens, nats = torch.from_numpy(TOKENS.astype(np.int64)), 0.0

@@ -1,0 +1,244 @@
+"""data/sources/hub.py: a dataset of the Hub as it is, or one clear line; see hub_server.py.
+
+The libraries read HF_ENDPOINT when they are imported, and that takes seconds: so one process
+answers all questions, and another trains.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hub_server
+import pytest
+import tiny
+
+from data.sources.hub import Hub
+from errors import UserError
+
+STORIES = "roneneldan/TinyStories"
+LINES = '{"n": 1, "text": "one\\r\\n two "}\n{"text": null}\n{"text": ""}\n{"text": "\\u00e4"}\n'
+CARD = """---
+configs:
+- config_name: north
+  data_files: north.jsonl
+- config_name: south
+  data_files: south.jsonl
+---
+"""
+ANSWER = """
+import json, pickle, sys
+from data.sources.hub import Hub
+from errors import UserError
+
+def answer(arguments):
+    try:
+        source = Hub(**arguments)
+        parts = [[(d.name, d.text) for d in source.part(n)] for n in range(source.n_parts)]
+        sent = pickle.loads(pickle.dumps(Hub(**arguments)))  # as another process gets it
+        alone = [(d.name, d.text) for d in sent.part(len(parts) - 1)]
+    except UserError as error:
+        return {"error": str(error)}
+    about = {"fingerprint": source.fingerprint(), "bytes": source.part_bytes(0)}
+    return about | {"parts": parts, "alone": alone}
+
+questions = json.load(sys.stdin)
+print(json.dumps({name: answer(arguments) for name, arguments in questions.items()}))
+"""
+TRAIN = """
+import os, sys
+from pathlib import Path
+import hub_server
+
+folder, runs, *words = sys.argv[1:]
+with hub_server.serve(Path(folder)) as (os.environ["HF_ENDPOINT"], asked):
+    import train
+    first = train.main([*words, f"run_dir={runs}/first"])
+    files = {line.split("/")[-1] for line in asked if line.startswith("GET /datasets/")}
+prepared = train.main([*words, f"run_dir={runs}/prepared"])
+print("codes", first, prepared, *sorted(files))
+"""
+SETTINGS = [
+    *(word for word in tiny.SETTINGS if not word.startswith("data.source")),
+    "data.split=document", "train.max_steps=2", "train.warmup_steps=1",
+]  # fmt: skip
+
+
+def run(*command: str, cache: Path, endpoint: str, stdin: str = "") -> Any:
+    """Run Python at the root of the repository, with a cache and a Hub of its own."""
+    own = {"BREEZE_CACHE": str(cache), "HF_HOME": str(cache / "home"), "HF_ENDPOINT": endpoint}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | own
+    environment["PYTHONPATH"] = f"{tiny.ROOT}:{Path(__file__).parents[1]}"
+    return subprocess.run(
+        [sys.executable, *command], cwd=tiny.ROOT, env=environment, input=stdin,
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[str]]]:
+    """A folder of datasets, and the 40 stories of one of them."""
+    folder = tmp_path_factory.mktemp("hub")
+    files = {
+        f"{STORIES}@v1/train.jsonl": '{"text": "an older text"}\n',
+        "own/lines/train.jsonl": LINES,
+        "own/numbers/train.jsonl": '{"text": 3}\n',
+        "own/broken/train.jsonl": '{"text": "x"}\n{oops\n',
+        "own/empty/README.md": "nothing",
+        "own/regions/README.md": CARD,
+        "own/regions/north.jsonl": '{"text": "north"}\n',
+        "own/regions/south.jsonl": '{"text": "south"}\n',
+        "own/gated/train.jsonl": LINES,
+        "own/private/train.jsonl": LINES,
+    }
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    yield folder, hub_server.make_stories(folder, 40)
+
+
+@pytest.fixture(scope="module")
+def answers(
+    texts: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """What `Hub` says to many questions, and what it asked and left behind."""
+    cache = tmp_path_factory.mktemp("cache")
+    commit = hub_server.commit_of(texts[0] / f"{STORIES}@v1")
+    questions = {
+        "streamed": {"path": STORIES},
+        "in full": {"path": STORIES, "streaming": False},
+        "validation": {"path": STORIES, "split": "validation"},
+        "v1": {"path": STORIES, "revision": "v1"},
+        "commit": {"path": STORIES, "revision": commit},
+        "lines": {"path": "own/lines"},
+        "lines in full": {"path": "own/lines", "streaming": False},
+        "south": {"path": "own/regions", "config": "south"},
+        "no dataset": {"path": "own/nothing"},
+        "no id": {"path": "https://hf.co/datasets/own/lines"},
+        "no revision": {"path": STORIES, "revision": "v9"},
+        "no split": {"path": STORIES, "split": "tset"},
+        "no split in full": {"path": STORIES, "split": "tset", "streaming": False},
+        "no config": {"path": "own/regions", "config": "west"},
+        "which config": {"path": "own/regions"},
+        "no field": {"path": STORIES, "field": "story"},
+        "no field in lines": {"path": "own/lines", "field": "story"},
+        "no text": {"path": "own/numbers"},
+        "broken": {"path": "own/broken"},
+        "broken in full": {"path": "own/broken", "streaming": False},
+        "empty": {"path": "own/empty"},
+        "gated": {"path": "own/gated"},
+        "private": {"path": "own/private"},
+        "down": {"path": "own/down"},
+    }
+    with hub_server.serve(texts[0]) as (address, asked):
+        done = run("-c", ANSWER, cache=cache, endpoint=address, stdin=json.dumps(questions))
+    assert done.returncode == 0, done.stderr
+    answers: dict[str, Any] = json.loads(done.stdout)
+    return answers | {"asked": asked, "stderr": done.stderr, "cache": cache, "v1's": commit}
+
+
+def test_streaming_and_in_full_give_the_same(
+    texts: tuple[Path, list[str]], answers: dict[str, Any]
+) -> None:
+    """Each story once, in the order of the files; a file is a part, or ten thousand rows are."""
+    streamed, full = answers["streamed"]["parts"], answers["in full"]["parts"]
+    assert [len(part) for part in streamed] == [10] * 4 and [len(part) for part in full] == [40]
+    assert [text for part in streamed for _, text in part] == texts[1]
+    assert [text for part in full for _, text in part] == texts[1]
+    assert [streamed[3][9][0], full[0][39][0]] == ["3.9", "39"]
+    assert answers["streamed"]["bytes"] > 0 and answers["in full"]["bytes"] > 1000
+
+
+@pytest.mark.parametrize("name", ["streamed", "in full", "validation", "lines", "south"])
+def test_a_part_can_be_read_alone(answers: dict[str, Any], name: str) -> None:
+    """By another process, which got the source and one number."""
+    assert answers[name]["alone"] == answers[name]["parts"][-1]
+
+
+def test_fingerprints(answers: dict[str, Any]) -> None:
+    """What gives other documents or other parts has another; a revision is its commit."""
+    names = ("streamed", "in full", "validation", "v1", "lines", "lines in full", "south")
+    assert len({answers[name]["fingerprint"] for name in names}) == len(names)
+    assert answers["commit"]["fingerprint"] == answers["v1"]["fingerprint"]
+
+
+def test_splits_revisions_configs_lines(answers: dict[str, Any]) -> None:
+    assert [len(part) for part in answers["validation"]["parts"]] == [4]
+    assert answers["v1"]["parts"] == answers["commit"]["parts"] == [[["0.0", "an older text"]]]
+    assert answers["south"]["parts"] == [[["0.0", "south"]]]
+    assert answers["lines"]["parts"] == [[["0.0", "one\r\n two "], ["0.3", "ä"]]]
+    assert answers["lines in full"]["parts"] == [[["0", "one\r\n two "], ["3", "ä"]]]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no dataset", "data.path=own/nothing: the Hub has no such dataset, or keeps it private"),
+        ("no id", "data.path=https://hf.co/datasets/own/lines is no dataset's id: give OWNER/NAME"),
+        ("no revision", f"data.revision=v9: {STORIES} has no such branch, tag or commit"),
+        ("no split", f"data.hub_split=tset: {STORIES} has train, validation"),
+        ("no split in full", f"data.hub_split=tset: {STORIES} has train, validation"),
+        ("no config", "data.hub_config=west: own/regions has north, south"),
+        ("which config", "data.hub_config=null: own/regions has north, south"),
+        ("no field", f"data.field=story: {STORIES} has no such column, but text"),
+        ("no field in lines", "data.field=story: own/lines has no such column, but n, text"),
+        ("no text", "data.field=text: row 0.0 of own/numbers holds int, not text"),
+        ("broken", "data.path=own/broken cannot be read: "),
+        ("broken in full", "data.path=own/broken cannot be read: "),
+        ("empty", "data.path=own/empty cannot be read: "),
+        ("gated", "data.path=own/gated is gated: ask for access on its page of the Hub, then set"),
+        ("down", "the Hub at http://127.0.0.1:"),
+        ("private", "data.path=own/private: the Hub has no such dataset, or keeps it private"),
+    ],
+)
+def test_refused(answers: dict[str, Any], name: str, message: str) -> None:
+    """One line with the setting that is wrong and what would be right."""
+    assert answers[name].get("error", "was read").startswith(message)
+    assert "\n" not in answers[name]["error"]
+
+
+def test_what_is_asked_printed_and_left(answers: dict[str, Any]) -> None:
+    """Files are asked for by commit; all that stays lies in one folder; all is quiet."""
+    files = [line for line in answers["asked"] if "/resolve/" in line]
+    assert files and not any("/resolve/main/" in line for line in files)
+    assert sum("own/down" in line for line in answers["asked"]) == 1  # no retries
+    assert {path.name for path in answers["cache"].iterdir()} == {"hub"}
+    assert {line.split()[0] for line in answers["stderr"].splitlines()} == {"downloading"}
+
+
+def test_no_path() -> None:
+    with pytest.raises(UserError, match=r"^data\.source=hub needs data\.path: a dataset's id"):
+        Hub(None)
+
+
+@pytest.mark.slow
+def test_trains_and_needs_no_hub_the_second_time(
+    texts: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    """The whole way, text cut by two processes; then without a network, from the same shards."""
+    words = ["configs/tinystories.yaml", *SETTINGS, "data.processes=2"]
+    done = run("-c", TRAIN, str(texts[0]), str(tmp_path), *words, cache=tmp_path, endpoint="")
+    files = [f"train-0000{number}-of-00004.parquet" for number in range(4)]
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1:] == [f"codes 0 0 README.md {' '.join(files)}"]
+    first, prepared = (tiny.measured(tmp_path / name) for name in ("first", "prepared"))
+    assert first == prepared and first[-1]["step"] == 2
+    notes = [line for line in done.stderr.splitlines() if "taken at the commit seen last" in line]
+    assert len(notes) == 1 and notes[0].startswith("note: the Hub at http://127.0.0.1:")
+    assert done.stderr.count("tokenizing into") == 1
+
+
+def test_without_a_network(tmp_path: Path) -> None:
+    """One line within seconds, not the libraries' minutes of retries and pages of traceback."""
+    words = ["train.py", "configs/tinystories.yaml", f"run_dir={tmp_path / 'run'}"]
+    done = run(*words, cache=tmp_path / "cache", endpoint="http://127.0.0.1:9")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "error: the Hub at http://127.0.0.1:9 cannot be reached ([Errno 111] Connection refused): "
+        "check the network and HF_ENDPOINT, or take data.source=stories, or use your own text: "
+        "data.source=files data.path=FILE"
+    )
+    assert "Traceback" not in done.stderr
