@@ -25,13 +25,13 @@ train: .venv/core
 	$(BIN)/python train.py $(CONFIG) --resume
 
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-slow: .venv/dev
 	$(BIN)/python -m pytest -m slow --timeout 1800
 
 prove: .venv/dev
-	$(BIN)/python -m pytest -m prove --timeout 1800
+	$(BIN)/python -m pytest -m prove -n auto --timeout 1800
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -8,8 +8,8 @@ ids, the last of a split what is left; a document is `<s> ... </s>`, in 16 bits 
 the vocabulary needs them, and goes on in the next shard where one is full.
 
 The work is done in parts (data/chunks.py), by several processes; then the parts are joined, in
-their order, into shards, and go. So neither the number of processes nor a kill changes a byte, memory
-holds a few blocks of tokens, and the disk, for a while, the tokens twice.
+their order, into shards, and go. So neither the number of processes nor a kill changes a byte,
+memory holds a few blocks of tokens, and the disk, for a while, the tokens twice.
 
 At a trillion tokens, on many nodes (a plan on paper; here is one machine). Who tokenises what: part
 p is node p mod n's; parts need nothing of each other, and a lost node's are the ones whose .json is

@@ -80,9 +80,9 @@ class Splits:
 
         self._tokenizer, self._corpus = open_text(config.data, config.tokenizer)
         documents, length = [], 0
-        for text in self.documents("val"):
-            documents.append(text[: MEASURED - length])
-            length += len(text)
+        for document in self.documents("val"):
+            documents.append(document[: MEASURED - length])
+            length += len(document)
             if length >= MEASURED:
                 break
         self.held_out = documents

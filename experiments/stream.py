@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(
         prog="python -m experiments.stream",
         description="Stream a long text with and without its first tokens, and compare.",
-        epilog="example: python -m experiments.stream runs/quickstart-full --window 64 --sinks 0 1 4",
+        epilog="example: python -m experiments.stream runs/quickstart-full --window 64 --sinks 0 4",
     )
     parser.add_argument("run", nargs="?", default="runs/quickstart", help="a run or a checkpoint")
     parser.add_argument("--window", type=int, help="sliding window of every layer (as trained)")

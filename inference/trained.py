@@ -62,13 +62,16 @@ class TrainedModel:
         return replace(self, model=model)
 
 
-def open_trained(path: str | Path, device: torch.device | str = "cpu") -> TrainedModel:
+def open_trained(
+    path: str | Path, which: str = "best", device: torch.device | str = "cpu"
+) -> TrainedModel:
     """Open RUN, a run's folder or a checkpoint file, on `device`.
 
-    Raises `UserError` if it holds no valid checkpoint.
+    `which` chooses among the checkpoints of a folder: `best`, `last` or a step. Raises
+    `UserError` if it holds no valid checkpoint.
     """
     keep_freed_memory()
-    checkpoint = checkpoints.find(Path(path))
+    checkpoint = checkpoints.find(Path(path), which)
     config = config_from_dict(checkpoint.metadata["config"], str(checkpoint.path))
     tokenizer = Tokenizer(checkpoint.tokenizer())
     shape = dict(vars(config.model))

@@ -167,7 +167,7 @@ CASES: dict[str, tuple[Case, str]] = {
     "config of bytes": (config(b"\xff\xfe\x00"), "not UTF-8 text"),
     "empty corpus": (of_text(b""), "holds no text"),
     "corpus below a window": (
-        of_text(b"To be, or not to be."), "one window needs data.seq_len .+ 33"
+        of_text(b"To be, or not to be."), "one sequence needs data.seq_len .+ 1 = 33"
     ),
     "corpus too short to split": (of_text(b"ab"), "leaves nothing for val"),
     "one document, split document": (given("data.split=document"), "use data.split=tail"),

@@ -161,8 +161,11 @@ def newest(folder: Path) -> Checkpoint | None:
     return None
 
 
-def find(run: Path) -> Checkpoint:
-    """Find the checkpoint that RUN means: a checkpoint file, or a run's folder (its newest)."""
+def find(run: Path, which: str = "last") -> Checkpoint:
+    """Find the checkpoint that RUN means: a checkpoint file, or one of a run's folder.
+
+    `which` is `best`, `last` or a step.
+    """
     if not run.exists():
         raise UserError(f"there is no run {run}: train one with `python train.py`, or see runs/")
     if not run.is_dir():

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.stories import judge
+from data.stories import judge, telling
 from data.stories.telling import Probe, Story, combination, story
 from data.stories.world import split_of
 from experiments import audit

@@ -135,7 +135,7 @@ def test_settings(
 
 def test_little_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, warnings = check(tmp_path, STORIES[:8], "data.seq_len=300", capsys=capsys)
-    assert "fewer than 100 windows of 300 tokens to train on" in warnings
+    assert "fewer than 100 sequences of 300 tokens to train on" in warnings
 
 
 def test_characters_that_training_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import tiny
 
+from inference.text import TextStream
 from inference.trained import open_trained
 from scripts import sample
-from scripts.sample import TextStream
 
 
 def write(run: Path, *words: str, capsys: pytest.CaptureFixture[str]) -> str:

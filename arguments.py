@@ -1,0 +1,65 @@
+"""The arguments that commands share: CONFIG with its overrides, and RUN with its checkpoint.
+
+A command declares them with `add_config` or `add_run`, and reads them with `read_config` or
+`open_run`. Options and words may stand in any order.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from configs.load import QUICKSTART, load_config, split_arguments
+from configs.settings import Config
+
+if TYPE_CHECKING:  # torch is imported only when a model is opened
+    from inference.trained import TrainedModel
+
+DEFAULT_RUN = "runs/quickstart"
+
+
+def add_config(parser: ArgumentParser) -> None:
+    """Declare `[CONFIG] [section.key=value ...]`."""
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="[CONFIG] [section.key=value ...]",
+        help=f"a YAML file (default {QUICKSTART}) and changes to it",
+    )
+
+
+def read_config(arguments: Namespace, overrides: Sequence[str] = ()) -> Config:
+    """Load the config that was named; `overrides` of the command itself are the strongest.
+
+    Raises `UserError` for everything that is wrong in it.
+    """
+    path, given = split_arguments(arguments.words)
+    return load_config(path, [*given, *overrides])
+
+
+def add_run(parser: ArgumentParser, *, several: bool = False) -> None:
+    """Declare `[RUN]`, or `[RUN ...]`, and `--checkpoint`."""
+    parser.add_argument(
+        "runs" if several else "run",
+        nargs="*" if several else "?",
+        default=[DEFAULT_RUN] if several else DEFAULT_RUN,
+        metavar="RUN",
+        help=f"a run's folder or a checkpoint file ({DEFAULT_RUN})",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        default="best",
+        metavar="best|last|STEP",
+        help="which checkpoint of a run's folder (best: the lowest validation loss)",
+    )
+
+
+def open_run(arguments: Namespace, path: str | None = None) -> TrainedModel:
+    """Open the model of RUN, or of `path`, one of several.
+
+    Raises `UserError` if there is no such run or checkpoint.
+    """
+    from inference.trained import open_trained
+
+    return open_trained(path or arguments.run, arguments.checkpoint)
