@@ -84,7 +84,7 @@ def test_configs_and_what_cannot_be_fetched(
     def unreachable(*_: object) -> None:
         raise UserError("data.source=shakespeare could not be fetched")
 
-    monkeypatch.setattr(data_text, "open_text", unreachable)
+    monkeypatch.setattr("data.text.open_text", unreachable)
     monkeypatch.setattr(segment, "SOURCES", ("shakespeare",))
     cells, notes = table("--sizes", "400", "--types", "bpe", capsys=capsys)
     assert cells == {} and notes == ["shakespeare: data.source=shakespeare could not be fetched"]
