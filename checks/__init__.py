@@ -1,35 +1,40 @@
-"""What must hold of any model, found by running it: `for proof in prove(model): print(proof)`
+"""Property checks of a model: `for check in run_checks(model): print(check)`
 
-Each proof takes the model itself, its weights cast to float64, and compares what it gives with an
-oracle, the same model in loops, or two ways of running it that must agree. A proof is a generator:
-it yields a difference for each case (0: none; infinity: plainly wrong), or a text, a remark, where
-part of it does not apply. W is the model's widest window, n the number of its sinks.
+Each check copies the model, casts the copy to float64 and runs it on drawn inputs. It compares the
+outputs with an oracle (the same model written as loops), or two ways of running the model with each
+other. A check is a generator: it yields one difference for each case (0 if equal, infinity if
+plainly wrong), or a string, a note about a case that does not apply. W is the widest window of the
+model, n is the number of its sinks.
 
-    attention.py   rule  kernels  logits  gradients  precision
-    reach.py       perturbation  reach  knob  rope  sinks  documents
-    ring.py        cache  memory  ragged  crop  restore  rescore
+    attention.py       rule  kernels  logits  gradients  precision
+    reach.py           perturbation  reach  windows  rope  sinks  documents
+    rolling_cache.py   cache  memory  ragged  crop  restore  rescore
 
-    oracle.py      the expected side      subject.py     the model, and how things are compared
+    oracle.py          the expected results         fixture.py       the model and its inputs
+    passes.py          forward and backward passes  differences.py   how results are compared
 
-It proves this model with these weights, for the texts that it draws; another seed draws others.
+A check that holds is evidence for this model, these weights and these inputs, not a proof. Another
+seed draws other inputs.
 """
 
 from collections.abc import Iterator, Sequence
 
-from checks import attention, reach, ring  # noqa: F401  they enter their proofs in PROOFS
-from checks.proof import PROOFS, Proof
+from checks import attention, reach, rolling_cache  # noqa: F401  their import fills CHECKS
+from checks.check import CHECKS, Check
 from errors import UserError
 from model.transformer import Transformer
 
-__all__ = ["PROOFS", "Proof", "prove"]
+__all__ = ["CHECKS", "Check", "run_checks"]
 
 
-def prove(model: Transformer, names: Sequence[str] | None = None, seed: int = 0) -> Iterator[Proof]:
-    """Run all proofs, or those named, one after the other. The model stays as it is.
+def run_checks(
+    model: Transformer, names: Sequence[str] | None = None, seed: int = 0
+) -> Iterator[Check]:
+    """Run all checks, or those named, one after the other. The model is not changed.
 
-    Raises `UserError` for a name that no proof has, and for windows too wide to prove.
+    Raises `UserError` for an unknown name, and for windows that are too wide to check.
     """
     for name in names or ():
-        if name not in PROOFS:
-            raise UserError(f"there is no proof {name!r}: it is one of {', '.join(PROOFS)}")
-    return (PROOFS[name](model, seed) for name in names or PROOFS)
+        if name not in CHECKS:
+            raise UserError(f"there is no check {name!r}: choose from {', '.join(CHECKS)}")
+    return (CHECKS[name](model, seed) for name in names or CHECKS)

@@ -1,4 +1,4 @@
-"""What attention computes: the rule, the kernels, the whole model, its gradients and roundings."""
+"""Checks of what attention computes: the rule, the kernels, the logits, the gradients, rounding."""
 
 import copy
 from collections.abc import Iterator
@@ -8,132 +8,146 @@ import torch
 from torch import Tensor
 
 from checks import oracle
-from checks.proof import Found, proof
-from checks.subject import Subject, each, fed, gap, must, slopes
-from model import kernels as ways
-from model import window as owner
+from checks.check import Findings, check
+from checks.differences import max_difference, require, row_differences
+from checks.fixture import Fixture
+from checks.passes import cached_logits, weighted_gradients
+from model import kernels
+from model.transformer import Transformer
+from model.window import reach, visible, visible_pairs
 
 
-@proof("a row sees min(i + 1, W) keys and its sinks, no other")
-def rule(on: Subject) -> Found:
-    yield must(list(on.config.windows) == on.windows)
-    yield must(on.config.sinks == on.config.attention_sinks + on.config.sink_token)
-    if None not in on.windows:
-        yield must(owner.reach(on.windows) == 1 + sum(window - 1 for window in on.finite))
-    for window, sinks in on.kinds:
-        at = torch.arange(on.past)
-        mask = owner.visible(at[:, None], at, window, sinks)
-        for i, row in enumerate(mask):
-            yield must(row.nonzero().flatten().tolist() == oracle.keys_of(i, window, sinks))
-        for i in (0, on.width - 1, on.width, on.past - 1):
-            seen = [j for j in range(on.past) if owner.visible(i, j, window, sinks)]
-            yield must(seen == oracle.keys_of(i, window, sinks))
-        counts = [len(oracle.keys_of(i, window, sinks)) for i in range(on.past)]
-        yield must(owner.visible_pairs(on.past, window, sinks) == sum(counts))
+@check("rule", "row i sees min(i + 1, W) keys and its sinks, no others")
+def check_rule(fixture: Fixture) -> Findings:
+    config, length, finite = fixture.config, fixture.length, fixture.finite_windows
+    yield require(list(config.windows) == fixture.windows)
+    yield require(config.sinks == config.attention_sinks + config.sink_token)
+    if None not in fixture.windows:
+        yield require(reach(fixture.windows) == 1 + sum(window - 1 for window in finite))
+    positions = torch.arange(length)
+    for window, sinks in fixture.layer_kinds:
+        expected = [oracle.visible_keys(i, window, sinks) for i in range(length)]
+        mask = visible(positions[:, None], positions, window, sinks)
+        for row, keys in zip(mask, expected, strict=True):
+            yield require(row.nonzero().flatten().tolist() == keys)
+        for i in (0, fixture.widest - 1, fixture.widest, length - 1):  # integers, not tensors
+            keys = [j for j in range(length) if visible(i, j, window, sinks)]
+            yield require(keys == expected[i])
+        yield require(visible_pairs(length, window, sinks) == sum(map(len, expected)))
 
 
-@proof("kernels and their gradients equal a loop over rows", 1e-11)
+@check("kernels", "kernels and their gradients equal a loop over rows", 1e-11)
 @torch.enable_grad()
-def kernels(on: Subject) -> Found:
-    for window, sinks in on.kinds:
-        w = window or on.width
-        for length in sorted({1, w - 1, w, w + 1, on.past} - {0}):
-            inputs, parts = _parts(on, length, window, sinks)
-            expected = oracle.attention(**parts, window=window, sinks=sinks)
-            weigh = on.noise(*expected.shape)
-            wanted = slopes(expected, weigh, inputs)
-            for ours in _by_each_kernel(on, parts, window, sinks):
-                first = length - ours.shape[2]  # where only the last queries were asked for
-                yield gap(ours, expected[:, :, first:])
-                if not first and ours.requires_grad:
-                    yield max(map(gap, slopes(ours, weigh, inputs), wanted))
+def check_kernels(fixture: Fixture) -> Findings:
+    for window, sinks in fixture.layer_kinds:
+        width = window or fixture.widest
+        for length in sorted({1, width - 1, width, width + 1, fixture.length} - {0}):
+            leaves, arguments = _attention_inputs(fixture, length, window, sinks)
+            expected = oracle.attention(**arguments, window=window, sinks=sinks)
+            weights = fixture.noise(*expected.shape)
+            expected_gradients = weighted_gradients(expected, weights, leaves)
+            for actual in _kernel_outputs(fixture, arguments, window, sinks):
+                first = length - actual.shape[2]  # above 0 if only the last queries were computed
+                yield max_difference(actual, expected[:, :, first:])
+                if not first and actual.requires_grad:
+                    gradients = weighted_gradients(actual, weights, leaves)
+                    yield max(map(max_difference, gradients, expected_gradients))
 
 
-def _parts(
-    on: Subject, length: int, window: int | None, sinks: int
-) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Random numbers in the shapes of the model's heads, and what attention takes, made of them."""
-    shape = on.config
-    assert shape.head_dim is not None
-    q, far = on.noise(2, 1, shape.n_heads, length, shape.head_dim).requires_grad_().unbind()
-    k, v = on.noise(2, 1, shape.n_kv_heads, length, shape.head_dim).requires_grad_().unbind()
-    inputs, parts = [q, k, v], {"q": q, "k": k, "v": v}
+def _attention_inputs(
+    fixture: Fixture, length: int, window: int | None, sinks: int
+) -> tuple[list[Tensor], dict[str, Any]]:
+    """Draw the inputs of attention in the shapes of the model's heads.
+
+    Returns the leaf tensors, which get gradients, and the arguments that are made from them.
+    """
+    config = fixture.config
+    assert config.head_dim is not None
+    query_shape = (2, 1, config.n_heads, length, config.head_dim)
+    key_shape = (2, 1, config.n_kv_heads, length, config.head_dim)
+    q, distant = fixture.noise(*query_shape).requires_grad_().unbind()
+    k, v = fixture.noise(*key_shape).requires_grad_().unbind()
+    leaves: list[Tensor] = [q, k, v]
+    arguments: dict[str, Any] = {"q": q, "k": k, "v": v}
     if sinks and window is not None:
-        # Sinks are looked at from where the query stands, or from the window's end behind them.
-        near = window + sinks
-        parts["q_sinks"] = torch.cat((q[:, :, :near], far[:, :, near:]), dim=2)
-        inputs.append(far)
-    if shape.sink_logits:
-        parts["sink_logits"] = on.noise(shape.n_heads).requires_grad_()
-        inputs.append(parts["sink_logits"])
-    return inputs, parts
+        # From position W + n on, queries have another rotation for sinks (`window.sink_view`).
+        first = window + sinks
+        arguments["q_sinks"] = torch.cat((q[:, :, :first], distant[:, :, first:]), dim=2)
+        leaves.append(distant)
+    if config.sink_logits:
+        arguments["sink_logits"] = fixture.noise(config.n_heads).requires_grad_()
+        leaves.append(arguments["sink_logits"])
+    return leaves, arguments
 
 
-def _by_each_kernel(
-    on: Subject, parts: dict[str, Tensor], window: int | None, sinks: int
+def _kernel_outputs(
+    fixture: Fixture, arguments: dict[str, Any], window: int | None, sinks: int
 ) -> Iterator[Tensor]:
-    """The same attention from every kernel, and from `dense` in all the ways it is used."""
-    q, k, v = (parts[name] for name in "qkv")
-    more: dict[str, Any] = {name: parts[name] for name in parts.keys() - {"q", "k", "v"}}
-    at = torch.arange(q.shape[2])
-    yield ways.dense(q, k, v, at, at, window, sinks, **more)
-    # As a ring holds keys: in any order, and one slot empty.
-    order, empty = on.order(len(at)), on.noise(*k[:, :, :1].shape)
+    """Yield the output of every kernel, and of `dense` as the cache and its queries use it."""
+    q, k, v = (arguments[name] for name in "qkv")
+    options = {name: arguments[name] for name in arguments.keys() - {"q", "k", "v"}}
+    positions = torch.arange(q.shape[2])
+    yield kernels.dense(q, k, v, positions, positions, window, sinks, **options)
+    # As in a cache: keys in any order, and one empty slot.
+    order, empty = fixture.permutation(len(positions)), fixture.noise(*k[:, :, :1].shape)
     keys, values = (torch.cat((x[:, :, order], empty), dim=2) for x in (k, v))
-    held = torch.cat((at[order], torch.tensor([-1])))
-    yield ways.dense(q, keys, values, at, held, window, sinks, **more)
-    last = at[len(at) // 2 :]
-    asked = {name: x[:, :, last] if name == "q_sinks" else x for name, x in more.items()}
-    yield ways.dense(q[:, :, last], k, v, last, at, window, sinks, **asked)
+    slots = torch.cat((positions[order], torch.tensor([-1])))
+    yield kernels.dense(q, keys, values, positions, slots, window, sinks, **options)
+    last = positions[len(positions) // 2 :]
+    of_last = {name: x[:, :, last] if name == "q_sinks" else x for name, x in options.items()}
+    yield kernels.dense(q[:, :, last], k, v, last, positions, window, sinks, **of_last)
     if window is not None:
-        yield ways.blocked(q, k, v, window, sinks, **more)
-    yield ways.attend(q, k, v, window, sinks, "auto", **more)
-    if "flex" in on.kernels:  # forward only: it has no gradients on a CPU
+        yield kernels.blocked(q, k, v, window, sinks, **options)
+    yield kernels.attend(q, k, v, window, sinks, "auto", **options)
+    if "flex" in fixture.kernels:  # forward only: flex has no gradients on a CPU
         q, k, v = (x.detach() for x in (q, k, v))
-        more = {name: x.detach() for name, x in more.items()}
-        yield ways.flex(q, k, v, window, sinks, **more)
+        options = {name: x.detach() for name, x in options.items()}
+        yield kernels.flex(q, k, v, window, sinks, **options)
 
 
-@proof("logits equal those of the whole model in loops", 1e-10)
-def logits(on: Subject) -> Found:
-    tokens = on.text(on.past)
-    expected = on.expected(tokens)
-    for way in ("auto", *on.kernels, "cache"):
-        yield from each(on.run(way, tokens)[-1], expected)
+@check("logits", "logits equal those of the model written as loops", 1e-10)
+def check_logits(fixture: Fixture) -> Findings:
+    tokens = fixture.text(fixture.length)
+    expected = fixture.expected_logits(tokens)
+    for method in ("auto", *fixture.kernels, "cache"):
+        yield from row_differences(fixture.outputs(method, tokens)[-1], expected)
 
 
-@proof("gradients of all weights equal those of the loops", 1e-9)
+@check("gradients", "gradients of all weights equal those of the loops", 1e-9)
 @torch.enable_grad()
-def gradients(on: Subject) -> Found:
-    tokens = on.text(on.past)
-    weigh = on.noise(on.past, on.config.vocab_size)
-    wanted = slopes(on.expected(tokens), weigh, list(on.model.parameters()))
-    for model in (on.model, on.twin(attention="dense")):
-        yield from map(gap, slopes(model(tokens)[0], weigh, list(model.parameters())), wanted)
+def check_gradients(fixture: Fixture) -> Findings:
+    tokens = fixture.text(fixture.length)
+    weights = fixture.noise(fixture.length, fixture.config.vocab_size)
+    parameters = list(fixture.model.parameters())
+    expected = weighted_gradients(fixture.expected_logits(tokens), weights, parameters)
+    for tested in (fixture.model, fixture.variant(attention="dense")):
+        actual = weighted_gradients(tested(tokens)[0], weights, list(tested.parameters()))
+        yield from map(max_difference, actual, expected)
 
 
-@proof("fp32 and bf16 err by so many roundings at most", 32.0)
-def precision(on: Subject) -> Found:
-    tokens = on.text(on.past)
+@check("precision", "errors of fp32 and bf16, in units of their epsilon", 32.0)
+def check_precision(fixture: Fixture) -> Findings:
+    tokens = fixture.text(fixture.length)
     for dtype in (torch.float32, torch.bfloat16):
-        for kernel in on.kernels:
-            low, exact = _lowered(on.twin(attention=kernel), dtype)
-            yield _roundings(low(tokens), exact(tokens))
-        # Sinks stand at the beginning of a text, so the text that begins far out has none.
-        low, exact = _lowered(on.twin(sink_token=False, attention_sinks=0), dtype)
-        for begin in (0, 100_000):
-            cache = on.cache(model=low, dtype=dtype)
-            cache.seen += begin
-            yield _roundings(fed(low, cache, tokens, on.width + 1), exact(tokens))
+        for kernel in fixture.kernels:
+            rounded, exact = _rounded(fixture.variant(attention=kernel), dtype)
+            yield _rounding_error(rounded(tokens), exact(tokens))
+        # Sinks are the first positions of a text, so a text that starts further on has none.
+        rounded, exact = _rounded(fixture.variant(sink_token=False, attention_sinks=0), dtype)
+        for start in (0, 100_000):
+            cache = fixture.cache(model=rounded, dtype=dtype)
+            cache.seen += start
+            actual = cached_logits(rounded, cache, tokens, fixture.widest + 1)
+            yield _rounding_error(actual, exact(tokens))
 
 
-def _lowered(model: Any, dtype: torch.dtype) -> tuple[Any, Any]:
-    """The model in `dtype`, and in float64 with the same, already rounded, weights."""
-    low = copy.deepcopy(model).to(dtype)
-    return low, copy.deepcopy(low).double()
+def _rounded(tested: Transformer, dtype: torch.dtype) -> tuple[Transformer, Transformer]:
+    """Return the model in `dtype`, and in float64 with the same rounded weights."""
+    rounded = copy.deepcopy(tested).to(dtype)
+    return rounded, copy.deepcopy(rounded).double()
 
 
-def _roundings(ours: Tensor, exact: Tensor) -> float:
-    """The error as a share of the whole, in units of the dtype's rounding."""
-    error = (ours.double() - exact).norm() / exact.norm()
-    return error.item() / torch.finfo(ours.dtype).eps
+def _rounding_error(actual: Tensor, exact: Tensor) -> float:
+    """Return the relative error in units of the dtype's rounding (epsilon)."""
+    error = (actual.double() - exact).norm() / exact.norm()
+    return error.item() / torch.finfo(actual.dtype).eps

@@ -1,140 +1,155 @@
-"""What windows, sinks and documents let a token see, and from how far."""
+"""Checks of what a token depends on: windows, reach, positions, sinks, documents."""
 
 import copy
 
 import torch
 
 from checks import oracle
-from checks.proof import Found, proof
-from checks.subject import Subject, bits, each, fed, gap, influence, must, slopes
+from checks.check import Findings, check
+from checks.differences import bitwise_difference, max_difference, require, row_differences
+from checks.fixture import Fixture
+from checks.passes import cached_logits, influence, weighted_gradients
 
 
-@proof("a changed token changes no bit outside its reach")
-def perturbation(on: Subject) -> Found:
-    tokens = on.text(on.stretch)
-    reached = oracle.sources(on.config, on.stretch)
-    for way in (*on.kernels, "cache"):
-        before = on.run(way, tokens)
-        for at in sorted({0, 1, on.sinks, on.stretch // 2, on.stretch - 1}):
+@check("perturbation", "a changed token changes no bit outside its reach")
+def check_perturbation(fixture: Fixture) -> Findings:
+    length = fixture.reach_length
+    tokens = fixture.text(length)
+    reached = oracle.dependencies(fixture.config, length)
+    for method in (*fixture.kernels, "cache"):
+        before = fixture.outputs(method, tokens)
+        for position in sorted({0, 1, fixture.sinks, length // 2, length - 1}):
             other = tokens.clone()
-            other[0, at] = (other[0, at] + 1) % on.config.vocab_size
-            after = on.run(way, other)
-            for a, b, sources in zip(before, after, [*reached, reached[-1]], strict=True):
+            other[0, position] = (other[0, position] + 1) % fixture.config.vocab_size
+            after = fixture.outputs(method, other)
+            for a, b, depends in zip(before, after, [*reached, reached[-1]], strict=True):
                 changed = (a != b).any(-1)
-                yield must(changed[at] and not (changed & ~sources[:, at]).any())
+                outside = changed & ~depends[:, position]
+                yield require(changed[position] and not outside.any())
 
 
-@proof("gradients come from exactly the tokens promised")
-def reach(on: Subject) -> Found:
-    tokens, front = on.text(on.stretch), int(on.config.sink_token)
-    promised = oracle.sources(on.config, on.stretch)
-    for query in sorted({0, on.width, on.stretch // 2, on.stretch - 1}):
-        alone, through = influence(on.model, tokens, query)
-        for depth, (window, sinks) in enumerate(on.layers):
-            seen = [j - front for j in oracle.keys_of(query + front, window, sinks) if j >= front]
-            yield must(alone[depth].nonzero().flatten().tolist() == seen)
-            yield must(torch.equal(through[depth] > 0, promised[depth][query]))
-    hidden = sum(not sources[-1].all() for sources in promised)
-    if hidden < len(promised):
-        yield f"from layer {hidden} on, all of the {on.stretch:,} tokens of the text are in reach"
+@check("reach", "gradients come from exactly the tokens in reach")
+def check_reach(fixture: Fixture) -> Findings:
+    length, front = fixture.reach_length, int(fixture.config.sink_token)
+    tokens = fixture.text(length)
+    reached = oracle.dependencies(fixture.config, length)
+    for query in sorted({0, fixture.widest, length // 2, length - 1}):
+        alone, through = influence(fixture.model, tokens, query)
+        for depth, (window, sinks) in enumerate(fixture.layers):
+            keys = oracle.visible_keys(query + front, window, sinks)
+            columns = [key - front for key in keys if key >= front]
+            yield require(alone[depth].nonzero().flatten().tolist() == columns)
+            yield require(torch.equal(through[depth] > 0, reached[depth][query]))
+    limited = sum(not depends[-1].all() for depends in reached)
+    if limited < len(reached):
+        yield f"from layer {limited} on, all {length:,} tokens of the text are in reach"
 
 
-@proof("a layer has its own window; W >= T is full attention", 1e-10)
-def knob(on: Subject) -> Found:
-    tokens = on.text(on.past)
-    for kernel in ("auto", *on.kernels):
-        same = {"attention": kernel, "rope_theta_local": None}
-        full = on.twin(sliding_window=None, **same)(tokens)
-        for window in (on.past + 1, 10 * on.past):  # + 1: a sink token takes a place
-            yield bits(on.twin(sliding_window=window, **same)(tokens), full)
-    ours = on.model(tokens)[0]
-    turned = copy.deepcopy(on.model)
-    for layer in range(len(on.windows))[:8]:
-        windows = list(on.windows)
-        windows[layer] = 2 if windows[layer] == 1 else max((windows[layer] or on.width) // 2, 1)
-        turned.set_windows(windows)
-        changed = turned(tokens)[0]
-        yield must(gap(changed, ours) > 0)
-        yield bits(on.twin(sliding_window=windows)(tokens)[0], changed)
-        yield from each(changed, on.expected(tokens, windows))
-    turned.set_windows(on.config.sliding_window)
-    yield bits(turned(tokens)[0], ours)
+@check("windows", "each layer obeys its window; W >= T is full attention", 1e-10)
+def check_windows(fixture: Fixture) -> Findings:
+    tokens = fixture.text(fixture.length)
+    for kernel in ("auto", *fixture.kernels):
+        settings = {"attention": kernel, "rope_theta_local": None}
+        full = fixture.variant(sliding_window=None, **settings)(tokens)
+        for window in (fixture.length + 1, 10 * fixture.length):  # + 1 for a sink token
+            wide = fixture.variant(sliding_window=window, **settings)(tokens)
+            yield bitwise_difference(wide, full)
+    original = fixture.model(tokens)[0]
+    changed = copy.deepcopy(fixture.model)
+    for layer in range(len(fixture.windows))[:8]:
+        windows = list(fixture.windows)
+        window = windows[layer] or fixture.widest
+        windows[layer] = 2 if windows[layer] == 1 else max(window // 2, 1)
+        changed.set_windows(windows)
+        logits = changed(tokens)[0]
+        yield require(max_difference(logits, original) > 0)
+        yield bitwise_difference(fixture.variant(sliding_window=windows)(tokens)[0], logits)
+        yield from row_differences(logits, fixture.expected_logits(tokens, windows))
+    changed.set_windows(fixture.config.sliding_window)
+    yield bitwise_difference(changed(tokens)[0], original)
 
 
-@proof("a text gives the same logits wherever it begins", 1e-6)
-def rope(on: Subject) -> Found:
-    model = on.twin(sink_token=False, attention_sinks=0)  # which stand at the beginning only
-    tokens = on.text(on.past)
-    expected = model(tokens)[0]
-    for begin in (1_000, 1_000_000, 10_000_000):
-        cache = on.cache(model=model)
-        cache.seen += begin
-        yield from each(fed(model, cache, tokens, on.width + 1)[0], expected)
+@check("rope", "logits do not depend on where the text begins", 1e-6)
+def check_rope(fixture: Fixture) -> Findings:
+    # Without sinks: their positions are the first ones of a text.
+    tested = fixture.variant(sink_token=False, attention_sinks=0)
+    tokens = fixture.text(fixture.length)
+    expected = tested(tokens)[0]
+    for start in (1_000, 1_000_000, 10_000_000):
+        cache = fixture.cache(model=tested)
+        cache.seen += start
+        yield from row_differences(
+            cached_logits(tested, cache, tokens, fixture.widest + 1)[0], expected
+        )
 
 
-@proof("sinks stay for ever and never get further away", 1e-9)
-def sinks(on: Subject) -> Found:
-    if not on.sinks and not on.config.sink_logits:
-        yield "this model has none"
-    if on.sinks:
-        yield from _kept_sinks(on)
-    if on.config.sink_logits:
-        yield from _sink_logits(on)
+@check("sinks", "sinks stay in the cache, at a bounded distance", 1e-9)
+def check_sinks(fixture: Fixture) -> Findings:
+    if not fixture.sinks and not fixture.config.sink_logits:
+        yield "the model has no sinks"
+    if fixture.sinks:
+        yield from _cached_sinks(fixture)
+    if fixture.config.sink_logits:
+        yield from _sink_logits(fixture)
 
 
-def _kept_sinks(on: Subject) -> Found:
-    """A text that goes on after a gap of any length sees its sinks, and from where it did."""
-    # Windows in all layers: through a full one, what is further away is seen from further away.
-    model = on.twin(sliding_window=[window or on.width for window in on.windows])
-    first, rest = on.text(on.config.attention_sinks + 1), on.text(on.past)
+def _cached_sinks(fixture: Fixture) -> Findings:
+    """After skipped positions, however many, a text sees its sinks from the same distance."""
+    # All layers get a window: a full layer sees the distance grow.
+    windows = [window or fixture.widest for window in fixture.windows]
+    tested = fixture.variant(sliding_window=windows)
+    first = fixture.text(fixture.config.attention_sinks + 1)
+    rest = fixture.text(fixture.length)
     outcomes = []
-    for gone in (on.width, 1_000, 1_000_000):
-        cache = on.cache(model=model)
-        fed(model, cache, first, 1)
-        held = [ring.k[:, :, : on.sinks].clone() for ring in cache.layers]
-        cache.seen += gone
-        outcomes.append(fed(model, cache, rest, on.width + 1)[0])
-        for ring, keys in zip(cache.layers, held, strict=True):
-            yield must(set(range(on.sinks)) <= set(ring.positions[0].tolist()))
-            yield bits(ring.k[:, :, : on.sinks], keys)
+    for skipped in (fixture.widest, 1_000, 1_000_000):
+        cache = fixture.cache(model=tested)
+        cached_logits(tested, cache, first, 1)
+        sink_keys = [ring.k[:, :, : fixture.sinks].clone() for ring in cache.layers]
+        cache.seen += skipped
+        outcomes.append(cached_logits(tested, cache, rest, fixture.widest + 1)[0])
+        for ring, keys in zip(cache.layers, sink_keys, strict=True):
+            yield require(set(range(fixture.sinks)) <= set(ring.positions[0].tolist()))
+            yield bitwise_difference(ring.k[:, :, : fixture.sinks], keys)
     for outcome in outcomes[1:]:
-        yield from each(outcome, outcomes[0])
-    blind = on.twin(sliding_window=model.config.sliding_window, sink_token=False, attention_sinks=0)
-    yield must(gap(blind(rest)[0], outcomes[0]) > 0)
+        yield from row_differences(outcome, outcomes[0])
+    without = fixture.variant(sliding_window=windows, sink_token=False, attention_sinks=0)
+    yield require(max_difference(without(rest)[0], outcomes[0]) > 0)
 
 
-def _sink_logits(on: Subject) -> Found:
-    """A very large logit takes all attention, a very small one takes none."""
-    tokens, greedy, mute = on.text(on.past), copy.deepcopy(on.model), copy.deepcopy(on.model)
-    for name, weight in greedy.named_parameters():
-        if name.endswith("sink_logits"):
-            weight.fill_(1e4)
-    for name, weight in mute.named_parameters():
+def _sink_logits(fixture: Fixture) -> Findings:
+    """A very large sink logit takes all attention weight, a very small one takes none."""
+    tokens = fixture.text(fixture.length)
+    tested, without_attention = copy.deepcopy(fixture.model), copy.deepcopy(fixture.model)
+    for name, weight in without_attention.named_parameters():
         if name.endswith("wo.weight"):
             weight.zero_()
-    yield from each(greedy(tokens)[0], mute(tokens)[0])
-    for name, weight in greedy.named_parameters():
-        if name.endswith("sink_logits"):
-            weight.fill_(-1e4)
-    yield from each(greedy(tokens)[0], on.twin(sink_logits=False)(tokens)[0])
+    without_logits = fixture.variant(sink_logits=False)
+    for logit, expected in ((1e4, without_attention), (-1e4, without_logits)):
+        for name, weight in tested.named_parameters():
+            if name.endswith("sink_logits"):
+                weight.fill_(logit)
+        yield from row_differences(tested(tokens)[0], expected(tokens)[0])
 
 
-@proof("packed documents equal the same apart, gradients too", 1e-9)
+@check("documents", "packed documents equal separate ones, gradients too", 1e-9)
 @torch.enable_grad()
-def documents(on: Subject) -> Found:
-    long = on.width + on.sinks + 2
-    texts = [on.text(length) for length in (long, 1, on.width - 1, 2, long + 1) if length]
-    alone = [on.model(text)[0] for text in texts]
-    orders = [range(len(texts)), range(len(texts))[::-1]]  # two rows, cut at other places
+def check_documents(fixture: Fixture) -> Findings:
+    longest = fixture.widest + fixture.sinks + 2
+    lengths = (longest, 1, fixture.widest - 1, 2, longest + 1)
+    texts = [fixture.text(length) for length in lengths if length]
+    separate = [fixture.model(text)[0] for text in texts]
+    orders = [range(len(texts)), range(len(texts))[::-1]]  # two rows with different borders
     tokens = torch.cat([torch.cat([texts[n] for n in order], dim=1) for order in orders])
-    ids = torch.tensor([[n % 3 for n in order for _ in alone[n]] for order in orders])
-    weigh = on.noise(*tokens[0].shape, on.config.vocab_size)
-    wanted = slopes(torch.cat(alone), weigh, list(on.model.parameters()))
-    for kernel in on.kernels:
-        twin = on.twin(attention=kernel)
-        with torch.set_grad_enabled(kernel != "flex"):  # it has no gradients on a CPU
-            packed = twin(tokens, documents=ids)
+    ids = torch.tensor([[n % 3 for n in order for _ in separate[n]] for order in orders])
+    weights = fixture.noise(*tokens[0].shape, fixture.config.vocab_size)
+    parameters = list(fixture.model.parameters())
+    expected = weighted_gradients(torch.cat(separate), weights, parameters)
+    for kernel in fixture.kernels:
+        tested = fixture.variant(attention=kernel)
+        with torch.set_grad_enabled(kernel != "flex"):  # flex has no gradients on a CPU
+            packed = tested(tokens, documents=ids)
         for row, order in zip(packed, orders, strict=True):
-            yield from each(row, torch.cat([alone[n] for n in order]))
+            yield from row_differences(row, torch.cat([separate[n] for n in order]))
         if packed.requires_grad:
-            yield from map(gap, slopes(packed[0], weigh, list(twin.parameters())), wanted)
+            actual = weighted_gradients(packed[0], weights, list(tested.parameters()))
+            yield from map(max_difference, actual, expected)

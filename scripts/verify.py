@@ -1,9 +1,9 @@
-"""Is the window of this very model what the rule says? `python -m scripts.verify runs/quickstart`
+"""Does this model obey the rule of its window? `python -m scripts.verify runs/quickstart`
 
-Runs the proofs of `checks/` on a config (with random weights) or a trained checkpoint, on
-this machine, and prints a line for each: what was checked, in how many cases, the worst difference
-and the one that is allowed. Then a picture of the mask, and of what was measured to reach the last
-token. Exit code 1 if a proof fails.
+Runs the checks of `checks/` on a config (with random weights) or on a trained checkpoint, on this
+machine. Prints a line for each check: what was checked, in how many cases, the largest difference
+and the largest that is allowed. Then prints the mask, and the measured reach of the last token.
+Exit code 1 if a check fails.
 """
 
 import sys
@@ -16,35 +16,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.load import QUICKSTART, load_config, split_arguments
-from configs.settings import model_config
+from configs.settings import Config, model_config
 from errors import ArgumentParser, UserError, command
 from model.config import ModelConfig
 from model.window import picture, reach
 
-if TYPE_CHECKING:
-    from checks import Proof
+if TYPE_CHECKING:  # torch is imported only after the arguments are valid
+    from checks import Check
     from model.transformer import Transformer
 
-LARGEST = 10_000_000  # weights of a model that is checked as it is
-SMALL = {"dim": 128, "hidden_dim": 256, "vocab_size": 512, "n_layers": 4}  # of one that is not
-NARROW, FEW = 64, 4  # window and sinks in place of those that are wider than can be proved
-CELLS, COLUMNS = 16, 36  # of the pictures of mask and reach
+MASK_CELLS, REACH_COLUMNS = 16, 36  # sizes of the two pictures
 LINE = "{:7}{:13}{:54}{:>8}{:>9}{:>9}"
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A model to prove, and what to say of it."""
+class Target:
+    """The model to check, and how it differs from the one that was named."""
 
     model: "Transformer"
-    origin: str
-    seq_len: int
-    reduced: list[str]
+    origin: str  # where config and weights are from
+    seq_len: int  # tokens in a training sequence
+    reductions: list[str]  # settings that were made smaller: `dim 4,096 -> 128`
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the proofs' verdicts and the two pictures; 1 if a proof fails."""
+    """Print the results of the checks and the two pictures; return 1 if a check fails."""
     parser = ArgumentParser(
         prog="python -m scripts.verify",
         usage="%(prog)s [CONFIG | RUN | CHECKPOINT] [section.key=value ...] [--only NAME ...]",
@@ -55,121 +52,81 @@ def main(argv: Sequence[str] | None = None) -> int:
         "words",
         nargs="*",
         metavar="CONFIG, RUN or CHECKPOINT, section.key=value",
-        help=f"what to check ({QUICKSTART} if nothing is named); settings replace a config's own",
+        help=f"what to check (default {QUICKSTART}), and changes to a config",
     )
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="run these proofs, not all")
-    parser.add_argument("--seed", type=int, default=0, help="draws texts and random weights (0)")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="run only these checks")
+    parser.add_argument("--seed", type=int, default=0, help="of texts and random weights (0)")
     arguments = parser.parse_intermixed_args(argv)
     if arguments.seed < 0:
         raise UserError(f"--seed is {arguments.seed}: it must be 0 or more")
     path, overrides = split_arguments(arguments.words)
     if Path(path).suffix in (".yaml", ".yml"):
-        checked = _from_config(path, overrides, arguments.seed)
+        target = _from_config(load_config(path, overrides), path, arguments.seed)
     elif overrides:
-        raise UserError(f"{overrides[0]}: settings change a config; {path} is checked as it is")
+        raise UserError(f"{overrides[0]}: {path} is no config, its settings cannot be changed")
     else:
-        checked = _from_run(path, arguments.seed)
+        target = _from_run(path, arguments.seed)
     with _one_thread():
-        proofs = _prove(checked, arguments.only, arguments.seed)
-        print(f"\n{_masks(checked.model.config)}\n\n{_measured(checked.model, arguments.seed)}")
-    return 0 if all(proof.holds for proof in proofs) else 1
+        checks = _run(target, arguments.only, arguments.seed)
+        print(f"\n{_masks(target.model.config)}\n\n{_measured_reach(target.model, arguments.seed)}")
+    return 0 if all(check.holds for check in checks) else 1
 
 
-def _from_config(path: str, overrides: Sequence[str], seed: int) -> Checked:
-    """The model of a config, its weights drawn."""
-    config = load_config(path, overrides)
+# ------------------------------------------------------------------- the model
+
+
+def _from_config(config: Config, path: str, seed: int) -> Target:
+    """Build the model of a config with random weights."""
+    from checks.models import narrower_settings, random_model, smaller_settings
+    from training.device import keep_freed_memory
+
+    keep_freed_memory()
     shape = model_config(config, config.tokenizer.vocab_size)
-    changes = _narrower(shape) | _smaller(shape)
-    model = _drawn(replace(shape, **changes), seed)
-    return Checked(model, f"{path}, random weights", config.data.seq_len, _told(shape, changes))
+    changes = narrower_settings(shape) | smaller_settings(shape)
+    model = random_model(replace(shape, **changes), seed)
+    origin = f"{path}, random weights"
+    return Target(model, origin, config.data.seq_len, _reductions(shape, changes))
 
 
-def _from_run(path: str, seed: int) -> Checked:
-    """The model of a checkpoint; a small one like it where it is too large to be checked."""
+def _from_run(path: str, seed: int) -> Target:
+    """Open the model of a run; if it is too large, build a similar small one."""
+    from checks.models import narrower_settings, random_model, smaller_settings
     from inference.trained import open_trained
 
-    opened = open_trained(path)
-    shape, seq_len = opened.model.config, opened.config.data.seq_len
-    origin, narrower, smaller = str(opened.checkpoint.path), _narrower(shape), _smaller(shape)
+    trained = open_trained(path)
+    shape, seq_len = trained.model.config, trained.config.data.seq_len
+    origin = str(trained.checkpoint.path)
+    narrower, smaller = narrower_settings(shape), smaller_settings(shape)
     if smaller:
-        model = _drawn(replace(shape, **narrower, **smaller), seed)
+        model = random_model(replace(shape, **narrower, **smaller), seed)
         origin += ", random weights in place of its own"
     else:
-        model = opened.with_settings(**narrower).model if narrower else opened.model
-    return Checked(model, origin, seq_len, _told(shape, narrower | smaller))
+        model = trained.with_settings(**narrower).model if narrower else trained.model
+    return Target(model, origin, seq_len, _reductions(shape, narrower | smaller))
 
 
-def _narrower(shape: ModelConfig) -> dict[str, Any]:
-    """Windows and sinks in the same proportion, where they are wider than proofs can check."""
-    from checks.subject import WIDEST
-
-    widest = max((window for window in shape.windows if window is not None), default=0)
-    sinks = min(shape.attention_sinks, FEW)
-    if widest + shape.sinks <= WIDEST:
-        return {}
-    if widest + sinks + shape.sink_token <= WIDEST:
-        return {"attention_sinks": sinks}
-    pattern = shape.sliding_window if isinstance(shape.sliding_window, tuple) else [widest]
-    scaled = [window and max(1, round(window * NARROW / widest)) for window in pattern]
-    return {"sliding_window": scaled, "attention_sinks": sinks}
-
-
-def _smaller(shape: ModelConfig) -> dict[str, Any]:
-    """Other sizes for a model with too many weights: the same layers, heads in the same groups."""
-    if sum(shape.parameter_counts().values()) <= LARGEST:
-        return {}
-    pattern = shape.sliding_window
-    layers = max(SMALL["n_layers"], len(pattern) if isinstance(pattern, tuple) else 1)
-    key_heads = min(shape.n_kv_heads, 2)
-    sizes = SMALL | {
-        "n_layers": min(shape.n_layers, layers),
-        "n_heads": key_heads * (shape.n_heads // shape.n_kv_heads),
-        "n_kv_heads": key_heads,
-    }
-    return {name: min(size, getattr(shape, name)) for name, size in sizes.items()}
-
-
-def _told(shape: ModelConfig, changes: dict[str, Any]) -> list[str]:
-    """Say which numbers are not the model's own."""
-    was = {name: getattr(shape, name) for name in changes}
+def _reductions(shape: ModelConfig, changes: dict[str, Any]) -> list[str]:
+    """Describe each changed setting, with the value before and after."""
+    before = {name: getattr(shape, name) for name in changes}
     if "sliding_window" in changes:
-        was["sliding_window"] = list(dict.fromkeys(shape.windows))
+        before["sliding_window"] = list(dict.fromkeys(shape.windows))
         changes = changes | {"sliding_window": list(dict.fromkeys(changes["sliding_window"]))}
     return [
-        f"{name} {_plain(value)} -> {_plain(changes[name])}"
-        for name, value in was.items()
+        f"{name} {_spell(value)} -> {_spell(changes[name])}"
+        for name, value in before.items()
         if value != changes[name]
     ]
 
 
-def _plain(value: Any) -> str:
+def _spell(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join("full" if item is None else f"{item:,}" for item in value)
     return f"{value:,}"
 
 
-def _drawn(shape: ModelConfig, seed: int) -> "Transformer":
-    """A model whose every weight matters; in a fresh one, half of the projections are zero."""
-    import torch
-
-    from model.transformer import Transformer
-    from training.device import keep_freed_memory
-
-    keep_freed_memory()
-    model, draw = Transformer(shape), torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            weight.normal_(generator=draw)
-            if "norm" in name:
-                weight.mul_(0.2).add_(1)
-            elif weight.dim() == 2 and name != "tok_embeddings.weight":
-                weight.mul_(weight.shape[1] ** -0.5)
-    return model.eval()
-
-
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Thousands of small steps: threads that wait for each other make them slower, not faster."""
+    """Use one thread: the tensors are so small that more threads only wait for each other."""
     import torch
 
     threads = torch.get_num_threads()
@@ -180,115 +137,122 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _prove(checked: Checked, only: Sequence[str] | None, seed: int) -> list["Proof"]:
-    """Run the proofs under a bar, and print what each of them found as soon as it is known."""
+# ------------------------------------------------------------------- the checks
+
+
+def _run(target: Target, only: Sequence[str] | None, seed: int) -> list["Check"]:
+    """Run the checks with a progress bar; print each result as soon as it is known."""
     from tqdm import tqdm
 
-    from checks import PROOFS, prove
+    from checks import CHECKS, run_checks
 
-    names = list(only or PROOFS)
-    prove(checked.model, names)  # a name that does not exist is told before the work begins
-    print("\n".join(_about(checked)), end="\n\n", flush=True)
-    print(LINE.format("", "proof", "what was checked", "cases", "worst", "allowed"), flush=True)
-    proofs: list[Proof] = []
+    names = list(only or CHECKS)
+    run_checks(target.model, names)  # raises for an unknown name; runs nothing yet
+    print("\n".join(_description(target)), end="\n\n", flush=True)
+    print(LINE.format("", "check", "what was checked", "cases", "worst", "allowed"), flush=True)
+    checks: list[Check] = []
     start = time.perf_counter()
     with tqdm(total=len(names), leave=False, disable=None) as bar:
         for name in names:
             bar.set_description(name)
-            proofs += prove(checked.model, [name], seed)
-            bar.write(_line(proofs[-1]))
+            checks += run_checks(target.model, [name], seed)
+            bar.write(_line(checks[-1]))
             bar.update()
-    seconds, cases = time.perf_counter() - start, sum(proof.cases for proof in proofs)
-    failed = [proof.name for proof in proofs if not proof.holds]
+    seconds, cases = time.perf_counter() - start, sum(check.cases for check in checks)
+    failed = [check.name for check in checks if not check.holds]
     verdict = f"FAILED: {', '.join(failed)}" if failed else "all that applies holds"
-    print(f"\n{verdict} ({len(proofs)} proofs, {cases:,} cases, {seconds:.0f} s)")
-    return proofs
+    print(f"\n{verdict} ({len(checks)} checks, {cases:,} cases, {seconds:.0f} s)")
+    return checks
 
 
-def _about(checked: Checked) -> Iterator[str]:
-    """Say what is checked, what of it is not the model's own, and what is hardly meant."""
-    shape = checked.model.config
+def _description(target: Target) -> Iterator[str]:
+    """Describe the model, its reduced settings, and windows that have no effect in training."""
+    shape = target.model.config
     size = sum(shape.parameter_counts().values())
     kinds = [f"{shape.windows.count(w)} x {w or 'full'}" for w in dict.fromkeys(shape.windows)]
-    beside = f" and {shape.sinks:,} sinks" if shape.sinks else ""
-    yield checked.origin
+    sinks = f" and {shape.sinks:,} sinks" if shape.sinks else ""
+    yield target.origin
     yield (
-        f"{size:,} weights, {shape.n_layers} layers with windows {', '.join(kinds)}{beside}; "
+        f"{size:,} weights, {shape.n_layers} layers with windows {', '.join(kinds)}{sinks}; "
         f"{shape.n_heads} heads on {shape.n_kv_heads} key heads"
     )
-    if checked.reduced:
-        yield "too large to be checked whole; checked is the same model, but for"
-        yield from textwrap.wrap("; ".join(checked.reduced), 98, initial_indent="  ",
+    if target.reductions:
+        yield "too large to check in full; the checked model has these smaller settings:"
+        yield from textwrap.wrap("; ".join(target.reductions), 98, initial_indent="  ",
                                  subsequent_indent="  ")  # fmt: skip
-    wide = [window for window in shape.windows if window and window >= checked.seq_len]
+    wide = [window for window in shape.windows if window and window >= target.seq_len]
     if wide:
         yield (
-            f"data.seq_len is {checked.seq_len:,}: in training a window of {max(wide):,} hides "
-            "nothing; the texts here are longer"
+            f"data.seq_len is {target.seq_len:,}, so a window of {max(wide):,} hides nothing in "
+            "training; the checks use longer texts"
         )
 
 
-def _line(proof: "Proof") -> str:
-    """One proof's line, and its remarks below."""
-    verdict = "FAILS" if not proof.holds else "holds" if proof.cases else "-"
-    worst = "wrong" if proof.worst == float("inf") else f"{proof.worst:.2g}"
-    numbers = (f"{proof.cases:,}", worst, f"{proof.tolerance:g}") if proof.cases else ("", "", "")
-    line = LINE.format(verdict, proof.name, proof.claim, *numbers).rstrip()
-    remarks = textwrap.wrap(proof.note, 100, initial_indent=" " * 20, subsequent_indent=" " * 20)
-    return "\n".join([line, *remarks])
+def _line(check: "Check") -> str:
+    """Return the line of a check, with its note below."""
+    verdict = "FAILS" if not check.holds else "holds" if check.cases else "-"
+    worst = "wrong" if check.worst == float("inf") else f"{check.worst:.2g}"
+    numbers = (f"{check.cases:,}", worst, f"{check.tolerance:g}") if check.cases else ("", "", "")
+    line = LINE.format(verdict, check.name, check.claim, *numbers).rstrip()
+    note = textwrap.wrap(check.note, 100, initial_indent=" " * 20, subsequent_indent=" " * 20)
+    return "\n".join([line, *note])
+
+
+# ------------------------------------------------------------------- the pictures
 
 
 def _masks(shape: ModelConfig) -> str:
-    """Draw the mask of each kind of layer, as large as it is or with several tokens to a cell."""
-    widest = max((window for window in shape.windows if window is not None), default=CELLS // 3)
-    cell = -(-(2 * widest + shape.sinks) // CELLS)  # tokens
+    """Draw the mask of each kind of layer; a cell stands for several tokens if W is large."""
+    widest = max(
+        (window for window in shape.windows if window is not None), default=MASK_CELLS // 3
+    )
+    cell = -(-(2 * widest + shape.sinks) // MASK_CELLS)  # tokens
     scale = "a cell is a token" if cell == 1 else f"a cell is {cell:,} tokens, rounded"
     drawings = []
     for window in dict.fromkeys(shape.windows):
         title = "full" if window is None else f"W = {window:,}"
         title += f" in {shape.windows.count(window)} of {shape.n_layers} layers"
-        small = window and max(1, round(window / cell))
-        sinks = -(-shape.sinks // cell)
-        rows = picture(CELLS, small, sinks).splitlines()
-        drawings.append([f"{title:{2 * CELLS - 1}}", *rows])
+        window_cells = window and max(1, round(window / cell))
+        sink_cells = -(-shape.sinks // cell)
+        rows = picture(MASK_CELLS, window_cells, sink_cells).splitlines()
+        drawings.append([f"{title:{2 * MASK_CELLS - 1}}", *rows])
     lines = [f"MASK, row = query, column = key, # = seen ({scale})"]
     for n in range(0, len(drawings), 3):
-        lines += [
-            "",
-            *("   ".join(row).rstrip() for row in zip(*drawings[n : n + 3], strict=True)),
-        ]
+        rows = ["   ".join(row).rstrip() for row in zip(*drawings[n : n + 3], strict=True)]
+        lines += ["", *rows]
     return "\n".join(lines)
 
 
-def _measured(model: "Transformer", seed: int) -> str:
-    """Draw which tokens have a gradient at the last one: layer by layer, and through the stack."""
-    from checks.subject import Subject, influence
+def _measured_reach(model: "Transformer", seed: int) -> str:
+    """Draw which tokens have a gradient at the last token: in each layer, and through the stack."""
+    from checks.fixture import Fixture
+    from checks.passes import influence
 
-    on = Subject(model, seed)
-    length, shape = on.stretch, on.config
-    cell = -(-length // COLUMNS)
+    fixture = Fixture(model, seed)
+    length = fixture.reach_length
+    cell = -(-length // REACH_COLUMNS)
     width = -(-length // cell)
-    measured = influence(on.model, on.text(length), length - 1)
+    gradients = influence(fixture.model, fixture.text(length), length - 1)
     column = f"a column is {cell:,} token{'s' * (cell > 1)}"
     lines = [
         f"REACH, measured: which of {length:,} tokens have a gradient at the last one",
-        f"(# some, . exactly none; {column}; then how many, and NOT how many were promised)",
+        f"(# = some, . = exactly none, {column}; then their number, and NOT the expected number)",
         "",
         f"{'':10}{'through the layer alone':{width + 10}}through it and those before it",
     ]
-    for depth, rows in enumerate(zip(*measured, strict=True)):
+    for depth, rows in enumerate(zip(*gradients, strict=True)):
         line = f"layer {depth:<4}"
         for row, first in zip(rows, (depth, 0), strict=True):
             bar = "".join("#" if part.any() else "." for part in row.split(cell))
             found = int((row > 0).sum())
-            promised = _promised(shape, first, depth, length)
-            line += f"{bar} {found:>5,}" + ("    " if found == promised else f" NOT {promised:,} ")
+            expected = _expected_reach(fixture.config, first, depth, length)
+            line += f"{bar} {found:>5,}" + ("    " if found == expected else f" NOT {expected:,} ")
         lines.append(line.rstrip())
     return "\n".join(lines)
 
 
-def _promised(shape: ModelConfig, first: int, last: int, length: int) -> int:
-    """How many of `length` tokens the windows of these layers let through to the last token."""
+def _expected_reach(shape: ModelConfig, first: int, last: int, length: int) -> int:
+    """Count the tokens, of `length`, that reach the last one through layers `first` to `last`."""
     tokens = reach(shape.windows[first : last + 1])
     return length if tokens is None else min(length, tokens + shape.attention_sinks)
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from checks import PROOFS, Proof
+from checks import CHECKS, Check
 from model import attention, cache, generation, kernels, rope, transformer, window
 from model.config import ModelConfig
 from model.transformer import Transformer
@@ -85,7 +85,7 @@ def everywhere(patch: Patch, ours: Any, theirs: Any) -> None:
     """Replace a function in every module of ours that has imported it."""
     name = ours.__name__
     for place, module in list(sys.modules.items()):
-        if place.startswith("model.") and getattr(module, name, None) is ours:
+        if place.startswith(("model.", "checks.")) and getattr(module, name, None) is ours:
             patch.setattr(module, name, theirs)
 
 
@@ -153,7 +153,7 @@ def mask_cut_on_the_wrong_side(patch: Patch) -> None:
 
 
 @bug(
-    "knob",
+    "windows",
     "facebookresearch/lingua apps/main/transformer.py (sdpa), unslothai/unsloth#8253, "
     "vllm-project/vllm-metal#282, ggml-org/llama.cpp#26848",
 )
@@ -162,7 +162,7 @@ def dead_knob(patch: Patch) -> None:
     patch.setattr(kernels, "choose", lambda *_, **__: ("full", "the fastest"))
 
 
-@bug("knob", "mistralai/mistral-inference args.py (`_sliding_window` beside `sliding_window`)")
+@bug("windows", "mistralai/mistral-inference args.py (`_sliding_window` beside `sliding_window`)")
 def window_under_another_name(patch: Patch) -> None:
     """The config has a window, the code reads it from a field that is empty."""
     patch.setattr(ModelConfig, "windows", property(lambda self: (None,) * self.n_layers))
@@ -731,13 +731,13 @@ def cache_of_the_last_text(patch: Patch) -> None:
 # Tests ---------------------------------------------------------------------------------------
 
 
-def prove(bug: Bug, patch: Patch, names: Sequence[str]) -> list[Proof]:
+def prove(bug: Bug, patch: Patch, names: Sequence[str]) -> list[Check]:
     """Run the named proofs with the bug at large."""
     bug.set_loose(patch)
     MASKS.cache_clear()  # what was made with one rule must not serve another
     try:
         model = build(bug.model)
-        return [PROOFS[name](model) for name in names]
+        return [CHECKS[name](model) for name in names]
     finally:
         patch.undo()
         MASKS.cache_clear()
@@ -756,14 +756,14 @@ def test_without_a_bug_every_proof_holds() -> None:
     """A proof that fails anyway would catch all of the zoo."""
     for described in sorted({json.dumps(bug.model, sort_keys=True) for bug in ZOO}):
         model = build(json.loads(described))
-        failed = [proof for name in PROOFS if not (proof := PROOFS[name](model)).holds]
+        failed = [proof for name in CHECKS if not (proof := CHECKS[name](model)).holds]
         assert not failed, f"{described}: {failed}"
 
 
 def test_each_is_another_bug() -> None:
     """The zoo would seem larger than it is."""
     assert len({bug.what for bug in ZOO}) == len({bug.name for bug in ZOO}) == len(ZOO) >= 24
-    assert all(bug.seen and bug.caught_by in PROOFS for bug in ZOO)
+    assert all(bug.seen and bug.caught_by in CHECKS for bug in ZOO)
 
 
 def main() -> None:
@@ -772,7 +772,7 @@ def main() -> None:
     print("| bug | seen in | caught by |\n| --- | --- | --- |")
     for bug in ZOO:
         with pytest.MonkeyPatch.context() as patch:
-            proofs = prove(bug, patch, list(PROOFS))
+            proofs = prove(bug, patch, list(CHECKS))
         failed = [proof for proof in proofs if not proof.holds]
         caught = [proof.name + "!" * ("Error:" in proof.note) for proof in failed]
         print(f"| {bug.what} | {bug.seen} | {', '.join(caught) or 'NOTHING'} |", flush=True)

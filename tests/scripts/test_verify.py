@@ -1,4 +1,4 @@
-"""The report on one's own model: complete, honest about what it left out, red when need be."""
+"""scripts/verify.py: all checks run, reductions are reported, a failed check is exit code 1."""
 
 import re
 import subprocess
@@ -10,8 +10,9 @@ import pytest
 import reference
 import torch
 
-from checks import PROOFS, Proof, prove
-from checks.proof import proof
+from checks import CHECKS, Check, run_checks
+from checks.check import check
+from checks.models import random_model
 from inference.trained import open_trained
 from model import kernels
 from model.config import ModelConfig
@@ -33,7 +34,7 @@ def report(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> st
 
 
 def verdicts(text: str) -> dict[str, str]:
-    """What each proof's line begins with."""
+    """The verdict of each check, by name."""
     found = (re.match(r"(holds|FAILS|-) +([a-z]+) ", line) for line in text.splitlines())
     return {match[2]: match[1] for match in found if match}
 
@@ -45,12 +46,12 @@ def bars(text: str) -> list[list[str]]:
 
 
 def test_a_trained_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A proof that is left out, or random weights in place of the trained ones."""
+    """A check that is left out, or random weights in place of the trained ones."""
     text = report(capsys, str(finished))
-    assert verdicts(text) == {name: "-" if name == "sinks" else "holds" for name in PROOFS}
+    assert verdicts(text) == {name: "-" if name == "sinks" else "holds" for name in CHECKS}
     size = sum(weight.numel() for weight in open_trained(finished).model.parameters())
     assert f"{size:,} weights, 2 layers with windows 2 x 8; 2 heads on 1 key heads" in text
-    assert "random" not in text and "all that applies holds (17 proofs" in text
+    assert "random" not in text and "all that applies holds (17 checks" in text
     assert max(map(len, text.splitlines()[1:])) <= 100  # the first is the checkpoint's path
 
 
@@ -62,7 +63,7 @@ def test_a_trained_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> No
         (["model.sliding_window=1"], "windows 3 x 1;", {"sinks"}),
         (["model.sliding_window=[1, null]", "model.attention_sinks=3"],
          "windows 2 x 1, 1 x full and 3 sinks", set()),
-        (["model.sliding_window=24"], "in training a window of 24 hides nothing", {"sinks"}),
+        (["model.sliding_window=24"], "so a window of 24 hides nothing in training", {"sinks"}),
         (["model.sliding_window=null"], "windows 3 x full;", {"sinks"}),
         (["model.sliding_window=[4, 9]", "model.sink_token=true", "model.sink_logits=true"],
          "windows 2 x 4, 1 x 9 and 1 sinks", set()),
@@ -71,84 +72,84 @@ def test_a_trained_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_any_config_holds(
     settings: list[str], beside: str, idle: set[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A stack that the proofs cannot take, or take for another."""
+    """A stack of layers that a check refuses, or mistakes for another."""
     text = report(capsys, *SMALL, *settings)
-    assert verdicts(text) == {name: "-" if name in idle else "holds" for name in PROOFS}
+    assert verdicts(text) == {name: "-" if name in idle else "holds" for name in CHECKS}
     assert beside in text and "random weights" in text
 
 
-def test_a_bug_is_exit_code_1_and_seen_in_the_picture(
+def test_a_bug_is_exit_code_1_and_visible_in_the_picture(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A window that nobody obeys: a report that looks at the config would not notice."""
+    """A window without effect: a report that reads only the config would not notice."""
     monkeypatch.setattr(kernels, "choose", lambda *_, **__: ("full", "the fastest"))
-    text = report(capsys, *SMALL, "--only", "rule", "logits", "knob", code=1)
-    assert verdicts(text) == {"rule": "holds", "logits": "FAILS", "knob": "FAILS"}
-    assert "FAILED: logits, knob (3 proofs" in text
+    text = report(capsys, *SMALL, "--only", "rule", "logits", "windows", code=1)
+    assert verdicts(text) == {"rule": "holds", "logits": "FAILS", "windows": "FAILS"}
+    assert "FAILED: logits, windows (3 checks" in text
     first = next(line for line in text.splitlines() if line.startswith("layer 0"))
     assert first.count("NOT 3") == 2 and "." not in first
 
 
-def test_a_model_that_breaks_down_has_failed(
+def test_a_model_that_raises_has_failed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A table of rotations that ends is an IndexError: it must be a verdict, not the end."""
+    """A traceback in place of a verdict, and of all checks that follow."""
 
     def broken(*_: Any, **__: Any) -> None:
         raise IndexError("past the table's end")
 
     monkeypatch.setattr(kernels, "blocked", broken)
-    model = verify._drawn(ModelConfig(vocab_size=61, dim=16, sliding_window=3), 0)
-    found = {proof.name: proof for proof in prove(model, ["rule", "kernels"])}
+    model = random_model(ModelConfig(vocab_size=61, dim=16, sliding_window=3), 0)
+    found = {check.name: check for check in run_checks(model, ["rule", "kernels"])}
     assert found["rule"].holds and not found["kernels"].holds
     assert found["kernels"].note == "IndexError: past the table's end"
     assert "FAILS  kernels" in verify._line(found["kernels"])
 
 
-def test_a_proof_of_nothing_does_not_hold() -> None:
-    """A generator that yields no case would be a proof that cannot fail."""
-    assert not Proof("empty", "nothing", 0, 0.0, 0.0).holds
-    assert Proof("empty", "nothing", 0, 0.0, 0.0, "this model has none").holds
-    assert not Proof("wrong", "something", 5, 2e-9, 1e-9, "a remark").holds
+def test_a_check_without_cases_does_not_hold() -> None:
+    """A generator that yields no case is a check that cannot fail."""
+    assert not Check("empty", "nothing", 0, 0.0, 0.0).holds
+    assert Check("empty", "nothing", 0, 0.0, 0.0, "the model has none").holds
+    assert not Check("wrong", "something", 5, 2e-9, 1e-9, "a note").holds
 
 
 @pytest.mark.parametrize("found", [float("nan"), float("inf"), 1e-8])
-def test_what_differs_fails(found: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not a number compares as neither larger nor smaller, wherever among the cases it stands."""
-    monkeypatch.setattr("checks.proof.PROOFS", {})
+def test_a_difference_fails(found: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NaN is neither larger nor smaller than the tolerance, first or last among the cases."""
+    monkeypatch.setattr("checks.check.CHECKS", {})
     for cases in ([found, 0.0], [0.0, found]):
 
-        def search(_: Any, cases: list[float] = cases) -> Any:
+        def differences(_: Any, cases: list[float] = cases) -> Any:
             yield from cases
 
-        model = verify._drawn(ModelConfig(vocab_size=61, dim=16), 0)
-        assert not proof("a claim", 1e-9)(search)(model).holds
+        model = random_model(ModelConfig(vocab_size=61, dim=16), 0)
+        assert not check("a name", "a claim", 1e-9)(differences)(model).holds
 
 
 def test_the_model_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    """Proofs turn the windows, write logits into sinks, cast to other dtypes: on copies."""
-    model = verify._drawn(ModelConfig(vocab_size=61, dim=16, n_layers=2, sink_logits=True), 0)
+    """Checks change windows, write sink logits, cast to other dtypes: only in copies."""
+    model = random_model(ModelConfig(vocab_size=61, dim=16, n_layers=2, sink_logits=True), 0)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     shape, threads = model.config, torch.get_num_threads()
-    assert all(proof.holds for proof in prove(model, ["knob", "sinks", "precision"]))
+    assert all(check.holds for check in run_checks(model, ["windows", "sinks", "precision"]))
     assert model.config == shape and all(p.dtype == torch.float32 for p in model.parameters())
     assert all(torch.equal(before[name], held) for name, held in model.state_dict().items())
     report(capsys, *SMALL, "--only", "rule")
     assert torch.get_num_threads() == threads
 
 
-def test_every_drawn_weight_matters() -> None:
-    """Zero projections hide whatever attention does: every proof would hold."""
+def test_every_random_weight_matters() -> None:
+    """Zero projections hide the output of attention: every check would hold."""
     shape = ModelConfig(
         vocab_size=61, dim=16, n_layers=2, sliding_window=3, sink_token=True, sink_logits=True
     )
-    model = verify._drawn(shape, 0)
+    model = random_model(shape, 0)
     model(torch.arange(9)[None]).square().sum().backward()
     for name, weight in model.named_parameters():
         used = weight.grad if name != "tok_embeddings.weight" else weight.grad[:9]  # type: ignore[index]
         assert used is not None and (used != 0).any(), name
         assert (weight != 0).all(), name
-    again, other = verify._drawn(shape, 0), verify._drawn(shape, 1)
+    again, other = random_model(shape, 0), random_model(shape, 1)
     assert torch.equal(again.output.weight, model.output.weight)
     assert not torch.equal(other.output.weight, model.output.weight)
 
@@ -158,7 +159,7 @@ def test_every_drawn_weight_matters() -> None:
 def test_the_measured_reach_is_the_loops(
     window: str, sinks: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A picture drawn from the promise instead of the model, or shifted by a token."""
+    """A picture drawn from the config instead of the model, or shifted by a token."""
     text = report(capsys, *SMALL, f"model.sliding_window={window}",
                   f"model.attention_sinks={sinks}", "--only", "rule")  # fmt: skip
     pattern = {"[5, null, 3]": [5, None, 3], "2": [2, 2, 2], "[1, 4]": [1, 4, 1]}[window]
@@ -189,21 +190,23 @@ def test_masks_are_drawn_side_by_side(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_wide_mask_is_drawn_smaller(capsys: pytest.CaptureFixture[str]) -> None:
-    """A picture as large as its text, or one that does not say that it is not."""
+    """A picture as large as its text, or a scale that is not printed."""
     text = report(capsys, *SMALL, "model.sliding_window=64", "--only", "rule")
     assert "(a cell is 8 tokens, rounded)" in text
     last = text.partition("W = 64 in 3 of 3 layers")[2].splitlines()[16]
     assert last == ". " * 8 + " ".join("#" * 8)
 
 
-def test_what_is_too_large_is_reduced_and_told(capsys: pytest.CaptureFixture[str]) -> None:
-    """Seven billion weights in float64, or a small model's proof under a large one's name."""
+def test_a_large_model_is_reduced_and_its_settings_listed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Seven billion weights in float64, or a small model checked under a large one's name."""
     path = str(ROOT / "configs/mistral-7b.yaml")
     more = ["model.sliding_window=[4096, null, 1024]", "model.attention_sinks=6"]
     text = report(capsys, path, *more, "--only", "rule", "reach")
     assert "4 layers with windows 2 x 64, 1 x full, 1 x 16 and 4 sinks; 8 heads on 2 key" in text
-    told = " ".join(text.partition("but for\n")[2].partition("\n\n")[0].split())
-    assert told.split("; ") == [
+    listed = " ".join(text.partition("smaller settings:\n")[2].partition("\n\n")[0].split())
+    assert listed.split("; ") == [
         "sliding_window 4,096, full, 1,024 -> 64, full, 16",
         "attention_sinks 6 -> 4",
         "dim 4,096 -> 128",
@@ -218,33 +221,35 @@ def test_what_is_too_large_is_reduced_and_told(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize("long", ["model.sliding_window=700", "model.attention_sinks=900"])
 def test_a_wide_window_of_a_small_model(long: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Texts of ten windows that take minutes, without a word."""
+    """Texts of ten windows that take minutes."""
     text = report(capsys, *SMALL, long, "--only", "rule")
     name, _, size = long.removeprefix("model.").partition("=")
     assert f"{name} {size} -> {64 if name == 'sliding_window' else 4}" in text
-    with pytest.raises(ValueError, match="go up to"):
-        list(prove(Transformer(ModelConfig(vocab_size=9, dim=16, sliding_window=700)), ["rule"]))
+    with pytest.raises(ValueError, match="too wide to check"):
+        list(
+            run_checks(Transformer(ModelConfig(vocab_size=9, dim=16, sliding_window=700)), ["rule"])
+        )
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["none.yaml"], "no such file"),
         (["runs/none"], "there is no run"),
         ([*SMALL, "model.sliding_window=0"], "model.sliding_window is 0"),
-        ([*SMALL, "--only", "luck"], "there is no proof 'luck'"),
+        ([*SMALL, "--only", "luck"], "there is no check 'luck'"),
         ([*SMALL, "--seed", "-1"], "--seed is -1"),
-        ([str(ROOT), "model.dim=8"], "settings change a config"),
+        ([str(ROOT), "model.dim=8"], "is no config, its settings cannot be changed"),
     ],
 )
 def test_a_mistake_is_one_line(
-    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A traceback for a typo, or proofs of something that nobody named."""
+    """A traceback for a typo, or checks of a model that was not named."""
     capsys.readouterr()
     assert verify.main(words) == 2
     printed = capsys.readouterr()
-    assert printed.out == "" and told in printed.err
+    assert printed.out == "" and message in printed.err
     assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
 
 
@@ -252,5 +257,5 @@ def test_help_begins_with_what_it_shows_and_ends_with_an_example() -> None:
     """A command that has to be read to be used."""
     command = [sys.executable, "-m", "scripts.verify", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "Is the window of this very model" in done.stdout
+    assert "Does this model obey the rule of its window?" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("example: python -m scripts.verify ")
