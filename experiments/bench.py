@@ -1,98 +1,96 @@
-"""What attention with a window costs, by length of text: `python -m experiments.bench`
+"""What does attention with a window cost? `python -m experiments.bench`
 
-A mask over dense attention saves nothing: T * T scores are computed, then most are thrown away.
-`blocked` computes the band alone, so that its memory and its time grow with T. Here it is measured:
-every kernel on the same numbers, each measurement in a process of its own, and only after the
-result was compared with attention that is written out one query at a time.
+A mask over dense attention saves nothing: T * T scores are computed, and most are discarded. The
+kernel `blocked` computes only the band, so its memory and time grow with T. This command measures
+each kernel on the same inputs, each measurement in a new process, and compares every result with
+the oracle of the checks.
 
-Memory is the peak of the first call beyond what the process held before: torch, a small call of the
+Memory is the peak of the first call beyond what the process held before: torch, a short call of the
 same kernel and the inputs are not counted; the output and, with --backward, the gradients are.
 """
 
 import argparse
-import contextlib
-import json
 import math
-import os
-import subprocess
 import sys
-import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from statistics import linear_regression
-from typing import TYPE_CHECKING
 
 from errors import ArgumentParser, UserError, command
-from model.window import Window
+from experiments.kernel_cost import (
+    KERNELS,
+    Case,
+    Measurement,
+    Skipped,
+    measure_in_process,
+    short_difference,
+)
+from experiments.process_memory import peak_bytes
+from experiments.result import add_json, write_json
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-ROOT = Path(__file__).resolve().parent.parent
 MARKS = {"dense": "d", "blocked": "b", "full": "f", "flex": "x"}  # of the kernels in the plot
-SHORT = 1024  # tokens: of the call before the measured one, and at most of the complete comparison
-ROWS = 32  # of each measured result that are compared
-TOLERANCE = 1e-4  # fp32 against float64, of numbers around 1
+LENGTHS = [2048, 4096, 8192, 16_384, 32_768]
+TOLERANCE = 1e-4  # fp32 against float64, for values around 1
 
 
 @dataclass(frozen=True)
-class Case:
-    """One measurement."""
+class Growth:
+    """How the cost of a kernel grows: cost ~ T^exponent; None if fewer than two lengths."""
 
     kernel: str
-    length: int
-    window: int
-    sinks: int = 0
-    heads: int = 1
-    head_dim: int = 64
-    backward: bool = False
-    repeat: int = 3
-
-    @property
-    def seen(self) -> tuple[Window, int]:
-        """The window and the sinks that the kernel obeys; `full` has neither."""
-        return (None, 0) if self.kernel == "full" else (self.window, self.sinks)
-
-    def __str__(self) -> str:
-        return f"{self.kernel} at T = {self.length:,}"
+    lengths: list[int]  # tokens
+    memory_exponent: float | None
+    time_exponent: float | None
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What came of it."""
+class BenchResult:
+    """The costs of all kernels at all lengths, fp32 on the CPU, one text."""
 
-    peak: int  # bytes
-    seconds: float  # of the fastest call
-    difference: float  # the largest in the rows compared
+    window: int  # keys
+    sinks: int
+    heads: int
+    head_dim: int
+    backward: bool
+    repeat: int  # calls
+    kernels: list[str]
+    lengths: list[int]  # tokens
+    measurements: list[Measurement]
+    skipped: list[Skipped]
+    growth: list[Growth]
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a line for each length, then how each kernel's cost grows."""
+    """Measure all cases, then print the table, the growth and the plot; 1 for a wrong result."""
     arguments = _arguments(argv)
-    if arguments.child is not None:
-        print(json.dumps(asdict(measure(Case(**json.loads(arguments.child))))))
-        return 0
     names = ("window", "sinks", "heads", "head_dim", "backward", "repeat")
-    setting = {name: getattr(arguments, name) for name in names}
-    grid = [[Case(kernel, length, **setting) for kernel in arguments.kernels]
-            for length in arguments.lengths]  # fmt: skip
-    for case in grid[-1]:
-        worst = compare_all(case)
-        if not worst <= TOLERANCE:  # neither is NaN
-            return _wrong(f"{case.kernel}, all rows of a short text", worst)
-    print(_title(grid[0]), flush=True)
-    measured: dict[Case, Measured] = {}
-    notes = []
-    for row, reasons in _run(grid, measured):
-        notes += reasons
-        print(_line(row, measured), flush=True)
-        for case in row:
-            if case in measured and not measured[case].difference <= TOLERANCE:
-                return _wrong(str(case), measured[case].difference)
-    print(*_growth(arguments.kernels, measured), *notes, *_plot(measured), sep="\n")
+    settings = {name: getattr(arguments, name) for name in names}
+    cases = [
+        Case(kernel, length, **settings)
+        for length in arguments.lengths
+        for kernel in arguments.kernels
+    ]
+    peak_bytes()  # raises here, once, if the system cannot measure it
+    for case in cases[-len(arguments.kernels) :]:
+        difference = short_difference(case)
+        if not difference <= TOLERANCE:  # also true for NaN
+            return _wrong(f"{case.kernel}, all rows of a short text", difference)
+    measurements, skipped = [], []
+    for case, outcome in _measured(cases):
+        if isinstance(outcome, Skipped):
+            skipped.append(outcome)
+        elif outcome.max_difference <= TOLERANCE:
+            measurements.append(outcome)
+        else:
+            return _wrong(str(case), outcome.max_difference)
+    growth = [_growth(kernel, measurements) for kernel in arguments.kernels]
+    result = BenchResult(
+        kernels=arguments.kernels, lengths=arguments.lengths, measurements=measurements,
+        skipped=skipped, growth=growth, **settings,
+    )  # fmt: skip
+    write_json(arguments.json, result)
+    print(*_report(result), sep="\n")
     return 0
 
 
@@ -104,23 +102,22 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog="example: python -m experiments.bench --lengths 1024 4096 --window 64",
     )
     add = parser.add_argument
-    lengths = [2048, 4096, 8192, 16_384, 32_768]
-    add("--lengths", nargs="+", type=int, default=lengths, metavar="T", help="tokens of text")
+    add("--lengths", nargs="+", type=int, default=LENGTHS, metavar="T", help="tokens of text")
     add("--window", type=int, default=256, help="keys a query sees, its own included (256)")
     add("--sinks", type=int, default=0, help="first tokens that every query sees (0)")
     add("--heads", type=int, default=1, help="heads (1)")
     add("--head-dim", type=int, default=64, help="width of a head (64)")
-    add("--kernels", nargs="+", choices=MARKS, default=[*MARKS][:3],
-        help="what to measure; full has no window, flex is made for CUDA")  # fmt: skip
-    add("--backward", action="store_true", help="the gradients too")
-    add("--repeat", type=int, default=3, help="calls, the fastest counts (3)")
-    add("--child", help=argparse.SUPPRESS)
+    add("--kernels", nargs="+", choices=KERNELS, default=list(KERNELS[:3]),
+        help="kernels to measure; full has no window, flex is made for CUDA")  # fmt: skip
+    add("--backward", action="store_true", help="measure the gradients as well")
+    add("--repeat", type=int, default=3, help="calls, of which the fastest counts (3)")
+    add_json(parser)
     arguments = parser.parse_args(argv)
     least = {"window": 1, "sinks": 0, "heads": 1, "head_dim": 1, "repeat": 1}
-    for name, smallest in least.items():
-        if getattr(arguments, name) < smallest:
-            word = name.replace("_", "-")
-            raise UserError(f"--{word} is {getattr(arguments, name)}: {smallest} or more")
+    for name, minimum in least.items():
+        if getattr(arguments, name) < minimum:
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} is {getattr(arguments, name)}: give {minimum} or more")
     arguments.lengths = sorted(set(arguments.lengths))
     arguments.kernels = list(dict.fromkeys(arguments.kernels))
     if arguments.lengths[0] < 1:
@@ -130,261 +127,116 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-# ------------------------------------------------------------------- the same numbers
-
-
-def attention(case: Case) -> "Callable[[Tensor, Tensor, Tensor], Tensor]":
-    """Give the kernel of `case` as a function of q, k, v, each (1, H, T, Dh)."""
-    import torch
-
-    from model import kernels
-
-    def dense(q: "Tensor", k: "Tensor", v: "Tensor") -> "Tensor":
-        positions = torch.arange(q.shape[2])
-        return kernels.dense(q, k, v, positions, positions, case.window, case.sinks)
-
-    if case.kernel == "dense":
-        return dense
-    if case.kernel == "full":
-        return kernels.full
-    kernel = {"blocked": kernels.blocked, "flex": kernels.flex}[case.kernel]
-    warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
-    return lambda q, k, v: kernel(q, k, v, case.window, case.sinks)
-
-
-def by_row(q: "Tensor", k: "Tensor", v: "Tensor", rows: Sequence[int], case: Case) -> "Tensor":
-    """Attend from the queries in `rows`, one at a time, in float64: (1, H, rows, Dh).
-
-    Slices of the keys in place of masks: this shares nothing with the kernels.
-    """
-    import torch
-
-    window, sinks = case.seen
-    out = []
-    for i in rows:
-        first = 0 if window is None else max(0, i + 1 - window)
-        keys, values = (
-            torch.cat((x[:, :, : min(sinks, first)], x[:, :, first : i + 1]), dim=2).double()
-            for x in (k, v)
-        )
-        scores = q[:, :, i : i + 1].double() @ keys.mT / math.sqrt(q.shape[-1])
-        out.append(scores.softmax(-1) @ values)
-    return torch.cat(out, dim=2)
-
-
-def compare_all(case: Case) -> float:
-    """Give the largest difference in any row of a short text, and in any gradient."""
-    import torch
-
-    length = min(case.length, 3 * case.window + 5, SHORT)
-    q, k, v, upstream = draw(case, length)
-    out, expected = attention(case)(q, k, v), by_row(q, k, v, range(length), case)
-    pairs = [(out, expected)]
-    if case.backward:
-        found = torch.autograd.grad(out, (q, k, v), upstream)
-        gradients = torch.autograd.grad(expected, (q, k, v), upstream.double())
-        pairs += zip(found, gradients, strict=True)
-    return torch.stack([(a - b).abs().max() for a, b in pairs]).max().item()
-
-
-def draw(case: Case, length: int) -> "list[Tensor]":
-    """Draw q, k, v and the gradient that comes from above: (1, H, T, Dh) each."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    shape = (1, case.heads, length, case.head_dim)
-    return [
-        torch.randn(shape, generator=generator).requires_grad_(case.backward and n < 3)
-        for n in range(4)
-    ]
-
-
 def _wrong(where: str, difference: float) -> int:
-    """Say that a kernel does not compute attention, which makes its cost meaningless."""
-    print(f"wrong numbers: {where}: off by {difference:.2g}", file=sys.stderr)
+    """Report that a kernel does not compute attention, so that its cost has no meaning."""
+    print(f"wrong result: {where}: differs from the oracle by {difference:.2g}", file=sys.stderr)
     return 1
 
 
-# ------------------------------------------------------------------- one process a measurement
-
-
-def measure(case: Case) -> Measured:
-    """Measure in this process, which must be a fresh one that `start` has set up."""
-    import torch
-
-    from training.device import keep_freed_memory
-
-    def call(q: "Tensor", k: "Tensor", v: "Tensor", upstream: "Tensor") -> "Tensor":
-        out = attention(case)(q, k, v)
-        if case.backward:
-            torch.autograd.grad(out, (q, k, v), upstream)
-        return out
-
-    call(*draw(case, min(case.length, SHORT)))  # threads, code and buffers that all lengths need
-    inputs = draw(case, case.length)
-    before, seconds = _begin_peak(), []
-    for number in range(case.repeat):
-        began = time.perf_counter()
-        out = call(*inputs)
-        seconds.append(time.perf_counter() - began)
-        if number == 0:
-            peak = _peak() - before
-            keep_freed_memory()  # the other calls run as in training
-    rows = sorted({*range(0, case.length, -(-case.length // ROWS)), case.length - 1})
-    with torch.no_grad():
-        q, k, v, _ = inputs
-        difference = (out[:, :, rows] - by_row(q, k, v, rows, case)).abs().max().item()
-    return Measured(peak, min(seconds), difference)
-
-
-def start(case: Case) -> Measured | str:
-    """Measure in a process of its own; a string says why there is no result."""
-    need, free = needed_bytes(case), free_bytes()
-    if need > free:
-        return f"{case} was not started: needs about {need / 1e9:.1f} GB, {free / 1e9:.1f} GB free"
-    # With this, glibc gives every freed tensor back at once: what is resident is what is in use.
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
-    words = [sys.executable, "-m", "experiments.bench", "--child", json.dumps(asdict(case))]
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
-    if done.returncode < 0:
-        return f"{case} was ended by signal {-done.returncode}: out of memory?"
-    if done.returncode:
-        raise RuntimeError(f"{case}: {done.stderr}")
-    return Measured(**json.loads(done.stdout))
-
-
-def needed_bytes(case: Case) -> int:
-    """Estimate from above what `case` takes: mostly, what is kept for each pair that is scored.
-
-    `dense` holds the scores and, while the mask is made, 10 bytes a pair more; then the mask with
-    scores and weights, and their gradients.
-    """
-    width = {"full": 0, "blocked": min(case.length, case.window + 128) + case.sinks}
-    pairs = case.length * width.get(case.kernel, case.length)
-    scores = 4 * case.heads * pairs
-    rows = 4 * case.heads * case.length * case.head_dim  # of queries, keys, values
-    copied = 16 + 2 * case.sinks  # times: by blocks, and the sinks for every query
-    if case.backward:
-        return max(scores + 10 * pairs, 3 * scores + 2 * pairs) + 2 * copied * rows
-    return max(scores + 10 * pairs, 2 * scores + 2 * pairs) + copied * rows
-
-
-def free_bytes() -> int:
-    """Memory that a new process can have."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except FileNotFoundError:  # not Linux: all there is
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-
-
-def _begin_peak() -> int:
-    """Forget earlier peaks of this process, where the system can; returns the bytes now held."""
-    with contextlib.suppress(OSError):  # then the peak of importing torch stays, hardly more
-        Path("/proc/self/clear_refs").write_text("5")
-    return _peak()
-
-
-def _peak() -> int:
-    """The most bytes this process held in RAM, on Linux since `_begin_peak`."""
-    if sys.platform == "linux":
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _run(
-    grid: list[list[Case]], measured: dict[Case, Measured]
-) -> Iterator[tuple[list[Case], list[str]]]:
-    """Measure row by row into `measured`; yield each row and what is missing in it."""
+def _measured(cases: Sequence[Case]) -> Iterator[tuple[Case, Measurement | Skipped]]:
+    """Measure each case, with a progress bar that weights the cases by their expected time."""
     from tqdm import tqdm
 
-    def work(case: Case) -> float:  # so that the bar knows what is still to come
+    def work(case: Case) -> float:  # scored pairs, and the start of a process
         return case.length * (case.window if case.kernel == "blocked" else case.length) + 2e7
 
-    total = sum(work(case) for row in grid for case in row)
     shape = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+    total = sum(map(work, cases))
     with tqdm(total=total, bar_format=shape, leave=False, disable=None) as bar:
-        for row in grid:
-            reasons = []
-            for case in row:
-                bar.set_description(str(case))
-                result = start(case)
-                if isinstance(result, str):
-                    reasons.append(result)
-                else:
-                    measured[case] = result
-                bar.update(work(case))
-            bar.clear()
-            yield row, reasons
+        for case in cases:
+            bar.set_description(str(case))
+            yield case, measure_in_process(case)
+            bar.update(work(case))
 
 
-# ------------------------------------------------------------------- the table
+def _growth(kernel: str, measurements: Sequence[Measurement]) -> Growth:
+    own = [m for m in measurements if m.kernel == kernel]
+    lengths = [m.length for m in own]
+    if len(own) < 2:
+        return Growth(kernel, lengths, None, None)
+    memory = exponent(lengths, [max(m.peak_bytes, 1) for m in own])
+    return Growth(kernel, lengths, memory, exponent(lengths, [m.seconds for m in own]))
 
 
 def exponent(lengths: Sequence[float], costs: Sequence[float]) -> float:
-    """Fit cost = c * T^e by least squares of the logarithms; returns e."""
+    """Fit cost = c * T^e by least squares of the logarithms; return e."""
     return linear_regression([math.log(n) for n in lengths], [math.log(c) for c in costs]).slope
 
 
-def _title(row: list[Case]) -> str:
-    case, names = row[0], [case.kernel for case in row]
+# ------------------------------------------------------------------- the report
+
+
+def _report(result: BenchResult) -> Iterator[str]:
+    """Yield the lines of the table, the growth, the skipped cases and the plot."""
+    yield from _title(result)
+    measured = {(m.kernel, m.length): m for m in result.measurements}
+    for length in result.lengths:
+        row = [measured.get((kernel, length)) for kernel in result.kernels]
+        memory = _cells(row, lambda m: m.peak_bytes / 1e6)
+        yield f"{length:>9,}{memory}   {_cells(row, lambda m: m.seconds * 1e3)}"
+    yield ""
+    for growth in result.growth:
+        yield _growth_line(growth)
+    worst = max((m.max_difference for m in result.measurements), default=0.0)
+    yield f"largest difference from the oracle in the compared rows: {worst:.1g}"
+    for case in result.skipped:
+        yield f"{case.kernel} at T = {case.length:,} was not measured: {case.reason}"
+    yield from _plot(result.measurements)
+
+
+def _title(result: BenchResult) -> Iterator[str]:
+    names = list(result.kernels)
     text = (
-        f"W = {case.window:,}, sinks {case.sinks:,}, heads {case.heads} x {case.head_dim}, fp32, "
+        f"W = {result.window:,}, sinks {result.sinks:,}, heads {result.heads} x {result.head_dim}, "
+        f"fp32, {'forward and backward' if result.backward else 'forward'}"
     )
-    text += "forward and backward" if case.backward else "forward"
     if "full" in names:
         text += "; full sees every key"
     if len(names) > 1:
         text += f"; ratio = {names[0]} / {names[1]}"
         names.append("ratio")
     columns = "".join(f"{name:>10}" for name in names)
-    peak = f"{'peak MB':>{len(columns)}}"
-    return f"{text}\n\n{'':9}{peak}   {'ms':>{len(columns)}}\n{'T':>9}{columns}   {columns}"
+    yield f"{text}\n"
+    yield f"{'':9}{'peak MB':>{len(columns)}}   {'ms':>{len(columns)}}"
+    yield f"{'T':>9}{columns}   {columns}"
 
 
-def _line(row: list[Case], measured: dict[Case, Measured]) -> str:
-    def cells(cost: Callable[[Measured], float]) -> str:
-        numbers = [cost(measured[case]) if case in measured else math.nan for case in row]
-        words = [f"{number:,.1f}" for number in numbers]
-        if len(numbers) > 1:
-            words.append(f"{numbers[0] / max(numbers[1], 1e-9):,.1f}x")
-        return "".join(f"{'-' if 'nan' in word else word:>10}" for word in words)
+def _cells(row: Sequence[Measurement | None], cost: Callable[[Measurement], float]) -> str:
+    """Return the cost of each kernel, and the ratio of the first two; - where one is missing."""
+    costs = [None if m is None else cost(m) for m in row]
+    words = ["-" if c is None else f"{c:,.1f}" for c in costs]
+    if len(costs) > 1:
+        words.append(_ratio(*costs[:2]))
+    return "".join(f"{word:>10}" for word in words)
 
+
+def _ratio(first: float | None, second: float | None) -> str:
+    if first is None or second is None:
+        return "-"
+    return f"{first / max(second, 1e-9):,.1f}x"
+
+
+def _growth_line(growth: Growth) -> str:
+    if growth.memory_exponent is None or growth.time_exponent is None:
+        count = len(growth.lengths)
+        return f"{growth.kernel:8} measured at {count} lengths: growth needs two lengths"
+    lengths = ", ".join(f"{length:,}" for length in growth.lengths)
     return (
-        f"{row[0].length:>9,}{cells(lambda m: m.peak / 1e6)}   {cells(lambda m: m.seconds * 1e3)}"
+        f"{growth.kernel:8} memory ~ T^{growth.memory_exponent:.2f}   "
+        f"time ~ T^{growth.time_exponent:.2f}   over T = {lengths}"
     )
 
 
-def _growth(kernels: Sequence[str], measured: dict[Case, Measured]) -> Iterator[str]:
-    """Say for each kernel with which power of T its cost grows, and over which T."""
-    yield ""
-    for kernel in kernels:
-        found = {case.length: m for case, m in measured.items() if case.kernel == kernel}
-        if len(found) < 2:
-            yield f"{kernel:8} measured at {len(found)} lengths: two are needed to see it grow"
-            continue
-        memory = exponent([*found], [max(m.peak, 1) for m in found.values()])
-        duration = exponent([*found], [m.seconds for m in found.values()])
-        lengths = ", ".join(f"{length:,}" for length in found)
-        yield f"{kernel:8} memory ~ T^{memory:.2f}   time ~ T^{duration:.2f}   over T = {lengths}"
-    worst = max((m.difference for m in measured.values()), default=0.0)
-    yield f"rows compared with attention one query at a time: largest difference {worst:.1g}"
-
-
-def _plot(measured: dict[Case, Measured]) -> Iterator[str]:
-    """Draw peak memory over T, both in doublings: a line of slope 1 or 2."""
-    lengths = sorted({case.length for case in measured})
+def _plot(measurements: Sequence[Measurement]) -> Iterator[str]:
+    """Draw peak memory over T, both in doublings: linear cost is a line of slope 1."""
+    lengths = sorted({m.length for m in measurements})
     if len(lengths) < 2:
         return
     points: dict[tuple[int, int], str] = {}
-    for case, m in measured.items():
-        height = round(math.log2(max(m.peak, 2**19) / 2**20))
-        column = round(math.log2(case.length / lengths[0]))
-        points[height, column] = points.get((height, column), "") + MARKS[case.kernel]
+    for m in measurements:
+        height = round(math.log2(max(m.peak_bytes, 2**19) / 2**20))
+        column = round(math.log2(m.length / lengths[0]))
+        points[height, column] = points.get((height, column), "") + MARKS[m.kernel]
     heights = [height for height, _ in points]
     columns = max(column for _, column in points) + 1
     yield ""

@@ -1,11 +1,11 @@
-"""experiments/bench.py: it measures what it says, and refuses to measure a kernel that is wrong."""
+"""experiments/bench.py: peaks and times are what they are called, a wrong kernel is refused."""
 
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,16 @@ import pytest
 import reference
 import torch
 
-from experiments import bench
-from experiments.bench import Case, Measured
+from checks import oracle
+from experiments import bench, kernel_cost
+from experiments.kernel_cost import Case, Measurement, Skipped
 from model import kernels
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_exponent_of_known_powers() -> None:
-    """A fit that calls T * T linear, or the reverse."""
+    """A fit that takes T * T for linear growth, or the reverse."""
     lengths = [2048, 4096, 8192, 32_768]
     assert bench.exponent(lengths, [3.0 * n for n in lengths]) == pytest.approx(1, abs=1e-12)
     assert bench.exponent(lengths, [0.1 * n * n for n in lengths]) == pytest.approx(2, abs=1e-12)
@@ -29,23 +30,21 @@ def test_the_exponent_of_known_powers() -> None:
     assert bench.exponent(lengths, [7.0] * 4) == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("window, sinks", [(1, 0), (3, 0), (3, 2), (5, 20), (40, 1)])
-def test_rows_are_those_of_the_loops(window: int, sinks: int) -> None:
+@pytest.mark.parametrize("window, sinks", [(1, 0), (3, 0), (3, 2), (5, 20), (40, 1), (None, 0)])
+def test_the_oracle_of_single_rows(window: int | None, sinks: int) -> None:
     """A comparison with another rule than the one of the window."""
-    case = Case("blocked", 17, window, sinks, heads=2, head_dim=6)
-    q, k, v, _ = bench.draw(case, 17)
+    q, k, v, _ = (x.double() for x in kernel_cost.draw(Case("blocked", 17, 1, heads=2), 17))
     rows = [0, 1, 2, 3, 9, 16]
-    for tried, seen in ((case, (window, sinks)), (replace(case, kernel="full"), (None, 0))):
-        expected = reference.attention(q.double(), k.double(), v.double(), *seen)[:, :, rows]
-        torch.testing.assert_close(bench.by_row(q, k, v, rows, tried), expected)
+    expected = reference.attention(q, k, v, window, sinks)[:, :, rows]
+    torch.testing.assert_close(oracle.attention(q, k, v, window, sinks, rows=rows), expected)
 
 
 @pytest.mark.parametrize("kernel", ["dense", "blocked", "full", "flex"])
 @pytest.mark.parametrize("window, sinks", [(16, 3), (50, 0)])
 def test_right_kernels_pass(kernel: str, window: int, sinks: int) -> None:
-    """A kernel that cannot be measured because the comparison asks for something else."""
+    """A kernel that is refused although it is right."""
     case = Case(kernel, 2048, window, sinks, heads=2, head_dim=8, backward=kernel != "flex")
-    assert bench.compare_all(case) < 1e-5 < bench.TOLERANCE
+    assert kernel_cost.short_difference(case) < 1e-5 < bench.TOLERANCE
 
 
 def wider(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -54,12 +53,12 @@ def wider(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
 
 
 def without_gradient(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """A kernel whose keys learn nothing."""
+    """A kernel whose keys get no gradient."""
     return lambda q, k, v, window, sinks=0: original(q, k.detach() + 0 * k, v, window, sinks)
 
 
 def not_a_number(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """A kernel whose first row sees nothing."""
+    """A kernel whose first row is NaN."""
 
     def mutant(q: torch.Tensor, *rest: Any) -> torch.Tensor:
         out = original(q, *rest)
@@ -77,39 +76,55 @@ def test_a_wrong_kernel_is_not_measured(
 ) -> None:
     """A kernel that is fast because it computes something else."""
     monkeypatch.setattr(kernels, "blocked", mutant(kernels.blocked))
-    monkeypatch.setattr(bench, "start", lambda case: pytest.fail("it was measured"))
+    monkeypatch.setattr(bench, "measure_in_process", lambda case: pytest.fail("measured"))
     words = ["--lengths", "300", "--window", "64", *["--backward"][:backward]]
     assert bench.main(words) == 1
-    assert "wrong numbers: blocked, all rows of a short text: off by" in capsys.readouterr().err
+    assert (
+        "wrong result: blocked, all rows of a short text: differs from the oracle by"
+        in capsys.readouterr().err
+    )
 
 
-def test_a_difference_at_full_length_ends_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_difference_at_full_length_stops_the_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A kernel that is right on short texts only."""
-    far = bench.TOLERANCE * 2
-    monkeypatch.setattr(bench, "start", lambda c: Measured(1, 1.0, far if c.length > 99 else 0.0))
-    assert bench.main(["--lengths", "64", "128", "256", "--window", "8"]) == 1
-    said = capsys.readouterr()
-    assert "wrong numbers: dense at T = 128: off by 0.0002" in said.err
-    assert "  128" in said.out and "  256" not in said.out and "~" not in said.out
+    """A kernel that is right on short texts only, or the cost of a wrong kernel."""
+    measured = []
+
+    def outcome(case: Case) -> Measurement:
+        measured.append(case.length)
+        difference = bench.TOLERANCE * 2 if case.length > 99 else 0.0
+        return Measurement(case.kernel, case.length, 1, 1.0, difference)
+
+    monkeypatch.setattr(bench, "measure_in_process", outcome)
+    words = ["--lengths", "64", "128", "256", "--window", "8", "--kernels", "dense"]
+    assert bench.main([*words, "--json", str(tmp_path / "bench.json")]) == 1
+    printed = capsys.readouterr()
+    assert "wrong result: dense at T = 128: differs from the oracle by 0.0002" in printed.err
+    assert measured == [64, 128] and printed.out == "" and not list(tmp_path.iterdir())
+
+
+def invented(case: Case) -> Measurement | Skipped:
+    """Costs that grow as T * T for `dense`, as T for others; `dense` is missing at 4,096."""
+    if case.kernel != "dense":
+        peak, seconds = 3000 * case.length, case.length * 2e-6
+        return Measurement(case.kernel, case.length, peak, seconds, 1e-7)
+    if case.length == 4096:
+        return Skipped("dense", 4096, "needs about 9 GB, 1 GB are free")
+    peak, seconds = 10 * case.length**2, case.length**2 * 1e-6
+    return Measurement("dense", case.length, peak, seconds, 0.0)
+
+
+WORDS = ["--lengths", "4096", "1024", "2048", "1024", "--kernels", "dense", "blocked",
+         "--window", "8"]  # fmt: skip
 
 
 def test_columns_hold_what_was_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Memory under time, one kernel under another, a slope over lengths that were not measured."""
-
-    def made_up(case: Case) -> Measured | str:
-        if case.kernel == "dense":
-            if case.length == 4096:
-                return "dense at T = 4,096 was not started: needs about 9 GB, 1 GB free"
-            return Measured(10 * case.length**2, case.length**2 * 1e-6, 0.0)
-        return Measured(3000 * case.length, case.length * 2e-6, 1e-7)
-
-    monkeypatch.setattr(bench, "start", made_up)
-    words = ["--lengths", "4096", "1024", "2048", "1024", "--kernels", "dense", "blocked"]
-    assert bench.main([*words, "--window", "8"]) == 0
+    """Memory under time, one kernel under another, a growth over lengths that were not measured."""
+    monkeypatch.setattr(bench, "measure_in_process", invented)
+    assert bench.main(WORDS) == 0
     out = capsys.readouterr().out
     rows = {row[0]: row[1:] for row in map(str.split, out.splitlines()) if row}
     assert rows["T"] == ["1024", "2048", "4096"]  # of the plot, the last line
@@ -118,72 +133,90 @@ def test_columns_hold_what_was_measured(
     assert rows["4,096"] == ["-", "12.3", "-", "-", "8.2", "-"]
     assert "dense    memory ~ T^2.00   time ~ T^2.00   over T = 1,024, 2,048\n" in out
     assert "blocked  memory ~ T^1.00   time ~ T^1.00   over T = 1,024, 2,048, 4,096\n" in out
-    assert "4,096 was not started: needs about 9 GB, 1 GB free" in out
-    assert "largest difference 1e-07" in out and re.search(r" 8 MiB +d +b +\.\n", out)
+    assert "dense at T = 4,096 was not measured: needs about 9 GB, 1 GB are free" in out
+    assert "in the compared rows: 1e-07" in out and re.search(r" 8 MiB +d +b +\.\n", out)
 
 
-def test_what_does_not_fit_is_not_started(
+def test_json_holds_the_measurements(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Numbers for a program that differ from those of the table, or lack their settings."""
+    monkeypatch.setattr(bench, "measure_in_process", invented)
+    path = tmp_path / "bench.json"
+    assert bench.main([*WORDS, "--json", str(path)]) == 0
+    result = json.loads(path.read_text())
+    assert (result["window"], result["lengths"]) == (8, [1024, 2048, 4096])
+    found = {(m["kernel"], m["length"]): m["peak_bytes"] for m in result["measurements"]}
+    assert found == {
+        ("dense", 1024): 10_485_760, ("dense", 2048): 41_943_040,
+        ("blocked", 1024): 3_072_000, ("blocked", 2048): 6_144_000, ("blocked", 4096): 12_288_000,
+    }  # fmt: skip
+    assert [(s["kernel"], s["length"]) for s in result["skipped"]] == [("dense", 4096)]
+    exponents = [growth["memory_exponent"] for growth in result["growth"]]
+    assert exponents == pytest.approx([2, 1])
+
+
+def test_a_case_that_does_not_fit_is_not_started(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The machine swaps, or the system ends whatever it likes."""
-    monkeypatch.setattr(bench, "free_bytes", lambda: 10**6)
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("it was started"))
+    """The machine swaps, or the system kills processes."""
+    monkeypatch.setattr(kernel_cost, "free_bytes", lambda: 10**6)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("started"))
     assert bench.main(["--lengths", "20000", "--window", "8", "--kernels", "dense"]) == 0
     out = capsys.readouterr().out
-    assert "dense at T = 20,000 was not started: needs about 5.7 GB, 0.0 GB free" in out
-    assert "two are needed to see it grow" in out
+    assert "dense at T = 20,000 was not measured: needs about 5.7 GB, 0.0 GB are free" in out
+    assert "measured at 0 lengths: growth needs two lengths" in out
 
 
 def test_peaks_grow_as_the_kernels_do() -> None:
-    """A peak that is the process's own, that includes what came before, or misses what is freed.
+    """A peak of the whole process, a peak from before the call, or one that misses freed memory.
 
-    The scores and the weights of `dense`, both whole, are 8 bytes a pair and head; the mask is
-    there as well, and no more than that.
+    The scores and the weights of `dense` are 8 bytes for each pair and head; beside them there is
+    only the mask.
     """
-    few, many, banded = cases = [
+    short, long, banded = cases = [
         Case("dense", 1024, 64, heads=2, repeat=1),
         Case("dense", 4096, 64, heads=2, repeat=1),
         Case("blocked", 4096, 64, heads=2, repeat=1),
     ]
-    with ThreadPoolExecutor(2) as threads:  # times suffer, peaks do not
-        found = dict(zip(cases, threads.map(bench.start, cases), strict=True))
+    with ThreadPoolExecutor(2) as threads:  # this changes the times, not the peaks
+        outcomes = list(threads.map(kernel_cost.measure_in_process, cases))
     peaks = {}
-    for case, result in found.items():
-        assert isinstance(result, Measured), result
-        assert result.difference < 1e-5 and result.seconds > 0
-        assert result.peak < bench.needed_bytes(case) < 4 * result.peak
-        peaks[case] = result.peak
-    assert 2 * 8 * 4096**2 < peaks[many] < 1.5 * 2 * 8 * 4096**2
-    assert bench.exponent([1024, 4096], [peaks[few], peaks[many]]) == pytest.approx(2, abs=0.1)
-    assert peaks[banded] < peaks[many] / 8
+    for case, outcome in zip(cases, outcomes, strict=True):
+        assert isinstance(outcome, Measurement), outcome
+        assert (outcome.kernel, outcome.length) == (case.kernel, case.length)
+        assert outcome.max_difference < 1e-5 and outcome.seconds > 0
+        assert outcome.peak_bytes < kernel_cost.needed_bytes(case) < 4 * outcome.peak_bytes
+        peaks[case] = outcome.peak_bytes
+    assert 2 * 8 * 4096**2 < peaks[long] < 1.5 * 2 * 8 * 4096**2
+    assert bench.exponent([1024, 4096], [peaks[short], peaks[long]]) == pytest.approx(2, abs=0.1)
+    assert peaks[banded] < peaks[long] / 8
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, message",
     [
         (["--lengths", "0"], "--lengths 0: give numbers of tokens from 1"),
         (["--lengths", "many"], "invalid int value: 'many'"),
-        (["--window", "0"], "--window is 0: 1 or more"),
-        (["--sinks", "-1"], "--sinks is -1: 0 or more"),
-        (["--heads", "0"], "--heads is 0: 1 or more"),
-        (["--head-dim", "0"], "--head-dim is 0: 1 or more"),
-        (["--repeat", "0"], "--repeat is 0: 1 or more"),
+        (["--window", "0"], "--window is 0: give 1 or more"),
+        (["--sinks", "-1"], "--sinks is -1: give 0 or more"),
+        (["--heads", "0"], "--heads is 0: give 1 or more"),
+        (["--head-dim", "0"], "--head-dim is 0: give 1 or more"),
+        (["--repeat", "0"], "--repeat is 0: give 1 or more"),
         (["--kernels", "sparse"], "invalid choice: 'sparse'"),
         (["--kernels", "flex", "--backward"], "flex computes no gradients on a CPU"),
     ],
 )
 def test_nonsense_is_refused(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A traceback for a typo, after minutes of measuring."""
     assert bench.main(words) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and said in error and error.count("\n") == 1
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
 
 
 def test_help_says_what_it_shows_without_torch() -> None:
     """A command that has to be read to be used."""
     command = [sys.executable, "-m", "experiments.bench", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "What attention with a window costs" in done.stdout and "--child" not in done.stdout
+    assert "What attention with a window costs" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("example: python -m experiments.bench ")
