@@ -40,7 +40,7 @@ MANNERS = _PEOPLE["manner"]  # words that describe a neighbour
 COLOURS, TOYS, TREATS = _FACTS["colour"], _FACTS["toy"], _FACTS["treat"]
 SECRETS = _FACTS["secret"]  # passwords, and names of cats and boats
 
-# By setting ("farm"): places ("in the barn"), the field {lives} ("on a farm"), trades of neighbours.
+# By setting, as "farm": places ("in the barn"), {lives} ("on a farm"), trades of neighbours.
 SETTINGS = _phrases("places")
 LIVES = {setting: phrase for setting, (phrase,) in _phrases("lives").items()}
 NEIGHBOURS = _words("neighbours")
