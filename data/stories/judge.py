@@ -1,79 +1,87 @@
-"""A judge of stories: does a text of the story world (data/stories/telling.py) contradict itself?
+"""A judge of stories: does a text of the story world contradict itself?
 
-    judge(text) -> Verdict(checked, contradictions, slips)
+    judge(text) -> Verdict(uses_checked, contradictions, language_errors)
 
-It reads with the prose's own sentences. A sentence of a plot that tells a fact ("the {K} was left
-{k.put}") or needs one ("it was {k.found}") becomes a pattern, and what a text says in such a
-sentence is compared with what it said before. So it understands what the world can say and no more:
-a sentence that the world would not write is passed over, as is one that could mean two things.
+The judge makes a pattern of every template sentence that states or uses a fact, such as "The {K}
+was left {k.place_fact}.". It reads a text sentence by sentence. What a matching sentence says is
+compared with what earlier sentences said. So the judge knows what the world can say and no more: a
+sentence that matches no pattern, or matches two with different meanings, is skipped.
 
-A contradiction is a word that an earlier fact denies (the kite was in the barn, and is found in the
-well), somebody who speaks after leaving, or a fourth person in a story of three. A slip is a fault
-of grammar, or a word that the world does not have.
+A contradiction is a use that differs from its fact (the kite was left in the barn and is found in
+the well), a person who speaks after leaving, or a fourth person in a story of three. A language
+error is an error of grammar or a word that the world does not have.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
 from typing import NamedTuple
 
 from data.stories import lexicon
-from data.stories.telling import sentences, written
+from data.stories.templates import FILES, Sentence, Telling, read_scripts, split_sentences
 from data.stories.world import plural
 
-PEOPLE = frozenset(lexicon.GIRLS + lexicon.BOYS)
-CAST = 3  # people in a story
+NAMES = frozenset(lexicon.GIRLS + lexicon.BOYS)
+PEOPLE = 3  # in a story
+UNKNOWN_WORD = "unknown word"  # begins the language errors of this kind
 
 
 class Verdict(NamedTuple):
-    """What is wrong with a text, in words; `checked` facts were needed and known."""
+    """How many uses could be compared with a fact, and what is wrong with a text, in words."""
 
-    checked: int
+    uses_checked: int
     contradictions: tuple[str, ...]
-    slips: tuple[str, ...]
+    language_errors: tuple[str, ...]
 
 
 def judge(text: str) -> Verdict:
     """Read a story from beginning to end."""
-    known: dict[str, str] = {}
-    gone: set[str] = set()
-    checked, contradictions = 0, list(_strangers(text))
-    for sentence in sentences(text):
-        contradictions += [f"{name} speaks, who has left" for name in _speakers(sentence) & gone]
+    known: dict[str, str] = {}  # the word of each fact
+    absent: set[str] = set()  # people who have left
+    uses_checked, contradictions = 0, list(_surplus_people(text))
+    for sentence in split_sentences(text):
+        contradictions += [f"{name} speaks after leaving" for name in _speakers(sentence) & absent]
         reading = _read(sentence)
         if reading is None:
             continue
-        for key, word in reading.needed:
+        for key, word in reading.uses:
             if key in known:
-                checked += 1
+                uses_checked += 1
                 if known[key] != word:
-                    contradictions.append(f"{known[key]} was told, {word} is said: {sentence}")
-        known |= dict(reading.needed) | dict(reading.told)
-        gone = set() if reading.came else gone | set(reading.left)
-    return Verdict(checked, tuple(contradictions), tuple(slips(text)))
+                    contradictions.append(f"{word} contradicts {known[key]}: {sentence}")
+        known |= dict(reading.uses) | dict(reading.facts)
+        absent = set() if reading.returned else absent | set(reading.left)
+    return Verdict(uses_checked, tuple(contradictions), tuple(language_errors(text)))
 
 
 # ---------------------------------------------------------------------------- facts
 
 
 class _Reading(NamedTuple):
-    """What a sentence says: facts by what they are about, as k.place or n.word."""
+    """What a sentence says. Facts and uses are pairs of a key, as k.place, and a word."""
 
-    told: tuple[tuple[str, str], ...]
-    needed: tuple[tuple[str, str], ...]
-    left: tuple[str, ...]
-    came: bool
+    facts: tuple[tuple[str, str], ...]
+    uses: tuple[tuple[str, str], ...]
+    left: tuple[str, ...]  # people who leave
+    returned: bool  # somebody comes back
+
+
+class _Group(NamedTuple):
+    """What a group of a regular expression captures."""
+
+    role: str  # fact, use or left
+    key: str
 
 
 class _Pattern(NamedTuple):
-    literal: str  # what a sentence must have in it, to be worth a look
+    literal: str  # the longest text that every matching sentence contains: a quick first test
     expression: re.Pattern[str]
-    groups: tuple[tuple[str, bool], ...]  # what each group says, and whether it is news
-    came: bool
+    groups: tuple[_Group, ...]
+    returned: bool
 
 
 def _one_of(words: Iterable[str]) -> str:
-    """Match one of these, with a small letter or a capital."""
+    """Return a capturing group that matches one of these words, capitalised or not."""
     return "((?i:" + "|".join(words) + "))"
 
 
@@ -81,99 +89,112 @@ _PLACE = r"(?:[Ii]n|[Oo]n|[Uu]nder|[Bb]ehind|[Bb]eside) the " + _one_of(
     place.rpartition(" ")[2] for places in lexicon.SETTINGS.values() for place in places
 )
 _COLOUR, _TOY = _one_of(lexicon.COLOURS), _one_of(lexicon.TOYS)
-_NAME, _HOW = "([A-Z][a-z]+)", "(?: [a-z]+ly)?"  # "said Mia", "said Mia softly"
-_SOMETHING = r"[\w' -]+?"
-_SECRETS = {
+_NAME, _ADVERB = "([A-Z][a-z]+)", "(?: [a-z]+ly)?"  # said Mia softly
+_ANY_WORDS = r"[\w' -]+?"
+_WORDS = {  # of the things whose only fact is a word
     **dict.fromkeys("tf", _one_of(lexicon.TREATS)),
     **dict.fromkeys("ni", _one_of(lexicon.LISTS["number"])),
     **dict.fromkeys("wv", _one_of(lexicon.SECRETS)),
     "d": _one_of(lexicon.COLOURS),
 }
-# Of a field's last part: what it looks like in a text, the facts in it, and whether they are news.
-_FACTS: dict[str, tuple[str, tuple[str, ...], bool]] = {
-    "put": (_PLACE, ("place",), True),
-    "found": (_PLACE, ("place",), False),
-    "given": (_NAME, ("holder",), True),
-    "holder": (_NAME, ("holder",), False),
-    "thing": (f"{_COLOUR} {_TOY}", ("colour", "noun"), False),
-    "seen": (f"[Aa]n? {_COLOUR} {_TOY}", ("colour", "noun"), False),
-    "a": (f"[Aa]n? {_COLOUR} {_TOY}", ("colour", "noun"), False),
-    "known": (_COLOUR, ("colour",), False),
-    "noun": (_TOY, ("noun",), False),
-    "told": ("(?:[Aa]n? )?{}", ("word",), True),
-    "said": ("{}", ("word",), False),
-    "he": ("(?:[Ss]he|[Hh]e)", (), False),
-    "him": ("(?:him|her)", (), False),
-    "his": ("(?:[Hh]is|[Hh]er)", (), False),
-}
+# By the last part of a field: how it looks in a text, the kinds of its facts, fact or use.
+_FIELDS: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "place_fact": (_PLACE, ("place",), "fact"),
+    "place_use": (_PLACE, ("place",), "use"),
+    "holder_fact": (_NAME, ("holder",), "fact"),
+    "holder_use": (_NAME, ("holder",), "use"),
+    "phrase": (f"{_COLOUR} {_TOY}", ("colour", "noun"), "use"),
+    "colour_fact": (f"[Aa]n? {_COLOUR} {_TOY}", ("colour", "noun"), "use"),
+    "a": (f"[Aa]n? {_COLOUR} {_TOY}", ("colour", "noun"), "use"),
+    "colour_use": (_COLOUR, ("colour",), "use"),
+    "noun": (_TOY, ("noun",), "use"),
+    "fact": ("(?:[Aa]n? )?{}", ("word",), "fact"),
+    "use": ("{}", ("word",), "use"),
+    "he": ("(?:[Ss]he|[Hh]e)", (), "use"),
+    "him": ("(?:him|her)", (), "use"),
+    "his": ("(?:[Hh]is|[Hh]er)", (), "use"),
+}  # A colour never changes: to state it again is a use.
 
 
 @lru_cache(maxsize=10_000)
 def _read(sentence: str) -> _Reading | None:
-    """Say what a sentence means, or None if it is nothing that is known, or ambiguous."""
+    """Return what a sentence says; None if it says nothing of a fact or could mean two things."""
     readings = set()
-    for literal, expression, groups, came in _patterns():
+    for literal, expression, groups, returned in _patterns():
         if literal in sentence and (match := expression.fullmatch(sentence)):
-            said = [(key, word.lower(), news)
-                    for (key, news), word in zip(groups, match.groups(), strict=True)]  # fmt: skip
-            readings.add(
-                _Reading(
-                    tuple((key, word) for key, word, news in said if news and key != "left"),
-                    tuple((key, word) for key, word, news in said if not news),
-                    tuple(word.capitalize() for key, word, _ in said if key == "left"),
-                    came,
-                )
-            )
+            words = list(zip(groups, match.groups(), strict=True))
+            facts = tuple((key, word.lower()) for (role, key), word in words if role == "fact")
+            uses = tuple((key, word.lower()) for (role, key), word in words if role == "use")
+            left = tuple(word for (role, _), word in words if role == "left")
+            readings.add(_Reading(facts, uses, left, returned))
     return readings.pop() if len(readings) == 1 else None
+
+
+def _tellings() -> Iterator[tuple[tuple[str, ...], Telling]]:
+    """Yield every telling of the prose, with the events of its beat."""
+    for name in FILES:
+        for script in read_scripts(name):
+            for beat in script.beats:
+                for telling in beat.tellings:
+                    yield beat.events, telling
 
 
 @cache
 def _patterns() -> tuple[_Pattern, ...]:
-    """Make a pattern of every sentence of the prose that states or needs a fact."""
+    """Make a pattern of every template sentence that says something of a fact."""
     patterns = []
-    for events, line in written():
+    for events, telling in _tellings():
         leaver = next((event[-1] for event in events if event.startswith("leave")), "")
-        came = any(event.startswith("come") for event in events)
-        for number, sentence in enumerate(sentences(line)):
-            groups: list[tuple[str, bool]] = []
+        returned = any(event.startswith("come") for event in events)
+        for number, sentence in enumerate(telling):
+            groups: list[_Group] = []
             expression = _expression(sentence, groups, leaver if number == 0 else "")
-            if groups or came:
-                plain = re.split(r"\([^()]*\)|\{[^}]*\}|\b[Aa] ", sentence)
-                literal = max(plain, key=len)
-                patterns.append(_Pattern(literal, re.compile(expression), tuple(groups), came))
+            if groups or returned:
+                literal = max(_literals(sentence), key=len)
+                patterns.append(_Pattern(literal, re.compile(expression), tuple(groups), returned))
     return tuple(patterns)
 
 
-def _expression(sentence: str, groups: list[tuple[str, bool]], leaver: str) -> str:
-    """Write a regular expression for a sentence of the prose, and name its groups."""
+def _literals(sentence: Sentence) -> list[str]:
+    """Return the texts of a sentence outside of choices, fields and articles."""
+    plain = [part[0] for part in sentence.parts if len(part) == 1]
+    return [text for part in plain for text in re.split(r"\{[^}]*\}|\b[Aa] ", part)]
+
+
+def _expression(sentence: Sentence, groups: list[_Group], leaver: str) -> str:
+    """Return a regular expression for a template sentence; append its groups to `groups`."""
     expression = ""
-    for field, mark, literal in re.findall(r"\{([^}]+)\}|([()|])|([^{}()|]+)", sentence):
-        if field:
-            if re.search(r"\b[Aa] $", expression) and len(field) > 1:
-                expression = expression[:-1] + "n? "
-            expression += _field(field, groups, leaver)
-        elif mark:
-            expression += "(?:" if mark == "(" else mark
-        else:
-            expression += re.escape(literal).replace(r"\ ", " ")
+    for part in sentence.parts:
+        alternatives = []
+        for text in part:
+            alternative = ""
+            for field, literal in re.findall(r"\{([^}]+)\}|([^{}]+)", text):
+                if literal:
+                    alternative += re.escape(literal).replace(r"\ ", " ")
+                else:
+                    if len(field) > 1:
+                        alternative = re.sub(r"\b([Aa]) $", r"\1n? ", alternative)
+                    alternative += _field(field, groups, leaver)
+            alternatives.append(alternative)
+        expression += alternatives[0] if len(part) == 1 else f"(?:{'|'.join(alternatives)})"
     return expression
 
 
-def _field(field: str, groups: list[tuple[str, bool]], leaver: str) -> str:
-    """Write the expression of a field; `leaver` is the one who leaves in this sentence, if any."""
+def _field(field: str, groups: list[_Group], leaver: str) -> str:
+    """Return the expression of a field. `leaver` is the person who leaves in this sentence."""
     if field in ("A", "B", "C"):
         if field == leaver:
-            groups.append(("left", True))
+            groups.append(_Group("left", field))
             return _NAME
-        return "[A-Z][a-z]+" + _HOW
-    if len(field) == 1:
-        field = f"{field.lower()}.thing"
+        return "[A-Z][a-z]+" + _ADVERB
+    if len(field) == 1:  # {K}: a red kite's "red kite"
+        field = f"{field.lower()}.phrase"
     thing, dot, part = field.partition(".")
-    if not dot or part.lower() not in _FACTS:
-        return _SOMETHING
-    expression, facts, news = _FACTS[part.lower()]
-    groups += [(f"{thing}.{fact}", news) for fact in facts]
-    return expression.format(_SECRETS.get(thing))
+    if not dot or part.lower() not in _FIELDS:
+        return _ANY_WORDS
+    expression, kinds, role = _FIELDS[part.lower()]
+    groups += [_Group(role, f"{thing}.{kind}") for kind in kinds]
+    return expression.format(_WORDS.get(thing))
 
 
 # ---------------------------------------------------------------------------- people
@@ -185,51 +206,58 @@ def _speakers(sentence: str) -> set[str]:
     return set(re.findall(rf"\b(?:{_VERBS}) ([A-Z][a-z]+)", sentence))
 
 
-def _strangers(text: str) -> Iterable[str]:
-    """Name those who come as a fourth, a fifth, ... in a story of three."""
-    names = [word for word in re.findall(r"\b[A-Z][a-z]+", text) if word in PEOPLE]
-    for name in list(dict.fromkeys(names))[CAST:]:
-        yield f"{name} is one too many: a story has {CAST} people"
+def _surplus_people(text: str) -> Iterator[str]:
+    """Report each person after the third."""
+    names = [word for word in re.findall(r"\b[A-Z][a-z]+", text) if word in NAMES]
+    for number, name in enumerate(dict.fromkeys(names), start=1):
+        if number > PEOPLE:
+            yield f"{name} is person {number}: a story has {PEOPLE}"
 
 
-# ---------------------------------------------------------------------------- grammar
+# ---------------------------------------------------------------------------- language
 
 
-def slips(text: str) -> Iterable[str]:
-    """Find faults of grammar, and words that the world does not have."""
+def language_errors(text: str) -> Iterator[str]:
+    """Report errors of grammar and words that the world does not have."""
     for match in re.finditer(
         r"\b(?:[Aa] (?!use)[aeiou]|[Aa]n (?:(?!hour)[^aeiou\W]|use))\w*", text
     ):
-        yield f"article: {match[0]}"
+        yield f"wrong article: {match[0]}"
     for match in re.finditer(r"\b(\w+) \1\b", text):
-        yield f"twice: {match[0]}"
+        yield f"repeated word: {match[0]}"
     for match in re.finditer(r"[.!?] [a-z]\w*", text):
-        yield f"small letter: {match[0]}"
+        yield f"no capital: {match[0]}"
     for paragraph in text.split("\n\n"):
         if paragraph.count('"') % 2:
-            yield f"quotation marks: {paragraph[:40]}"
+            yield f"unpaired quotation mark: {paragraph[:40]}"
         if not re.search(r'[.!?]"?$', paragraph):
-            yield f"no end: {paragraph[-40:]}"
+            yield f"unfinished sentence: {paragraph[-40:]}"
     for word in re.findall(r"[A-Za-z]+(?:-[a-z]+)*", re.sub(r"'s\b", "", text)):
         if word.lower() not in _vocabulary():
-            yield f"no word: {word}"
+            yield f"{UNKNOWN_WORD}: {word}"
 
 
 @cache
 def _vocabulary() -> frozenset[str]:
-    """All words that the world has."""
+    """Return all words of the world, in lower case."""
     lists = [
         *lexicon.LISTS.values(),
         *lexicon.DESCRIBED.values(),
+        *lexicon.NEIGHBOURS.values(),
         lexicon.TOYS,
         lexicon.CREATURES,
         lexicon.SECRETS,
         lexicon.MANNERS,
-        *lexicon.NEIGHBOURS.values(),
     ]
     nouns = [noun for words in lists for noun in words]
-    prose = [re.sub(r"\{[^}]*\}", " ", line.replace("'s", "")) for _, line in written()]
+    prose = [
+        re.sub(r"\{[^}]*\}", " ", text.replace("'s", ""))
+        for _, telling in _tellings()
+        for sentence in telling
+        for part in sentence.parts
+        for text in part
+    ]
     places = [place for setting in lexicon.SETTINGS.values() for place in setting]
-    texts = [*nouns, *map(plural, nouns), *prose, *places, *lexicon.LIVES.values(), *PEOPLE,
+    texts = [*nouns, *map(plural, nouns), *prose, *places, *lexicon.LIVES.values(), *NAMES,
              *map(plural, lexicon.TREATS), "a an he she him her his girl boy"]  # fmt: skip
     return frozenset(re.findall(r"[a-z]+(?:-[a-z]+)*", " ".join(texts).lower()))

@@ -1,12 +1,10 @@
-"""The world that stories are told of: chance, grammar, and the state of people and things.
+"""The world of a story: chance, grammar, and the state of people and things.
 
-A `World` is what the fields of prose are looked up in (prose/plots.txt lists them). Events change
-it, and a sentence that says something about a thing asks it: so prose cannot contradict itself.
-What a sentence says of a fact is marked, <key:word> where it is told and [key:word] where it is
-needed; data/stories/telling.py takes the marks out again and makes probes of them.
+A `World` is the mapping that the fields of a template are looked up in (docs/stories.md lists the
+fields). Events change it. What it returns for a fact or a use is marked (data/stories/probes.py).
 
-Everything is drawn by 64-bit integer arithmetic of our own: the same for the same seed and index
-on every machine, for ever.
+All draws are 64-bit integer arithmetic of our own: the same for the same seed and index on every
+machine and with every version of Python.
 """
 
 from collections.abc import Sequence
@@ -14,14 +12,15 @@ from functools import cache
 from typing import TypeVar
 
 from data.stories import lexicon
+from data.stories.probes import mark_fact, mark_use
 
-SPLITS = 18 * ("train",) + ("val", "test")  # of an index, modulo their number
+SPLITS = 18 * ("train",) + ("val", "test")  # of a story, by its index modulo 20
 
 T = TypeVar("T")
 
 
 def split_of(index: int) -> str:
-    """Say which split a story belongs to."""
+    """Return the split that a story belongs to: train, val or test."""
     return SPLITS[index % len(SPLITS)]
 
 
@@ -32,7 +31,7 @@ _PRIME = (1 << 61) - 1
 
 
 def _mix(word: int) -> int:
-    """Scatter a 64-bit word (splitmix64's finalizer: Steele, Lea and Flood, 2014)."""
+    """Hash a 64-bit word (splitmix64's finalizer: Steele, Lea and Flood, 2014)."""
     word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 & _WORD
     word = (word ^ (word >> 27)) * 0x94D049BB133111EB & _WORD
     return word ^ (word >> 31)
@@ -40,6 +39,7 @@ def _mix(word: int) -> int:
 
 @cache
 def _octaves(near: int, far: int) -> tuple[int, ...]:
+    """Return near, 2 near, 4 near, ... below far."""
     octaves = [near]
     while octaves[-1] * 2 < far:
         octaves.append(octaves[-1] * 2)
@@ -47,7 +47,10 @@ def _octaves(near: int, far: int) -> tuple[int, ...]:
 
 
 class Draw:
-    """A linear congruential generator of 64 bits (Knuth's MMIX constants), read from its top."""
+    """A 64-bit linear congruential generator (Knuth's MMIX constants); only its upper half is used.
+
+    The state begins as a hash of seed and index.
+    """
 
     __slots__ = ("_state",)
 
@@ -55,16 +58,16 @@ class Draw:
         self._state = _mix((_mix(seed & _WORD) + index * 0x9E3779B97F4A7C15) & _WORD)
 
     def below(self, n: int) -> int:
-        """Draw from 0 to n - 1; n is below 2^32."""
+        """Draw a whole number from 0 to n - 1; n < 2**32."""
         self._state = state = (self._state * 6364136223846793005 + 1442695040888963407) & _WORD
         return (state >> 32) * n >> 32
 
     def choose(self, items: Sequence[T]) -> T:
-        """Draw one of these."""
+        """Draw one of `items`."""
         return items[self.below(len(items))]
 
     def distance(self, near: int, far: int) -> int:
-        """Draw from `near` to `far`, as likely from `near` to 2 `near` as from 2 to 4 `near`..."""
+        """Draw a whole number from `near` to `far`: each doubling of `near` is equally likely."""
         low = self.choose(_octaves(near, far))
         return low + self.below(min(low * 2, far + 1) - low)
 
@@ -78,23 +81,23 @@ _PLURALS = {
 
 
 def article(noun: str) -> str:
-    """Put a or an before a noun, or before what describes it."""
+    """Return a noun, or an adjective, with a or an before it."""
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 @cache
 def plural(noun: str) -> str:
-    """Form the plural of a noun of the lexicon, whatever describes it."""
-    before, space, last = noun.rpartition(" ")
+    """Return the plural of a noun of the lexicon, which adjectives may precede."""
+    adjectives, space, last = noun.rpartition(" ")
     if last in _PLURALS:
-        return before + space + _PLURALS[last]
+        return adjectives + space + _PLURALS[last]
     if noun.endswith("y") and noun[-2] not in "aeiou":
         return noun[:-1] + "ies"
     return noun + ("es" if noun.endswith(("s", "x", "ch", "sh", "ato")) else "s")
 
 
 def capital(text: str) -> str:
-    """Begin a text with a capital."""
+    """Return a text with its first letter in upper case."""
     return text[:1].upper() + text[1:]
 
 
@@ -102,10 +105,10 @@ def capital(text: str) -> str:
 
 
 class Person:
-    """Someone in the story, and how to speak of them."""
+    """A person and the words for them. The attributes are fields, as in {a.he}."""
 
-    def __init__(self, name: str, kind: str, small: str) -> None:
-        self.name, self.kind, self.who = name, kind, f"{article(small)} {kind}"
+    def __init__(self, name: str, kind: str, size: str) -> None:
+        self.name, self.kind, self.who = name, kind, f"{article(size)} {kind}"
         female = name in _GIRLS
         self.he, self.him, self.his = ("she", "her", "her") if female else ("he", "him", "his")
         self.He, self.His = capital(self.he), capital(self.his)
@@ -114,105 +117,117 @@ class Person:
 _GIRLS = frozenset(lexicon.GIRLS)
 
 
-class Fact:
-    """A word to be remembered: `told` marks it as a fact, `said` as a probe of it."""
+class Word:
+    """A number, a treat, a name or a password: one fact. The attributes are fields, as in
+    {n.fact}."""
 
     def __init__(self, key: str, word: str, before: str = "") -> None:
-        self.told, self.said = f"{before}<{key}:{word}>", f"[{key}:{word}]"
-        self.Told = f"{capital(before)}<{key}:{word if before else capital(word)}>"
-        self.Said = f"[{key}:{capital(word)}]"
+        self.fact, self.use = before + mark_fact(key, word), mark_use(key, word)
+        self.Fact = capital(before) + mark_fact(key, word if before else capital(word))
+        self.Use = mark_use(key, capital(word))
 
 
 class Thing:
-    """Something with a colour, and with a place or a holder. The attributes are the words that
-    prose asks for (see prose/plots.txt); what is not yet known is not there to be told."""
+    """Something with a colour, and with a place or a holder. The attributes are fields, as in
+    {k.noun}; those of the place and the holder do not exist before they are set."""
 
     def __init__(self, key: str, colour: str, noun: str) -> None:
         self._key, self.noun, self.nouns = key, noun, plural(noun)
         self.phrase = f"{colour} {noun}"
         self.a = article(self.phrase)
         self.A = capital(self.a)
-        self.seen = f"{self.a.split()[0]} <{key}.colour:{colour}> {noun}"
-        self.Seen = capital(self.seen)
-        self.known = f"[{key}.colour:{colour}]"
+        self.colour_fact = f"{self.a.split()[0]} {mark_fact(f'{key}.colour', colour)} {noun}"
+        self.Colour_fact = capital(self.colour_fact)
+        self.colour_use = mark_use(f"{key}.colour", colour)
 
-    def lay(self, place: str) -> None:
-        """Let it lie there, as in "in the barn"."""
-        where, _, noun = place.rpartition(" ")
-        self.put = f"{where} <{self._key}.place:{noun}>"
-        self.found = f"{where} [{self._key}.place:{noun}]"
-        self.Found = capital(self.found)
+    def set_place(self, place: str) -> None:
+        """Put the thing somewhere, as "in the barn"."""
+        preposition, _, noun = place.rpartition(" ")
+        self.place_fact = f"{preposition} {mark_fact(f'{self._key}.place', noun)}"
+        self.place_use = f"{preposition} {mark_use(f'{self._key}.place', noun)}"
+        self.Place_use = capital(self.place_use)
 
-    def give(self, name: str) -> None:
-        """Let somebody have it."""
-        self.given = f"<{self._key}.holder:{name}>"
-        self.holder = f"[{self._key}.holder:{name}]"
+    def set_holder(self, name: str) -> None:
+        """Give the thing to a person."""
+        self.holder_fact = mark_fact(f"{self._key}.holder", name)
+        self.holder_use = mark_use(f"{self._key}.holder", name)
 
 
 class World(dict[str, object]):
-    """The state, which is also what the fields of prose are looked up in. A field that is not part
-    of the state is a word of a list (`lexicon.LISTS`): another each time, or, with a digit, the
-    same throughout the plot or scene. It is never one of the `secrets`, the words that a probe
-    may ask for: a use far from its fact would not need it, had the word been said in between."""
+    """The state of a story, in which the fields of templates are looked up.
+
+    A field that is not part of the state is drawn from the list of that name (`lexicon.LISTS`):
+    {bird} is another word each time, {bird1} the same throughout the plot, scene or frame. No such
+    word is one of the `reserved` words, those that a probe may ask for. Otherwise the word could
+    stand between a fact and its use by chance, and the use would not need the fact.
+    """
 
     def __init__(self, draw: Draw, setting: str) -> None:
         self.draw, self.setting = draw, setting
-        self.kept: dict[str, str] = {}
+        self.numbered: dict[str, str] = {}  # words of fields such as {bird1}
         self.lists = dict(lexicon.LISTS)
-        self.secrets: set[str] = set()
+        self.reserved: set[str] = set()
 
-    def happen(self, event: str) -> None:
-        """Change the state: put THING PLACE, give THING PERSON. What else is written, take THING
-        PERSON, leave PERSON, come PERSON, need FACT, is for readers."""
-        verb, *what = event.split()
+    def apply(self, event: str) -> None:
+        """Change the state: put THING PLACE, or give THING PERSON.
+
+        All other events change nothing here: the judge reads leave and come, the primer need.
+        """
+        verb, *arguments = event.split()
         if verb == "put":
-            self[what[0]].lay(self[what[1]])  # type: ignore[attr-defined]
+            self._thing(arguments[0]).set_place(str(self[arguments[1]]))
         elif verb == "give":
-            self[what[0]].give(self[what[1]])  # type: ignore[attr-defined]
+            self._thing(arguments[0]).set_holder(str(self[arguments[1]]))
+
+    def _thing(self, key: str) -> Thing:
+        thing = self[key]
+        assert isinstance(thing, Thing)
+        return thing
 
     def __missing__(self, field: str) -> str:
+        """Return the text of a field that is not part of the state."""
         if field[0] == "+":
-            return plural(self[field[1:]])  # type: ignore[arg-type]
+            return plural(str(self[field[1:]]))
         if field[:2] in ("a ", "A "):
             phrase = article(str(self[field[2:]]))
             return phrase if field[0] == "a" else capital(phrase)
         if field[-2] == " ":
-            return self._spoken(*field.split())
+            return self._speech(*field.split())
         if field[-1].isdigit():
-            if field not in self.kept:
-                self.kept[field] = str(self[field[:-1]])
-            return self.kept[field]
+            if field not in self.numbered:
+                self.numbered[field] = str(self[field[:-1]])
+            return self.numbered[field]
         if field[0].isupper():
             return capital(str(self[field.lower()]))
         word = self.draw.choose(self.lists[field])
-        while word in self.secrets:
+        while word in self.reserved:
             word = self.draw.choose(self.lists[field])
         if field in lexicon.DESCRIBED and self.draw.below(2):
             return f"{self.draw.choose(lexicon.DESCRIBED[field])} {word}"
         return word
 
-    def _spoken(self, verb: str, who: str) -> str:
-        """Say who speaks: said Mia, answered Mia, said Mia softly."""
+    def _speech(self, verb: str, person: str) -> str:
+        """Return who speaks and how: said Mia, answered Mia, said Mia softly."""
         verb = self.draw.choose(lexicon.LISTS[verb])
         if verb not in ("said", "asked") or self.draw.below(2):
-            return f"{verb} {self[who]}"
-        return f"{verb} {self[who]} {self['softly' if verb == 'said' else 'politely']}"
+            return f"{verb} {self[person]}"
+        return f"{verb} {self[person]} {self['softly' if verb == 'said' else 'politely']}"
 
     def candidates(self, key: str) -> tuple[str, ...]:
-        """List what could stand in the place of the fact `key`."""
+        """Return the words that could stand in the place of the fact `key`."""
         kind = key.rpartition(".")[2]
         if kind == "place":
             return _PLACES[self.setting]
         if kind == "holder":
             return str(self["A"]), str(self["B"]), str(self["C"])
-        return _POOLS[kind]
+        return _CANDIDATES[kind]
 
 
 _PLACES = {
     setting: tuple(place.rpartition(" ")[2] for place in places)
     for setting, places in lexicon.SETTINGS.items()
 }
-_POOLS = {
+_CANDIDATES = {
     "colour": lexicon.COLOURS,
     "number": lexicon.LISTS["number"],
     "treat": lexicon.TREATS,
@@ -220,62 +235,90 @@ _POOLS = {
 }
 
 
-def cast(draw: Draw, split: str, plots: tuple[str, ...]) -> tuple[str, World]:
-    """Draw one of `plots` and a world for it, so that plot, hero and thing belong to `split`."""
+# ---------------------------------------------------------------------------- drawing a world
+
+
+def draw_world(draw: Draw, split: str, plots: Sequence[str]) -> tuple[str, World]:
+    """Draw one of `plots` and a world for it.
+
+    Plot, hero and thing are drawn again until their combination belongs to `split`.
+    """
     while True:
         plot = draw.choose(plots)
-        name = draw.choose(draw.choose((lexicon.GIRLS, lexicon.BOYS)))
+        hero = _draw_name(draw)
         noun = draw.choose(lexicon.TOYS)
-        combination = int.from_bytes(f"{plot} {name} {noun}".encode(), "little")
+        combination = int.from_bytes(f"{plot} {hero} {noun}".encode(), "little")
         if split_of(_mix(combination % _PRIME)) == split:
             break
     setting = draw.choose(tuple(lexicon.SETTINGS))
     world = World(draw, setting)
     world["lives"] = lexicon.LIVES[setting]
-    names = [name]
+    _add_people(world, hero)
+    colours = _draw_colours(draw)
+    _add_things(world, noun, colours)
+    _add_places_and_neighbours(world)
+    world["d"] = Word("d.colour", colours[0])
+    world.reserved = {*colours[:2], *(str(world[key]).rpartition(" ")[2] for key in "pq")}
+    _add_words(world)
+    return plot, world
+
+
+def _draw_name(draw: Draw) -> str:
+    return draw.choose(draw.choose((lexicon.GIRLS, lexicon.BOYS)))
+
+
+def _add_people(world: World, hero: str) -> None:
+    """Add the hero and two others, as a, b, c, and their names, as A, B, C."""
+    draw, names = world.draw, [hero]
     while len(names) < 3:
-        other = draw.choose(draw.choose((lexicon.GIRLS, lexicon.BOYS)))
-        if other not in names:
-            names.append(other)
+        name = _draw_name(draw)
+        if name not in names:
+            names.append(name)
     animals = draw.below(3) == 0
     for key, name in zip("abc", names, strict=True):
         kind = "girl" if name in _GIRLS else "boy"
         if animals:
             kind = draw.choose(lexicon.CREATURES)
-        small = draw.choose(lexicon.LISTS["small"])
-        world[key] = person = Person(name, kind, small)
-        world[key.upper()] = person.name
-    _furnish(world, draw, noun)
-    return plot, world
+        world[key] = Person(name, kind, draw.choose(lexicon.LISTS["small"]))
+        world[key.upper()] = name
 
 
-def _furnish(world: World, draw: Draw, noun: str) -> None:
-    """Draw what the story may need: things, places, neighbours, and words to remember."""
+def _draw_colours(draw: Draw) -> list[str]:
+    """Draw four colours: of the door, and of the things k, r and m."""
     first = draw.below(len(lexicon.COLOURS))
     step = 1 + draw.below(len(lexicon.COLOURS) - 1)
-    colours = [lexicon.COLOURS[(first + n * step) % len(lexicon.COLOURS)] for n in range(4)]
-    for key, its, colour in zip(
-        "krm", (noun, noun, draw.choose(lexicon.TOYS)), colours[1:], strict=True
-    ):
-        thing = Thing(key, colour, its)
+    return [lexicon.COLOURS[(first + n * step) % len(lexicon.COLOURS)] for n in range(4)]
+
+
+def _add_things(world: World, noun: str, colours: Sequence[str]) -> None:
+    """Add the thing of the story, k, another of the same noun, r, and any other, m."""
+    nouns = (noun, noun, world.draw.choose(lexicon.TOYS))
+    for key, name, colour in zip("krm", nouns, colours[1:], strict=True):
+        thing = Thing(key, colour, name)
         world[key], world[key.upper()] = thing, thing.phrase
+
+
+def _add_places_and_neighbours(world: World) -> None:
+    """Add the places p, q, s. The other places and four neighbours become lists, where and job."""
+    draw = world.draw
     places = list(lexicon.SETTINGS[world.setting])
     for key in "pqs":
         world[key] = places.pop(draw.below(len(places)))
-    neighbours = list(lexicon.NEIGHBOURS[world.setting])
-    known = [neighbours.pop(draw.below(len(neighbours))) for _ in range(4)]
-    known = [f"{draw.choose(lexicon.MANNERS)} {job}" if draw.below(2) else job for job in known]
-    world.lists |= {"where": tuple(places), "job": tuple(known)}
-    world["d"] = Fact("d.colour", colours[0])
-    world.secrets = {*colours[:2], *(world[key].rpartition(" ")[2] for key in "pq")}  # type: ignore[attr-defined]
-    for kind, keys, pool in (
-        ("treat", "tf", lexicon.TREATS),
-        ("number", "ni", lexicon.LISTS["number"]),
-        ("word", "wv", lexicon.SECRETS),
-    ):
-        at = draw.below(len(pool))
+    jobs = list(lexicon.NEIGHBOURS[world.setting])
+    jobs = [jobs.pop(draw.below(len(jobs))) for _ in range(4)]
+    jobs = [f"{draw.choose(lexicon.MANNERS)} {job}" if draw.below(2) else job for job in jobs]
+    world.lists |= {"where": tuple(places), "job": tuple(jobs)}
+
+
+def _add_words(world: World) -> None:
+    """Add the facts that are single words, two of a kind: one for the plot, one for the frame."""
+    draw = world.draw
+    for kind, keys in (("treat", "tf"), ("number", "ni"), ("word", "wv")):
+        pool = _CANDIDATES[kind]
+        place = draw.below(len(pool))
         for key in keys:
-            before = article(pool[at]).removesuffix(pool[at]) if kind == "treat" else ""
-            world[key] = Fact(f"{key}.{kind}", pool[at], before)
-            world.secrets.add(pool[at])
-            at = (at + 1 + draw.below(len(pool) - 1)) % len(pool)
+            word = pool[place]
+            before = article(word).removesuffix(word) if kind == "treat" else ""
+            world[key] = Word(f"{key}.{kind}", word, before)
+            world.reserved.add(word)
+            place = (place + 1 + draw.below(len(pool) - 1)) % len(pool)

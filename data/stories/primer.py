@@ -1,0 +1,141 @@
+"""Stories for beginners (prose/primer.txt): a fact is used soon after it is stated.
+
+A young model learns from them to look back: where uses are rare and far, it learns the sentences
+and guesses the rest. Such a story is a sequence of steps. A step states a fact, or uses one that is
+known. Now and then scenes pass the time before a use.
+"""
+
+from collections.abc import Iterable
+from functools import cache
+from typing import NamedTuple
+
+from data.stories.probes import MARK
+from data.stories.scenes import count_words, draw_scenes, pass_time, say, tell_beat
+from data.stories.templates import Beat, Telling, fields_of, read_scripts
+from data.stories.world import World
+
+PRIMER = "primer"  # the name of these stories among the plots
+SHORT = 160  # words: a story whose drawn distance is below is one for beginners
+STEPS = 16  # of a story at least; at most one less than twice as many
+PAUSE, PAUSES = 40, 5  # of distances of at least 40 words, one in 5 is passed with scenes
+PARAGRAPH = 6  # steps in a paragraph, on average
+INTRODUCTION = 3  # facts that are stated before uses prevail: the thing, its place, one more
+
+
+class _Step(NamedTuple):
+    """A beat with the fact that it is about, as k.place, and the facts that it requires."""
+
+    beat: Beat
+    fact: str
+    required: frozenset[str]
+
+    def possible(self, known: Iterable[str]) -> bool:
+        """Return whether every fact that the step requires is known."""
+        return self.required <= set(known)
+
+
+_WORD_FACTS = {"n": "n.number", "t": "t.treat", "w": "w.word"}  # of letters with a single fact
+
+
+@cache
+def _steps(part: str) -> tuple[_Step, ...]:
+    """Read the steps of a part of prose/primer.txt: begin, news, uses or end.
+
+    The fields of a beat show which facts it states and which it uses. The event `need FACT` names
+    a fact that it requires without using it.
+    """
+    (script,) = (script for script in read_scripts(PRIMER) if script.name == part)
+    steps = []
+    for beat in script.beats:
+        stated, used = [], set()
+        for field in (field for telling in beat.tellings for field in fields_of(telling)):
+            thing, dot, part_name = field.lower().partition(".")
+            if not dot or thing not in "krntw":
+                continue
+            kind, _, role = part_name.rpartition("_")  # colour_fact; {k.noun} needs the colour
+            fact = _WORD_FACTS.get(thing) or f"{thing}.{kind or 'colour'}"
+            if role == "fact":
+                stated.append(fact)
+            else:
+                used.add(fact)
+        fact = [*stated, *sorted(used - {"k.colour"}), "k.colour"][0]
+        needed = {event.split()[1] for event in beat.events if event.startswith("need")}
+        steps.append(_Step(beat, fact, frozenset(used - set(stated) | needed)))
+    return tuple(steps)
+
+
+def tell_primer(world: World, near: int, far: int) -> list[str]:
+    """Return the paragraphs of a story for beginners.
+
+    Each use draws its own distance from its fact, from `near` to `far` words.
+    """
+    return _Primer(world, near, far).tell()
+
+
+class _Primer:
+    """A story for beginners while it is told."""
+
+    def __init__(self, world: World, near: int, far: int) -> None:
+        self._world, self._draw = world, world.draw
+        self._near, self._far = near, far
+        self._scenes = draw_scenes(world.draw)
+        self._words = 0
+        self._mentioned: dict[str, int] = {}  # by fact: the word at which it was mentioned last
+        companion = self._draw.choose(tuple(_WORD_FACTS.values()))  # one fact besides the thing's
+        self._news = [
+            step for step in _steps("news") if step.fact == companion or step.fact[0] in "kr"
+        ]
+        self._uses = [(step, list(step.beat.tellings)) for step in _steps("uses")]
+
+    def tell(self) -> list[str]:
+        """Return the paragraphs."""
+        draw = self._draw
+        paragraphs = [tell_beat(self._world, draw.choose(_steps("begin")).beat)]
+        for _ in range(STEPS + draw.below(STEPS)):
+            distance = draw.distance(self._near, self._far)
+            pause = self._introduced() and distance >= PAUSE and not draw.below(PAUSES)
+            if pause:
+                scenes = pass_time(self._world, self._scenes, distance)
+                self._words += sum(map(count_words, scenes))
+                paragraphs += scenes
+            text = self._next_step(distance)
+            if text is None:
+                break
+            self._remember(text)
+            if pause or not draw.below(PARAGRAPH):
+                paragraphs.append(text)
+            else:
+                paragraphs[-1] += " " + text
+        ends = [step for step in _steps("end") if step.possible(self._mentioned)]
+        return [*paragraphs, tell_beat(self._world, draw.choose(ends).beat)]
+
+    def _introduced(self) -> bool:
+        return len(self._mentioned) >= INTRODUCTION
+
+    def _next_step(self, distance: int) -> str | None:
+        """Tell a use or a piece of news; None if no step is possible. News are rarer than uses once
+        the story is introduced."""
+        draw, introduced = self._draw, self._introduced()
+        uses = [use for use in self._uses if use[1] and use[0].possible(self._mentioned)]
+        news = [step for step in self._news if step.possible(self._mentioned)]
+        if uses and (not news or draw.below(6 if introduced else 2)):
+            tellings = self._nearest(uses, distance)
+            return say(self._world, tellings.pop(draw.below(len(tellings))))
+        if news:
+            step = draw.choose(news if introduced else news[:2])
+            self._news.remove(step)
+            return tell_beat(self._world, step.beat)
+        return None
+
+    def _nearest(self, uses: list[tuple[_Step, list[Telling]]], distance: int) -> list[Telling]:
+        """Choose the use whose fact's age is closest to `distance`, as a ratio; return the tellings
+        that are left of it."""
+        ages = [self._words - self._mentioned[step.fact] for step, _ in uses]
+        ratios = [max(age, distance) / max(1, min(age, distance)) for age in ages]
+        return uses[ratios.index(min(ratios))][1]
+
+    def _remember(self, text: str) -> None:
+        """Note where the facts of a marked text stand, and count its words."""
+        for mark in MARK.finditer(text):
+            self._mentioned[mark[1]] = self._words + text.count(" ", 0, mark.start())
+        self._words += count_words(text)

@@ -1,0 +1,84 @@
+"""Probes: from a text with marks to a plain text and the words that an earlier fact decides.
+
+The world marks what it says: <key:word> states a fact, [key:word] uses it. The key names the thing
+and the kind, as in k.place.
+"""
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+Span = tuple[int, int]  # (start, stop), in characters of the text
+
+
+class Probe(NamedTuple):
+    """A use: a word that an earlier fact decides."""
+
+    kind: str  # what the fact is about: place, colour, holder, number, treat, word
+    fact: Span  # where the word was said last before the use
+    use: Span
+    right: str
+    wrong: tuple[str, ...]  # words that would fit as well
+
+
+class Story(NamedTuple):
+    text: str
+    probes: tuple[Probe, ...]
+
+
+FACT_MARK = "<"  # a fact's first character
+MARK = re.compile(r"[<\[]([\w.]+):([^>\]]+)([>\]])")  # key, word, closing bracket
+
+
+def mark_fact(key: str, word: str) -> str:
+    """Mark a word as the statement of the fact `key`."""
+    return f"<{key}:{word}>"
+
+
+def mark_use(key: str, word: str) -> str:
+    """Mark a word as a use of the fact `key`."""
+    return f"[{key}:{word}]"
+
+
+def unmark(marked: str, candidates: Callable[[str], tuple[str, ...]]) -> Story:
+    """Remove the marks from a text and return it with its probes.
+
+    `candidates` gives the words that could stand in the place of a fact, by its key. A use is not a
+    probe if its word occurs between fact and use by chance: the fact is not needed then.
+    """
+    facts: dict[str, Span] = {}
+    uses: list[tuple[str, Span, Span, str]] = []
+    parts: list[str] = []
+    end = length = 0
+    for mark in MARK.finditer(marked):
+        key, word, bracket = mark.groups()
+        before = marked[end : mark.start()]
+        end = mark.end()
+        start = length + len(before)
+        length = start + len(word)
+        parts += before, word
+        if bracket == "]" and key in facts:
+            uses.append((key, facts[key], (start, length), word))
+        facts[key] = start, length
+    parts.append(marked[end:])
+    text = "".join(parts)
+    lower = text.lower()
+    probes = []
+    for key, fact, use, word in uses:
+        if not _contains_word(lower[fact[1] : use[0]], word.lower()):
+            kind = key.rpartition(".")[2]
+            probes.append(Probe(kind, fact, use, word, _others(candidates(key), word)))
+    return Story(text, tuple(probes))
+
+
+def _contains_word(text: str, word: str) -> bool:
+    return word in text and re.search(rf"\b{re.escape(word)}\b", text) is not None
+
+
+@lru_cache(maxsize=10_000)
+def _others(words: tuple[str, ...], word: str) -> tuple[str, ...]:
+    """Return the other words, capitalised if `word` is."""
+    if word[0].isupper():
+        words = tuple(other[0].upper() + other[1:] for other in words)
+    return tuple(other for other in words if other != word)
