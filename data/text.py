@@ -5,12 +5,16 @@ settings -> sources (documents) -> tokenizer -> corpus (token shards, memory-map
 
 from typing import Any, Protocol
 
+from numpy.typing import NDArray
+
 from data.corpus import Corpus
 from data.documents import Source
 from data.mixture import MixedCorpus
 from data.prepare import prepare, tokenizer_for
+from data.shards import Tokens
 from data.sources.open import open_source
 from data.tokenizer import Tokenizer
+from errors import UserError
 
 # The settings that each source is opened with, beside its name and its path.
 _SOURCE_SETTINGS = (
@@ -103,6 +107,22 @@ def open_text(
     sources = sources or open_sources(text)
     tokenizer = tokenizer or text_tokenizer(text, settings, sources)
     return tokenizer, open_corpus(text, tokenizer, sources)
+
+
+def open_split(
+    text: TextSettings, tokenizer: Tokenizer, split: str, expected_hash: str
+) -> tuple[NDArray | Tokens, int]:
+    """Return the tokens of one split, (n,) integers, and the bytes of the text they encode.
+
+    Raises `UserError` if the text is not the one whose `data_hash` is `expected_hash`, or if the
+    split has fewer than the two tokens that one prediction needs.
+    """
+    corpus = open_corpus(text, tokenizer)
+    if corpus.data_hash != expected_hash:
+        raise UserError("the run's text is no longer what it was trained on: restore that text")
+    if corpus.n_tokens(split) < 2:
+        raise UserError(f"the run's text has no {split} split: choose another split")
+    return corpus.tokens(split), corpus.n_bytes(split)
 
 
 def _split_settings(text: TextSettings) -> dict[str, Any]:
