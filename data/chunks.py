@@ -105,8 +105,8 @@ class Job:
 
         for document in documents:
             assert document.split is not None
-            tokenizer, count = self.tokenizer, record.counts[document.split]
-            ids = [tokenizer.bos_id, *tokenizer.encode(document.text), tokenizer.eos_id]
+            count = record.counts[document.split]
+            ids = self.tokenizer.encode_document(document.text)
             n_bytes = len(document.text.encode())
             count["n_documents"] += 1
             count["n_tokens"] += len(ids)

@@ -168,6 +168,14 @@ class Tokenizer:
                 ids += self._encode(block)
         return ids
 
+    def encode_document(self, text: str) -> list[int]:
+        """Frame a whole document: `[bos_id, *encode(text), eos_id]`."""
+        return [*self.encode_prompt(text), self.eos_id]
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Frame the beginning of a document, which a model continues: `[bos_id, *encode(text)]`."""
+        return [self.bos_id, *self.encode(text)]
+
     def _has_words(self) -> bool:
         """Whether a word's ids depend on nothing around it: pieces are merged by rank, as in BPE,
         and none goes on into a space. (Unigram adds up a whole text's chances, and rounds them.)"""

@@ -127,13 +127,13 @@ def test_a_large_vocabulary_takes_32_bits(shelf: Shelf, tokenizer: Tokenizer) ->
     """Id 65,536 must not become 0."""
 
     class Large:
-        vocab_size, bos_id, eos_id = 65_537, 1, 65_536
+        vocab_size = 65_537
 
         def fingerprint(self) -> str:
             return "large"
 
-        def encode(self, text: str) -> list[int]:
-            return [65_535]
+        def encode_document(self, text: str) -> list[int]:
+            return [1, 65_535, 65_536]
 
     corpus = prepare(shelf, Large(), split="tail", val_fraction=0.1, test_fraction=0.0)  # type: ignore[arg-type]
     assert corpus.tokens("train")[:3].tolist() == [1, 65_535, 65_536]

@@ -140,6 +140,17 @@ def test_only_words_that_stand_alone_are_kept() -> None:
     assert tokenizer.encode(TEXT[0]) == tokenizer._model.encode(TEXT[0])
 
 
+def test_documents_and_prompts_are_framed(tokenizer: Tokenizer) -> None:
+    """SentencePiece itself adds the same two tokens when it is asked to; a text that spells them
+    gets no third."""
+    reference = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model_bytes)
+    for text in ["", "The kite", "</s>the kite<s>"]:
+        document = reference.encode(text, add_bos=True, add_eos=True)
+        assert tokenizer.encode_document(text) == document
+        assert tokenizer.encode_prompt(text) == document[:-1]
+        assert tokenizer.decode(document) == text
+
+
 # ---------------------------------------------------------------------------- decoding
 
 
