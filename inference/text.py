@@ -101,7 +101,7 @@ def _tokenize(
         starts = _starts_with_space(tokenizer)
     cut = [starts is not None and prompt.endswith(" ") for prompt in prompts]
     tokens = [
-        [tokenizer.bos_id, *tokenizer.encode(prompt[:-1] if is_cut else prompt)]
+        tokenizer.encode_prompt(prompt[:-1] if is_cut else prompt)
         for prompt, is_cut in zip(prompts, cut, strict=True)
     ]
     return tokens, cut, None if starts is None else starts | ~torch.tensor(cut)[:, None]

@@ -108,10 +108,11 @@ def _read_file(trained: "TrainedModel", arguments: argparse.Namespace) -> tuple[
     text = replace(trained.config.data, source="files", path=arguments.file, mix=None)
     if arguments.field is not None:
         text = replace(text, field=arguments.field)
-    tokenizer, tokens, n_bytes = trained.tokenizer, [], 0
+    tokens: list[int] = []
+    n_bytes = 0
     with _errors_name(path="--file", field="--field"):
         for document in open_sources(text)["files"].documents():
-            tokens += [tokenizer.bos_id, *tokenizer.encode(document.text), tokenizer.eos_id]
+            tokens += trained.tokenizer.encode_document(document.text)
             n_bytes += len(document.text.encode())
     return np.array(tokens), n_bytes
 
