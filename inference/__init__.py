@@ -1,1 +1,1 @@
-"""Using a trained model: open it, give it other settings, let it write text."""
+"""Use a trained model: open it, change the settings that carry no weights, generate text."""

@@ -1,46 +1,169 @@
-"""Text in, text out: a stream of text from a stream of tokens, up to a stop string."""
+"""Text in, text out: prompts become tokens, and generated tokens become a stream of text.
 
-from collections.abc import Sequence
+A prompt may end in a space. Most pieces of the vocabulary begin with a space (" time"), so a model
+has hardly seen one alone, and continues it badly. `continue_text` therefore tokenizes the prompt
+without that space, and draws the first token from those that begin with one:
 
-from data.tokenizer import TokenStream
+    prompt "Once upon a "     tokens of "Once upon a", first token " time", text "time"
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from data.tokenizer import Tokenizer, TokenStream
+from model.generation import generate
+from model.sampling import Sampling
+from model.transformer import Transformer
+
+# Why a row ended: a stop string, the end of the document that the model writes, or `max_tokens`.
+FinishReason = Literal["stop", "end", "length"]
+
+
+class TextModel(Protocol):
+    """A model and its tokenizer, such as `TrainedModel`."""
+
+    @property
+    def model(self) -> Transformer: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The text that one generated token of one row adds.
+
+    `text` is empty while a character is incomplete, or while the text may be the beginning of a
+    stop string. `finish_reason` is set in the row's last piece, and None before.
+    """
+
+    row: int
+    text: str
+    finish_reason: FinishReason | None = None
+
+
+def continue_text(
+    trained: TextModel,
+    prompts: Sequence[str],
+    *,
+    max_tokens: int,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    stops: Sequence[str] = (),
+) -> Iterator[Piece]:
+    """Continue each prompt; yield one `Piece` for each token of each row, as it is generated.
+
+    A row ends before the first string of `stops`, at the end of a document (BOS or EOS) or after
+    `max_tokens`, whatever the other rows do. The texts of a row's pieces, joined, are its whole
+    continuation, without the prompt. Row r draws from its own random stream, (seed, r). Raises
+    `UserError` if there is no prompt.
+    """
+    tokenizer = trained.tokenizer
+    ends = (tokenizer.bos_id, tokenizer.eos_id)
+    tokens, cut, first_allowed = _tokenize(tokenizer, prompts)
+    # The first character of a cut row, the space, is already in its prompt.
+    streams = [TextStream(tokenizer.stream(), stops, skip=int(is_cut)) for is_cut in cut]
+    running = list(range(len(prompts)))
+    steps = generate(
+        trained.model, tokens, max_tokens, sampling=sampling, seed=seed, stop=ends,
+        first_allowed=first_allowed,
+    )  # fmt: skip
+    for count, step in enumerate(steps, 1):
+        for row in tuple(running):
+            token, stream = step[row], streams[row]
+            reason: FinishReason | None = None
+            assert token is not None  # a row that drew BOS or EOS is no longer in `running`
+            text = stream.push(token)
+            if stream.stopped:
+                reason = "stop"
+            elif token in ends:
+                reason = "end"
+            elif count == max_tokens:
+                reason = "length"
+            if reason is not None:
+                running.remove(row)
+                text += stream.flush()
+            yield Piece(row, text, reason)
+        if not running:
+            return
+
+
+def _tokenize(
+    tokenizer: Tokenizer, prompts: Sequence[str]
+) -> tuple[list[list[int]], list[bool], Tensor | None]:
+    """Return the tokens of each prompt, whether its last space was cut off, and the tokens (B, V)
+    that may come first (None: all)."""
+    starts = None
+    if any(prompt.endswith(" ") for prompt in prompts):
+        starts = _starts_with_space(tokenizer)
+    cut = [starts is not None and prompt.endswith(" ") for prompt in prompts]
+    tokens = [
+        tokenizer.encode_prompt(prompt[:-1] if is_cut else prompt)
+        for prompt, is_cut in zip(prompts, cut, strict=True)
+    ]
+    return tokens, cut, None if starts is None else starts | ~torch.tensor(cut)[:, None]
+
+
+def _starts_with_space(tokenizer: Tokenizer) -> Tensor | None:
+    """Mark the tokens (V,) that begin with a space; None if the lone space is the only one."""
+    pieces = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
+    if not any(piece.startswith(b" ") and len(piece) > 1 for piece in pieces):
+        return None
+    return torch.tensor([piece.startswith(b" ") for piece in pieces])
 
 
 class TextStream:
-    """Text from tokens, up to the first stop string; holds back what may be the start of one."""
+    """Text from tokens, up to the first stop string.
 
-    def __init__(self, stream: TokenStream, stops: Sequence[str]) -> None:
-        self.stream, self.stops = stream, [stop for stop in stops if stop]
-        self.text, self.stopped = "", False  # what was given out so far
-        self._held = ""
+    Text that may be the beginning of a stop string is kept back until it is certain. Of two stop
+    strings that overlap, the one that is complete first ends the text. `skip` characters at the
+    beginning are dropped.
+    """
+
+    def __init__(self, stream: TokenStream, stops: Sequence[str] = (), skip: int = 0) -> None:
+        self.stopped = False  # whether a stop string was found
+        self._stream = stream
+        self._stops = [stop for stop in stops if stop]
+        self._skip = skip
+        self._pending = ""  # text that may be the beginning of a stop string
 
     def push(self, token: int) -> str:
-        """Take a token; give the text that is certain now."""
-        return self._release(self.stream.push(token), final=False)
+        """Take a token; return the text that is certain now."""
+        return self._release(self._stream.push(token), final=False)
 
     def flush(self) -> str:
-        """Give what is still held back."""
-        return "" if self.stopped else self._release(self.stream.flush(), final=True)
+        """End the text; return what was kept back, or "" after a stop string."""
+        return "" if self.stopped else self._release(self._stream.flush(), final=True)
 
-    def _release(self, fresh: str, final: bool) -> str:
-        self._held += fresh
-        found = [(stop, at) for stop in self.stops if (at := self._held.find(stop)) >= 0]
-        if found:  # of two that overlap, the one complete first, however the tokens fall
-            _, at = min((at + len(stop), at) for stop, at in found)
-            self.stopped, certain = True, at
+    def _release(self, text: str, final: bool) -> str:
+        """Add `text`; return all that comes before a stop string or the beginning of one."""
+        skipped = min(self._skip, len(text))
+        self._skip -= skipped
+        self._pending += text[skipped:]
+        found = [
+            (start + len(stop), start)
+            for stop in self._stops
+            if (start := self._pending.find(stop)) >= 0
+        ]
+        if found:
+            self.stopped = True
+            _, certain = min(found)
         else:
-            certain = len(self._held) - (0 if final else self._undecided())
-        out, self._held = self._held[:certain], self._held[certain:]
-        self.text += out
-        return out
+            certain = len(self._pending) - (0 if final else self._undecided())
+        released, self._pending = self._pending[:certain], self._pending[certain:]
+        return released
 
     def _undecided(self) -> int:
-        """Length of the longest end of what is held that begins a stop string."""
+        """Return the length of the longest end of the pending text that begins a stop string."""
         return max(
             (
                 length
-                for stop in self.stops
-                for length in range(1, min(len(stop), len(self._held) + 1))
-                if self._held.endswith(stop[:length])
+                for stop in self._stops
+                for length in range(1, min(len(stop), len(self._pending) + 1))
+                if self._pending.endswith(stop[:length])
             ),
             default=0,
         )

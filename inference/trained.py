@@ -1,6 +1,6 @@
-"""TrainedModel: a model, its tokenizer and its config, opened from a checkpoint for use.
+"""TrainedModel: a model, its tokenizer and its config, opened from a checkpoint.
 
-Windows, sinks and RoPE scaling carry no parameters. So the same weights can be used under other
+Windows, sinks and RoPE scaling have no weights. So the same weights can be used under other
 settings: `with_settings` builds another model around the same tensors, and reads no file.
 """
 
@@ -15,13 +15,13 @@ from configs.load import config_from_dict
 from configs.settings import Config
 from data.tokenizer import Tokenizer
 from errors import UserError
-from model import ModelConfig, Transformer
+from model import ModelConfig, Sampling, Transformer
 from model.loss import next_token_loss
 from training import checkpoint as checkpoints
 from training.checkpoint import Checkpoint
 from training.device import keep_freed_memory
 
-# Settings of the model that change no weight: names, shapes and values of all tensors stay.
+# The model's settings under which names, shapes and values of all weights stay the same.
 FREE_SETTINGS = (
     "sliding_window", "attention_sinks", "rope_theta", "rope_theta_local", "rope_scaling",
     "rope_factor", "rope_original_len", "attention",
@@ -30,7 +30,11 @@ FREE_SETTINGS = (
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained model, ready for use: no gradients, evaluation mode."""
+    """A trained model in evaluation mode, without gradients.
+
+    `model.config` has the model's present settings. `config` and `checkpoint` describe the run
+    that trained it, and `with_settings` does not change them.
+    """
 
     model: Transformer
     tokenizer: Tokenizer
@@ -38,9 +42,26 @@ class TrainedModel:
     checkpoint: Checkpoint
 
     @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return self.model.tok_embeddings.weight.device
+
+    @property
     def bos_id(self) -> int | None:
-        """The token at which documents are kept apart, or None if the model was trained without."""
+        """The token that begins a document, or None if training did not mask other documents."""
         return self.tokenizer.bos_id if self.config.data.document_mask else None
+
+    @property
+    def sampling(self) -> Sampling:
+        """The sampling that the config's section `sample` describes."""
+        settings = self.config.sample
+        return Sampling(
+            temperature=settings.temperature,
+            top_k=settings.top_k,
+            top_p=settings.top_p,
+            min_p=settings.min_p,
+            repetition_penalty=settings.repetition_penalty,
+        )
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean nats per token of the model on (B, T) inputs and targets."""
@@ -49,14 +70,14 @@ class TrainedModel:
     def with_settings(self, **changes: Any) -> "TrainedModel":
         """Return the same weights under other settings, such as `sliding_window=16`.
 
-        The tensors are shared, not copied. Raises `UserError` for a setting that changes weights
-        or for values that `ModelConfig` refuses.
+        The tensors are shared, not copied, and this model does not change. Raises `UserError` for
+        a setting that is not in `FREE_SETTINGS` and for a value that `ModelConfig` refuses.
         """
         for name in changes:
             if name not in FREE_SETTINGS:
                 raise UserError(
-                    f"{name} cannot change in a trained model: it decides the shape of its "
-                    f"weights; free are {', '.join(FREE_SETTINGS)}"
+                    f"{name} cannot be changed in a trained model; these settings can: "
+                    f"{', '.join(FREE_SETTINGS)}"
                 )
         model = _build(replace(self.model.config, **changes), self.model.state_dict())
         return replace(self, model=model)
@@ -65,33 +86,35 @@ class TrainedModel:
 def open_trained(
     path: str | Path, which: str = "best", device: torch.device | str = "cpu"
 ) -> TrainedModel:
-    """Open RUN, a run's folder or a checkpoint file, on `device`.
+    """Open a run's folder or a checkpoint file, and put the weights on `device`.
 
-    `which` chooses among the checkpoints of a folder: `best`, `last` or a step. Raises
-    `UserError` if it holds no valid checkpoint.
+    `which` chooses among the checkpoints of a folder: `best`, `last` or a step. The windows are
+    those of the last training step. Raises `UserError` if there is no valid checkpoint.
     """
     keep_freed_memory()
     checkpoint = checkpoints.find(Path(path), which)
     config = config_from_dict(checkpoint.metadata["config"], str(checkpoint.path))
     tokenizer = Tokenizer(checkpoint.tokenizer())
-    shape = dict(vars(config.model))
-    if config.train.window_schedule != "constant":  # the config does not say the last windows
-        shape["sliding_window"] = checkpoint.metadata["windows"]
-    architecture = ModelConfig(vocab_size=tokenizer.vocab_size, **shape)
+    settings = dict(vars(config.model))
+    if config.train.window_schedule != "constant":  # then the config names other windows
+        settings["sliding_window"] = checkpoint.metadata["windows"]
+    architecture = ModelConfig(vocab_size=tokenizer.vocab_size, **settings)
     with torch.device("meta"):  # names and shapes are compared before memory is allocated
-        expected = {n: tuple(p.shape) for n, p in Transformer(architecture).named_parameters()}
-    weights = checkpoint.weights(expected)
+        expected = {
+            name: tuple(weight.shape)
+            for name, weight in Transformer(architecture).named_parameters()
+        }
+    weights = {name: w.to(device) for name, w in checkpoint.weights(expected).items()}
     if architecture.tie_embeddings:
         weights["output.weight"] = weights["tok_embeddings.weight"]
-    weights = {name: weight.to(device) for name, weight in weights.items()}
     return TrainedModel(_build(architecture, weights), tokenizer, config, checkpoint)
 
 
 def _build(architecture: ModelConfig, weights: dict[str, Tensor]) -> Transformer:
-    """Build a model around `weights`, which it shares."""
+    """Build a model around `weights`; it shares their memory."""
     with torch.device("meta"):
         model = Transformer(architecture)
     model.load_state_dict(weights, assign=True)
-    if architecture.tie_embeddings:  # assigned, they are two parameters of one memory
+    if architecture.tie_embeddings:  # `assign` made two parameters that share one memory
         model.output.weight = model.tok_embeddings.weight
     return model.requires_grad_(False).eval()

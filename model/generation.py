@@ -41,12 +41,14 @@ def generate(
     sampling: Sampling | None = None,
     seed: int = 0,
     stop: Sequence[int] = (),
+    first_allowed: Tensor | None = None,
 ) -> Iterator[list[int | None]]:
     """Continue each prompt; yield step by step a token per row, None for a row that ended.
 
     A row ends after a token of `stop`, which is yielded; all end after `max_tokens`. Row r draws
-    from its own random stream, (seed, r), whatever its neighbours. Raises `UserError` for an
-    empty prompt or an id outside the vocabulary.
+    from its own random stream, (seed, r), whatever its neighbours. `first_allowed` (B, V) bool
+    marks the tokens that may come first in each row; None: all. Raises `UserError` for an empty
+    prompt or an id outside the vocabulary.
     """
     sampling = sampling or Sampling()
     vocab_size = model.config.vocab_size
@@ -68,6 +70,8 @@ def generate(
         occurred[row, torch.tensor(prompt)] = True
     running = [True] * len(prompts)
     logits = prefill(model, prompts, cache)
+    if first_allowed is not None:
+        logits = logits.masked_fill(~first_allowed.to(logits.device), -torch.inf)
     for n in range(max_tokens):
         tokens = draw(probabilities(logits, sampling, occurred), generators)
         yield [

@@ -1,60 +1,72 @@
 """Score a trained model on a split or on any text: `python -m scripts.evaluate RUN --window 16`
 
-Loss (nats per token), perplexity and bits per byte over the whole text, every token predicted once.
-Windows carry no parameters, so the same weights can be scored under another window than the one
-they were trained with: the table shows what they lose, or whether they can use more.
+Loss (nats per token), perplexity and bits per byte over the whole text; every token is predicted
+once. Windows have no weights, so the same model can be scored under other windows than the one it
+was trained with: the table shows what it loses, and whether it can use more.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from arguments import add_run, open_run
 from errors import ArgumentParser, UserError, command
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch is imported only when a model is opened
     from inference.trained import TrainedModel
     from training.evaluation import Score
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a line for each window."""
+    """Print a row for each window."""
+    arguments = _parser().parse_args(argv)
+    if arguments.seq_len is not None and arguments.seq_len < 1:
+        raise UserError(f"--seq-len is {arguments.seq_len}: it must be at least 1")
+    if arguments.file is not None and arguments.data_path is not None:
+        raise UserError("give --file or --data-path, not both")
+    if arguments.field is not None and arguments.file is None:
+        raise UserError("--field names a column of --file: give --file as well")
+    windows = [_window(word) for word in arguments.window]
+    trained = open_run(arguments)
+    read = _read_split if arguments.file is None else _read_file
+    tokens, n_bytes = read(trained, arguments)
+    seq_len = arguments.seq_len or trained.config.data.seq_len
+    print(f"{trained.checkpoint.path}, {len(tokens):,} tokens in sequences of {seq_len:,}")
+    print(f"{'window':>10} {'loss':>8} {'perplexity':>11} {'bits per byte':>14}")
+    for word, window in zip(arguments.window, windows, strict=True):
+        changed = trained if word == "trained" else trained.with_settings(sliding_window=window)
+        score = _score(changed, tokens, n_bytes, seq_len)
+        print(
+            f"{word:>10} {score.loss:8.4f} {score.perplexity:11.2f} {score.bpb:14.4f}", flush=True
+        )
+    return 0
+
+
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m scripts.evaluate",
         description="Score a trained model on a split or on any text.",
         epilog="example: python -m scripts.evaluate runs/quickstart --window 16 64 full",
     )
-    parser.add_argument("run", nargs="?", default="runs/quickstart", help="a run or a checkpoint")
-    parser.add_argument("--split", choices=("train", "val", "test"), default="test")
-    parser.add_argument("--file", help="score this text (file, folder or glob) instead of a split")
-    parser.add_argument("--seq-len", type=int, help="tokens per sequence of text (as trained)")
-    parser.add_argument(
+    add_run(parser)
+    add = parser.add_argument
+    add("--split", choices=("train", "val", "test"), default="test", help="of the run (test)")
+    add("--data-path", metavar="PATH", help="where the run's own text is now, if it was moved")
+    add("--file", metavar="PATH", help="score this text (file, folder or glob) instead of a split")
+    add("--field", metavar="NAME", help="column of the text in tables of --file (the run's)")
+    add("--seq-len", type=int, metavar="N", help="tokens in a sequence (the run's)")
+    add(
         "--window",
         nargs="+",
         default=["trained"],
         metavar="W",
-        help="sliding windows to try: numbers, `full`, `trained`",
+        help="sliding windows: numbers of keys, `full`, `trained`",
     )
-    arguments = parser.parse_args(argv)
-    if arguments.seq_len is not None and arguments.seq_len < 1:
-        raise UserError(f"--seq-len is {arguments.seq_len}: it must be at least 1")
-    windows = [_window(word) for word in arguments.window]
-
-    from inference.trained import open_trained
-
-    opened = open_trained(arguments.run)
-    tokens, n_bytes = _text(opened, arguments)
-    seq_len = arguments.seq_len or opened.config.data.seq_len
-    print(f"{opened.checkpoint.path}, {len(tokens):,} tokens in sequences of {seq_len:,}")
-    print(f"{'window':>10} {'loss':>8} {'perplexity':>11} {'bits per byte':>14}")
-    for word, window in zip(arguments.window, windows, strict=True):
-        tried = opened if word == "trained" else opened.with_settings(sliding_window=window)
-        score = _score(tried, tokens, n_bytes, seq_len)
-        print(
-            f"{word:>10} {score.loss:8.4f} {score.perplexity:11.2f} {score.bpb:14.4f}", flush=True
-        )
-    return 0
+    return parser
 
 
 def _window(word: str) -> int | None:
@@ -66,41 +78,70 @@ def _window(word: str) -> int | None:
     return int(word)
 
 
-def _text(opened: "TrainedModel", arguments: argparse.Namespace) -> tuple[Any, int]:
-    """The tokens to predict and the bytes that they stand for."""
+def _read_split(trained: "TrainedModel", arguments: argparse.Namespace) -> tuple[Any, int]:
+    """Return the tokens of the run's split and the number of bytes of their text.
+
+    Raises `UserError` if the text differs from that of the training, or if the split is empty.
+    """
+    from data.text import open_split
+
+    text, path = trained.config.data, arguments.data_path
+    if path is not None:
+        if text.source != "files" or text.mix is not None:
+            raise UserError("--data-path needs a run with data.source=files: leave it out")
+        text = replace(text, path=path)
+    with _errors_name(path="data.path" if path is None else "--data-path"):
+        return open_split(
+            text, trained.tokenizer, arguments.split, trained.checkpoint.metadata["data_hash"]
+        )
+
+
+def _read_file(trained: "TrainedModel", arguments: argparse.Namespace) -> tuple[Any, int]:
+    """Return the tokens of --file and the number of bytes of its text.
+
+    The run's data settings decide what a document is.
+    """
     import numpy as np
 
-    from data.sources.open import open_source
-    from data.text import open_text
+    from data.text import open_sources
 
-    if arguments.file is None:
-        _, corpus = open_text(opened.config.data, opened.config.tokenizer, opened.tokenizer)
-        if corpus.data_hash != opened.checkpoint.metadata["data_hash"]:
-            raise UserError("the run's text is no longer what it was trained on: use --file")
-        if corpus.n_tokens(arguments.split) < 2:
-            raise UserError(
-                f"the run has no {arguments.split} split: use another --split or --file"
-            )
-        return corpus.tokens(arguments.split), corpus.n_bytes(arguments.split)
-    tokenizer, ids, n_bytes = opened.tokenizer, [], 0
-    for document in open_source("files", path=arguments.file, field="text").documents():
-        ids += [tokenizer.bos_id, *tokenizer.encode(document.text), tokenizer.eos_id]
-        n_bytes += len(document.text.encode())
-    return np.array(ids), n_bytes
+    text = replace(trained.config.data, source="files", path=arguments.file, mix=None)
+    if arguments.field is not None:
+        text = replace(text, field=arguments.field)
+    tokens: list[int] = []
+    n_bytes = 0
+    with _errors_name(path="--file", field="--field"):
+        for document in open_sources(text)["files"].documents():
+            tokens += trained.tokenizer.encode_document(document.text)
+            n_bytes += len(document.text.encode())
+    return np.array(tokens), n_bytes
 
 
-def _score(opened: "TrainedModel", tokens: Any, n_bytes: int, seq_len: int) -> "Score":
-    """Score the model in fp32 on the CPU, with a bar that says how long it takes."""
-    import torch
+@contextmanager
+def _errors_name(**options: str) -> Iterator[None]:
+    """Let errors name what the user wrote: with `path="--file"`, that option for `data.path`."""
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+        for name, option in options.items():
+            message = message.replace(f"data.{name}", option)
+        if "--file" not in options.values():
+            message += "; --data-path names the place of a moved text, --file scores any text"
+        raise UserError(message) from None
+
+
+def _score(trained: "TrainedModel", tokens: Any, n_bytes: int, seq_len: int) -> "Score":
+    """Score the model in fp32, with a progress bar."""
     from tqdm import tqdm
 
     from data.batches import evaluation_sequences
     from training.evaluation import evaluate
 
-    rows = opened.config.train.eval_batch_size
+    rows = trained.config.train.eval_batch_size
     sequences = evaluation_sequences(tokens, seq_len, batch_size=rows)
     bar = tqdm(sequences, total=-(-len(tokens) // (seq_len * rows)), leave=False, disable=None)
-    return evaluate(opened.loss, bar, n_bytes, torch.device("cpu"))
+    return evaluate(trained.loss, bar, n_bytes, trained.device)
 
 
 if __name__ == "__main__":

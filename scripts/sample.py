@@ -1,116 +1,151 @@
-"""Let a trained model write: `python -m scripts.sample RUN --prompt "Once upon a time"`
+"""Continue a text with a trained model: `python -m scripts.sample RUN --prompt "Once upon a time"`
 
-The prompt is fed through the rolling cache in chunks, so it may be far longer than the window; the
-text is decoded as it comes, and a character is shown only when all its bytes are there.
+The prompt passes through the rolling cache in chunks, so it may be far longer than the window. The
+text is printed as it is generated.
 """
 
 import argparse
+import io
+import re
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from arguments import add_run, open_run
 from errors import ArgumentParser, UserError, command
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch is imported only when a model is opened
     from inference.trained import TrainedModel
-    from model.sampling import Sampling
+    from model import Sampling
 
-LATEST_RUN = "runs/quickstart"
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+TEXT_OPTIONS = ("--prompt", "--prompt-file", "--stop")  # their values may begin with a dash
+ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\n": "\\n", "\\\\t": "\\t"}
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write text to stdout; speed and remarks go to stderr."""
-    arguments = _parser().parse_args(argv)
-    from inference.trained import open_trained
-    from model.sampling import Sampling
-
+    """Write text to stdout; speed and notes go to stderr."""
+    arguments = _parser().parse_args(_attach_values(sys.argv[1:] if argv is None else argv))
     if arguments.max_tokens < 1 or arguments.samples < 1 or arguments.seed < 0:
         raise UserError("--max-tokens and --samples must be at least 1, --seed 0 or more")
-    prompt = _prompt(arguments)
-    opened = open_trained(arguments.run)
-    defaults = opened.config.sample
-    given = {
-        name: value if (value := getattr(arguments, name)) is not None else getattr(defaults, name)
-        for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-    }
-    sampling = Sampling(**given)
+    prompt = _read_prompt(arguments)
+    trained = open_run(arguments)
+    given = {name: getattr(arguments, name) for name in SAMPLING}
+    sampling = replace(
+        trained.sampling, **{name: value for name, value in given.items() if value is not None}
+    )
     if prompt is not None:
-        _write(opened, prompt, sampling, arguments)
+        _write(trained, prompt, sampling, arguments)
         return 0
-    print("Type the beginning of a text, an empty line for none; Ctrl-D ends.", file=sys.stderr)
+    print("Type the beginning of a text, or an empty line for a new text; Ctrl-D ends.",
+          file=sys.stderr)  # fmt: skip
+    if isinstance(sys.stdin, io.TextIOWrapper):  # bytes in another encoding are replaced
+        sys.stdin.reconfigure(errors="replace")
     while (prompt := _ask()) is not None:
-        _write(opened, prompt, sampling, arguments)
+        _write(trained, prompt, sampling, arguments)
         arguments.seed += arguments.samples
     return 0
 
 
 def _write(
-    opened: "TrainedModel", prompt: str, sampling: "Sampling", arguments: argparse.Namespace
+    trained: "TrainedModel", prompt: str, sampling: "Sampling", arguments: argparse.Namespace
 ) -> None:
-    """Stream one sample, or several one below the other, and tell the speed."""
-    from inference.text import TextStream
-    from model import generate
+    """Print one sample as it is generated, or several one below the other, then the speed."""
+    from inference.text import continue_text
 
-    tokenizer = opened.tokenizer
-    ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
-    prompt = tokenizer.decode(ids)  # a terminal's broken bytes, which cannot be printed, replaced
-    written = generate(
-        opened.model,
-        [ids] * arguments.samples,
-        arguments.max_tokens,
-        sampling=sampling,
-        seed=arguments.seed,
-        stop=[tokenizer.bos_id, tokenizer.eos_id],
-    )
-    start, n_tokens = time.perf_counter(), 0
-    texts = [TextStream(tokenizer.stream(), arguments.stop) for _ in range(arguments.samples)]
-    alone = len(texts) == 1
-    if alone:
+    tokens = trained.tokenizer.encode(prompt)
+    prompt = trained.tokenizer.decode(tokens)  # lone surrogates, which cannot be printed, replaced
+    single = arguments.samples == 1
+    if single:
         print(prompt, end="", flush=True)
-    for step in written:
-        for text, token in zip(texts, step, strict=True):
-            if token is None or text.stopped:
-                continue
-            n_tokens += 1
-            fresh = text.push(token)
-            if alone:
-                print(fresh, end="", flush=True)
-        if all(text.stopped for text in texts):
-            break
+    start, n_generated = time.perf_counter(), 0
+    texts = [""] * arguments.samples
+    for piece in continue_text(
+        trained, [prompt] * arguments.samples, max_tokens=arguments.max_tokens, sampling=sampling,
+        seed=arguments.seed, stops=arguments.stop,
+    ):  # fmt: skip
+        n_generated += 1
+        if single:
+            print(piece.text, end="", flush=True)
+        else:
+            texts[piece.row] += piece.text
     seconds = time.perf_counter() - start
-    for number, text in enumerate(texts, 1):
-        rest = text.flush()
-        print(rest if alone else f"--- sample {number} ---\n{prompt}{text.text}")
+    if single:
+        print()
+    else:
+        for number, text in enumerate(texts, 1):
+            print(f"--- sample {number} ---\n{prompt}{text}")
     print(
-        f"[prompt {len(ids) - 1:,} tokens, wrote {n_tokens:,}, {n_tokens / seconds:,.0f} tokens/s]",
+        f"[prompt {len(tokens):,} tokens, wrote {n_generated:,}, "
+        f"{n_generated / seconds:,.0f} tokens/s]",
         file=sys.stderr,
     )
 
 
-def _prompt(arguments: argparse.Namespace) -> str | None:
-    """The prompt that was given; None asks for it."""
+def _attach_values(argv: Sequence[str]) -> list[str]:
+    """Join each text option with its value, `--prompt -Hello` as `--prompt=-Hello`.
+
+    argparse takes a separate word that begins with a dash for another option.
+    """
+    joined: list[str] = []
+    words = iter(argv)
+    for word in words:
+        value = next(words, None) if word in TEXT_OPTIONS else None
+        joined.append(word if value is None else f"{word}={value}")
+    return joined
+
+
+def _unescape(text: str) -> str:
+    r"""Replace \n by a newline and \t by a tab; \\n and \\t stand for a backslash and a letter."""
+    return re.sub(r"\\{1,2}[nt]", lambda found: ESCAPES[found[0]], text)
+
+
+def _read_prompt(arguments: argparse.Namespace) -> str | None:
+    """Return the text of --prompt or --prompt-file; None if neither is given."""
     if arguments.prompt is not None and arguments.prompt_file is not None:
         raise UserError("give --prompt or --prompt-file, not both")
     if arguments.prompt_file is None:
         return arguments.prompt
+    if arguments.prompt_file == "-":
+        return _decode(sys.stdin.buffer.read(), "standard input")
     path = Path(arguments.prompt_file)
     if not path.is_file():
         raise UserError(f"--prompt-file {path} is not a file: check the name")
+    return _decode(path.read_bytes(), str(path))
+
+
+def _decode(content: bytes, name: str) -> str:
+    r"""Decode a prompt from UTF-8, without byte order mark and last newline, \r\n read as \n.
+
+    Editors and `echo` end a file with a newline, and a model would continue on the next line.
+    Raises `UserError` for another encoding.
+    """
     try:
-        return path.read_bytes().decode("utf-8")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"--prompt-file {path} is not UTF-8 (byte {error.start:,}): save it as UTF-8"
+            f"--prompt-file: {name} is not UTF-8 (byte {error.start:,}): save it as UTF-8"
         ) from None
+    changes = []
+    if text.startswith("\ufeff"):
+        changes.append("the byte order mark is removed")
+        text = text[1:]
+    if n_ends := text.count("\r\n"):
+        changes.append(f"{n_ends:,} line ends \\r\\n are read as \\n")
+        text = text.replace("\r\n", "\n")
+    if changes:
+        print(f"note: {name}: {'; '.join(changes)}", file=sys.stderr)
+    return text.removesuffix("\n")
 
 
 def _ask() -> str | None:
     """Read a line; None at the end of input."""
     try:
-        return input("\n> " if sys.stdin.isatty() else "")
+        return input("\n> " if sys.stdin.isatty() else "").removeprefix("\ufeff")
     except EOFError:
         return None
 
@@ -118,24 +153,30 @@ def _ask() -> str | None:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m scripts.sample",
-        description="Let a trained model write.",
+        description="Continue a text with a trained model.",
         epilog='example: python -m scripts.sample runs/quickstart --prompt "" --samples 3',
     )
-    number, text = parser.add_argument, parser.add_argument
-    text(
-        "run", nargs="?", default=LATEST_RUN, help=f"a run's folder or a checkpoint ({LATEST_RUN})"
-    )
-    text("--prompt", help="text to continue; '' begins a new text; not given: asks for it")
-    text("--prompt-file", help="a UTF-8 file to continue")
-    number("--max-tokens", type=int, default=300, help="length of what is written (300)")
-    number("--samples", type=int, default=1, help="texts written side by side (1)")
-    number("--seed", type=int, default=0, help="another seed, another text (0)")
-    number("--temperature", type=float, help="0: always the likeliest token (the config's)")
-    number("--top-k", type=int, help="draw from the k likeliest tokens (the config's)")
-    number("--top-p", type=float, help="draw from the likeliest that sum to p (the config's)")
-    number("--min-p", type=float, help="drop what is below p times the likeliest (the config's)")
-    number("--repetition-penalty", type=float, help="above 1: repeats less (the config's)")
-    text("--stop", action="append", default=[], help="end before this text; may be repeated")
+    add_run(parser)
+    add = parser.add_argument
+    add("--prompt", type=_unescape, metavar="TEXT",
+        help=r"text to continue, '' for a new text; \n is a newline, \t a tab, \\n stays \n; "
+        "without --prompt and --prompt-file, prompts are read line by line")  # fmt: skip
+    add("--prompt-file", metavar="FILE",
+        help="a UTF-8 file to continue, without its last newline; - is standard input")  # fmt: skip
+    add("--max-tokens", type=int, default=300, metavar="N", help="tokens to generate (300)")
+    add("--samples", type=int, default=1, metavar="N", help="number of texts (1)")
+    add("--seed", type=int, default=0, metavar="N", help="another seed gives another text (0)")
+    add("--temperature", type=float, metavar="T",
+        help="0: always the most likely token (the config's)")  # fmt: skip
+    add("--top-k", type=int, metavar="K", help="draw from the K most likely tokens (the config's)")
+    add("--top-p", type=float, metavar="P",
+        help="draw from the most likely tokens, which sum to P (the config's)")  # fmt: skip
+    add("--min-p", type=float, metavar="P",
+        help="drop tokens below P times the largest probability (the config's)")  # fmt: skip
+    add("--repetition-penalty", type=float, metavar="X",
+        help="above 1: repeat less (the config's)")  # fmt: skip
+    add("--stop", type=_unescape, action="append", default=[], metavar="TEXT",
+        help=r"end the text before TEXT; may be repeated; \n and \t as in --prompt")  # fmt: skip
     return parser
 
 

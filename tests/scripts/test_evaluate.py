@@ -1,6 +1,8 @@
 """scripts/evaluate.py: the numbers are those of the text, the split and the window it names."""
 
+import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,7 @@ def table(*words: str, capsys: pytest.CaptureFixture[str]) -> dict[str, list[flo
 
 
 def by_hand(run: Path, tokens: list[int], window: int | None, seq_len: int) -> float:
-    """Nats per token, a window of text at a time, with torch's own softmax."""
+    """Nats per token, a sequence at a time, with torch's own softmax."""
     opened = open_trained(run).with_settings(sliding_window=window)
     nats = 0.0
     for start in range(0, len(tokens) - 1, seq_len):
@@ -95,7 +97,9 @@ def test_a_text_that_changed_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
     path.write_text(path.read_text()[:-20] + "the the the the the ")
     capsys.readouterr()
     assert evaluate.main([str(tmp_path / "run")]) == 2
-    assert "no longer what it was trained on: use --file" in capsys.readouterr().err
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: the run's text is no longer what it was trained on")
+    assert "--data-path" in error and "--file" in error
 
 
 def test_a_split_that_is_not_there(
@@ -106,4 +110,130 @@ def test_a_split_that_is_not_there(
     assert tiny.start(tmp_path / "run", text, *short) == 0
     assert "On text it never saw" not in capsys.readouterr().out
     assert evaluate.main([str(tmp_path / "run")]) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("error: the run has no test split")
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: the run's text has no test split")
+
+
+# ------------------------------------------------------------------- which text is read, and how
+
+
+@pytest.fixture(scope="module")
+def table_run(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """A run on the column `story` of a table, whose text lies beside it."""
+    folder = tmp_path_factory.mktemp("table")
+    write_rows(folder / "stories.jsonl", "story", tiny.english(20_000).split("\n"))
+    more = ["data.field=story", "data.documents=line"]
+    assert tiny.start(folder / "run", folder / "stories.jsonl", *more) == 0
+    return folder / "run"
+
+
+def write_rows(path: Path, field: str, texts: list[str]) -> None:
+    rows = [json.dumps({field: text, "other": "x"}) for text in texts]
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def framed(run: Path, texts: list[str]) -> list[int]:
+    """The tokens of documents, each between BOS and EOS."""
+    tokenizer = open_trained(run).tokenizer
+    return [
+        id for text in texts for id in (tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id)
+    ]
+
+
+OWN = ["The king walks.", "A quiet river sings under the stone.", "Never."]
+
+
+@pytest.mark.parametrize("option", [[], ["--field", "page"]])
+def test_a_file_is_read_with_the_runs_field(
+    table_run: Path, tmp_path: Path, option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The column that the run was trained on, or the one that is named."""
+    path = tmp_path / "own.jsonl"
+    write_rows(path, "page" if option else "story", OWN)
+    words = [str(table_run), "--file", str(path), *option]
+    loss = table(*words, capsys=capsys)["trained"][0]
+    assert loss == pytest.approx(by_hand(table_run, framed(table_run, OWN), 8, 32), abs=6e-5)
+
+
+def test_a_file_is_split_into_the_runs_documents(
+    table_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`data.documents=line` of the run: each line stands between BOS and EOS."""
+    path = tmp_path / "own.txt"
+    path.write_text("\n".join(OWN) + "\n")
+    assert evaluate.main([str(table_run), "--file", str(path)]) == 0
+    n_tokens = len(framed(table_run, OWN))
+    assert f", {n_tokens:,} tokens in sequences" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--file", "nowhere.txt"], ["--data-path", "nowhere.txt"]])
+def test_errors_name_the_option_that_was_given(
+    finished: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not a key of the config, which the user did not write."""
+    assert evaluate.main([str(finished), *words]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert words[0] in error and words[1] in error and "data.path" not in error
+
+
+def test_a_missing_column_is_an_error_about_the_option(
+    table_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--field`, which exists here, and not `data.field`, which cannot be given."""
+    path = tmp_path / "own.jsonl"
+    write_rows(path, "page", OWN)
+    assert evaluate.main([str(table_run), "--file", str(path)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "--field" in error and "page" in error and "data.field" not in error
+
+
+def test_a_moved_text_is_named(
+    table_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same score from the new place; a refusal that names the option without it; and no other
+    text is taken for it."""
+    before = table(str(table_run), capsys=capsys)
+    folder = tmp_path / "moved"
+    shutil.copytree(table_run.parent, folder)
+    (folder / "stories.jsonl").rename(folder / "renamed.jsonl")
+    config = open_trained(folder / "run").config
+    assert config.data.path == str(table_run.parent / "stories.jsonl")
+    original = table_run.parent / "stories.jsonl"
+    original.rename(original.with_suffix(".away"))
+    try:
+        assert evaluate.main([str(folder / "run")]) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert str(original) in error and "--data-path" in error
+        words = [str(folder / "run"), "--data-path", str(folder / "renamed.jsonl")]
+        assert table(*words, capsys=capsys) == before
+        write_rows(folder / "renamed.jsonl", "story", OWN * 200)
+        assert evaluate.main(words) == 2
+        assert "no longer what it was trained on" in capsys.readouterr().err
+    finally:
+        original.with_suffix(".away").rename(original)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--file", "a", "--data-path", "b"], "give --file or --data-path, not both"),
+        (["--field", "x"], "--field names a column of --file: give --file as well"),
+    ],
+)
+def test_options_that_contradict(
+    finished: Path, words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An option without effect is refused."""
+    assert evaluate.main([str(finished), *words]) == 2
+    assert capsys.readouterr().err == f"error: {expected}\n"
+
+
+def test_stories_cannot_be_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run whose text is not in files has no path."""
+    short = ["train.max_steps=1", "train.warmup_steps=0", "data.source=stories", "data.stories=20",
+             "data.path=null", "data.split=document", "data.val_fraction=0.2",
+             "data.test_fraction=0.2"]  # fmt: skip
+    assert tiny.start(tmp_path / "run", tmp_path, *short) == 0
+    assert evaluate.main([str(tmp_path / "run"), "--data-path", "x"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == "error: --data-path needs a run with data.source=files: leave it out"

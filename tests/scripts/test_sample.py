@@ -2,7 +2,6 @@
 
 import io
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 import pytest
 import tiny
 
-from inference.text import TextStream
 from inference.trained import open_trained
 from scripts import sample
 
@@ -121,61 +119,6 @@ def test_a_prompt_of_broken_bytes(finished: Path) -> None:
     assert done.stdout.decode().startswith("caf\ufffd \ufffd")
 
 
-# ------------------------------------------------------------------- stop strings
-
-
-class Letters:
-    """A stream whose token n is the n-th of these pieces."""
-
-    def __init__(self, *pieces: str) -> None:
-        self.pieces = pieces
-
-    def push(self, token: int) -> str:
-        return self.pieces[token]
-
-    def flush(self) -> str:
-        return ""
-
-
-def streamed(stops: list[str], *pieces: str) -> tuple[list[str], str]:
-    """Push all pieces; returns what came out at each step, and all of it."""
-    stream = TextStream(Letters(*pieces), stops)
-    out = []
-    for token in range(len(pieces)):
-        if not stream.stopped:
-            out.append(stream.push(token))
-    out.append(stream.flush())
-    assert "".join(out) == stream.text
-    return out, stream.text
-
-
-def test_a_stop_string_that_is_split_over_tokens() -> None:
-    """Its first half would already be on the screen."""
-    assert streamed(["\nROMEO"], "Ay me\n", "RO", "MEO:", " no") == (["Ay me", "", "", ""], "Ay me")
-
-
-def test_what_only_seemed_to_stop_comes_out() -> None:
-    """Text that is held back too long, or lost at the end."""
-    assert streamed(["\nROMEO"], "a\nRO", "SE", "\n") == (["a", "\nROSE", "", "\n"], "a\nROSE\n")
-
-
-def test_the_earliest_of_several_stops_wins() -> None:
-    """Not the one given first."""
-    assert streamed(["later", "now"], "go now or later")[1] == "go "
-
-
-def test_stops_against_a_plain_search() -> None:
-    """The text ends before the stop string that is complete first, however the tokens fall."""
-    draw = random.Random(0)
-    for _ in range(2000):
-        text = "".join(draw.choice("ab") for _ in range(30))
-        stops = ["".join(draw.choice("ab") for _ in range(draw.randint(1, 6))) for _ in range(2)]
-        cuts = sorted(draw.sample(range(1, 30), 8))
-        pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, 30], strict=True)]
-        ends = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
-        assert streamed(stops, *pieces)[1] == text[: min(ends, default=(30, 30))[1]]
-
-
 def test_stop_on_the_command_line(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--stop ends the text before it, in one sample and in several."""
     options = ["--prompt", "The ", "--temperature", "0", "--max-tokens", "40"]
@@ -216,3 +159,125 @@ def test_what_is_written_is_what_the_model_says(
     out = write(finished, "--prompt", "The qu", "--temperature", "0", "--max-tokens", "12",
                 capsys=capsys)  # fmt: skip
     assert out == opened.tokenizer.decode(ids) + "\n"
+
+
+# ------------------------------------------------------------------- how prompts are given
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory: pytest.TempPathFactory, text: Path, cache: Path) -> Path:
+    """A run with a vocabulary of pieces such as " the"."""
+    run = tmp_path_factory.mktemp("pieces") / "run"
+    bpe = ["tokenizer.type=bpe", "tokenizer.vocab_size=400", "train.max_steps=40"]
+    assert tiny.start(run, text, *bpe) == 0
+    return run
+
+
+GREEDY = ["--temperature", "0", "--max-tokens", "12"]
+
+
+def test_a_prompt_that_ends_in_a_space(pieces: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is continued with a word, as the same prompt without the space is."""
+    without = write(pieces, "--prompt", "The old", *GREEDY, capsys=capsys)
+    assert without.startswith("The old ")
+    assert write(pieces, "--prompt", "The old ", *GREEDY, capsys=capsys) == without
+
+
+@pytest.mark.parametrize("prompt", ["-Hello", "--samples", "-1", "--prompt"])
+def test_a_prompt_that_begins_with_a_dash(
+    finished: Path, tmp_path: Path, prompt: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dialogue begins with a dash; argparse takes the word for an option."""
+    out = write(finished, "--prompt", prompt, *GREEDY, capsys=capsys)
+    assert out.startswith(prompt) and len(out) > len(prompt) + 1
+    assert out == write(finished, f"--prompt={prompt}", *GREEDY, capsys=capsys)
+    rest = out[len(prompt) :]
+    path = tmp_path / "-file"
+    path.write_text(prompt)
+    assert write(finished, "--prompt-file", str(path), *GREEDY, capsys=capsys) == prompt + rest
+    assert write(finished, "--prompt", prompt, *GREEDY, "--stop", "-z", capsys=capsys) == out
+
+
+def test_an_option_without_its_text(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last word of the line: one clear line."""
+    assert sample.main([str(finished), "--prompt"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: argument --prompt: expected one argument")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (r"a\\nb", r"a\nb"),
+        (r"a\nb\tc", "a\nb\tc"),
+        (r"\\n\n\\t\t", "\\n\n\\t\t"),
+        (r"C:\dir \d \\ x", r"C:\dir \d \\ x"),
+        ("a\nb", "a\nb"),
+    ],
+)
+def test_newlines_in_a_prompt(
+    finished: Path, given: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No shell but bash has a spelling for a newline; all else stays as it is."""
+    assert write(finished, "--prompt", given, *GREEDY, capsys=capsys).startswith(meant)
+
+
+def test_newlines_in_a_stop(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--stop "\\n\\n"` is what a user of a shell can type."""
+    hot = ["--prompt", "The", "--temperature", "2", "--max-tokens", "200"]
+    whole = write(finished, *hot, capsys=capsys)
+    assert "\n" in whole[:-1]
+    cut = write(finished, *hot, "--stop", r"\n", capsys=capsys)
+    assert cut == whole[: whole.index("\n")] + "\n"
+
+
+def piped(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `content` be the standard input, strict about its encoding."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), "utf-8"))
+
+
+def test_a_prompt_file_from_windows(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Byte order mark and \\r\\n go, and this is said once; the last newline, which every editor
+    writes, goes as well. A file and standard input are read alike."""
+    content = b"\xef\xbb\xbfAda\r\nfound the lamp.\r\n"
+    expected = write(finished, "--prompt", "Ada\nfound the lamp.", *GREEDY, capsys=capsys)
+    path = tmp_path / "prompt.txt"
+    path.write_bytes(content)
+    assert sample.main([str(finished), "--prompt-file", str(path), *GREEDY]) == 0
+    out, err = capsys.readouterr()
+    assert out == expected
+    notes = [line for line in err.splitlines() if line.startswith("note: ")]
+    assert notes == [f"note: {path}: the byte order mark is removed; "
+                     "2 line ends \\r\\n are read as \\n"]  # fmt: skip
+    piped(content, monkeypatch)
+    assert write(finished, "--prompt-file", "-", *GREEDY, capsys=capsys) == expected
+    path.write_bytes(b"Ada\nfound the lamp.\n")
+    assert sample.main([str(finished), "--prompt-file", str(path), *GREEDY]) == 0
+    out, err = capsys.readouterr()
+    assert out == expected and "note: " not in err
+
+
+@pytest.mark.parametrize("content", [b"caf\xe9", "Ada".encode("utf-16")])
+def test_a_prompt_file_in_another_encoding(
+    finished: Path, content: bytes, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """One line that names the place and the remedy."""
+    piped(content, monkeypatch)
+    assert sample.main([str(finished), "--prompt-file", "-"]) == 2
+    place = 3 if content.startswith(b"caf") else 0
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"error: --prompt-file: standard input is not UTF-8 (byte {place}): save it as UTF-8"
+    )
+
+
+def test_lines_of_standard_input_in_another_encoding(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte that is no UTF-8 is replaced; the lines before and after it are continued too."""
+    piped(b"\xef\xbb\xbfThe\ncaf\xe9\nold\n", monkeypatch)
+    out = write(finished, *GREEDY, capsys=capsys)
+    assert [out.startswith("The"), "\ncaf\ufffd" in out, "\nold" in out] == [True] * 3
