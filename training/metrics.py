@@ -1,6 +1,9 @@
-"""metrics.jsonl: one JSON object a line, the run's measurements in the order of its steps.
+"""metrics.jsonl, written and read: one JSON object a line, in the order of the run's steps.
 
-samples.txt beside it: what the model wrote at each evaluation, for people to read.
+    {"step": 10, "train_loss": 5.1, "grad_norm": 0.9, "lr": 0.01, "tokens_per_s": 9000, "mfu": 0.3}
+    {"step": 400, "val_loss": 1.6, "val_bpb": 0.55, "stepping_s": 81.2}
+
+samples.txt beside it holds the text that the model wrote at each evaluation.
 """
 
 import json
@@ -8,43 +11,62 @@ import re
 from pathlib import Path
 from typing import Any
 
+from errors import UserError
 from storage import atomic_write
 
 
 class MetricsLog:
-    """Append to `path`. Lines past `step` are cut first: a resumed run writes them again."""
+    """Append measurements to `path`.
+
+    Lines of later steps than `step` are cut first, because a resumed run writes them again.
+    """
 
     def __init__(self, path: Path, step: int) -> None:
         if path.exists():
-            kept = [line for line in path.read_bytes().splitlines() if _step(line) <= step]
+            lines = path.read_bytes().splitlines()
+            kept = [line for line in lines if (record := _parse(line)) and record["step"] <= step]
             atomic_write(path, b"".join(line + b"\n" for line in kept))
-        self._file = path.open("a", buffering=1)
+        self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def write(self, step: int, **values: Any) -> None:
-        """Append one line of values measured at `step`."""
+        """Append one line with the values measured at `step`."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
 
 
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the measurements in `path`, one dictionary a line, each with its `step`.
+
+    A line that is not a measurement, such as a last line that a crash tore, is left out. Raises
+    `UserError` if the file does not exist.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: train the run first")
+    records = (_parse(line) for line in path.read_bytes().splitlines())
+    return [record for record in records if record is not None]
+
+
 class SamplesLog:
-    """Append to `path`. What was written past `step` is cut first, as in the metrics."""
+    """Append samples of text to `path`. Samples of later steps than `step` are cut first."""
 
     def __init__(self, path: Path, step: int) -> None:
         self._path = path
         if path.exists():
             content = path.read_bytes()
-            heads = re.finditer(rb"^=== step (\d+), .* ===$", content, re.MULTILINE)
-            ends = [head.start() for head in heads if int(head[1]) > step]
-            atomic_write(path, content[: min(ends, default=len(content))])
+            headings = re.finditer(rb"^=== step (\d+), .* ===$", content, re.MULTILINE)
+            later = [heading.start() for heading in headings if int(heading[1]) > step]
+            atomic_write(path, content[: min(later, default=len(content))])
 
     def write(self, step: int, bpb: float, text: str) -> None:
-        """Append one sample of the model at `step`."""
+        """Append the text that the model wrote at `step`, under its bits per byte."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(f"=== step {step}, {bpb:.4f} bits per byte ===\n{text}\n\n")
 
 
-def _step(line: bytes) -> float:
-    """The step of a line; infinite for one that a crash left torn, so that it is cut."""
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """Parse one line; None if it is not an object with a whole number `step`."""
     try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_record = isinstance(record, dict) and type(record.get("step")) is int
+    return record if is_record else None
