@@ -11,6 +11,7 @@ import torch
 
 from data.prepare import Corpus
 from data.text import open_text
+from errors import UserError
 from inference.trained import open_trained
 from scripts import evaluate
 
@@ -237,3 +238,20 @@ def test_stories_cannot_be_moved(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert evaluate.main([str(tmp_path / "run"), "--data-path", "x"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error == "error: --data-path needs a run with data.source=files: leave it out"
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("data.path=x.txt does not exist", "--file=x.txt does not exist"),
+        ("x.txt does not exist", "--file: x.txt does not exist"),
+        ("x.txt: name the column with data.field", "x.txt: name the column with --field"),
+        ("no memory", "no memory"),
+    ],
+)
+def test_every_error_about_the_file_names_its_option(given: str, shown: str) -> None:
+    """Whether or not the error names a setting of the config."""
+    named = {"data.path": "--file", "data.field": "--field"}
+    with pytest.raises(UserError) as error, evaluate._errors_name(named, "x.txt"):
+        raise UserError(given)
+    assert str(error.value) == shown
