@@ -280,3 +280,23 @@ def test_lines_of_standard_input_in_another_encoding(
     piped(b"\xef\xbb\xbfThe\ncaf\xe9\nold\n", monkeypatch)
     out = write(finished, *GREEDY, capsys=capsys)
     assert [out.startswith("The"), "\ncaf\ufffd" in out, "\nold" in out] == [True] * 3
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="this system has no /dev/fd")
+def test_a_prompt_file_may_be_a_pipe(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--prompt-file <(command)` of a shell is no regular file."""
+    reading, writing = os.pipe()
+    os.write(writing, b"The king\n")
+    os.close(writing)
+    given = write(finished, "--prompt", "The king", *GREEDY, capsys=capsys)
+    assert write(finished, "--prompt-file", f"/dev/fd/{reading}", *GREEDY, capsys=capsys) == given
+    os.close(reading)
+
+
+@pytest.mark.parametrize("name", ["nothing.txt", "."])
+def test_a_prompt_file_that_is_not_there(
+    finished: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An error of one line, also for a folder."""
+    assert sample.main([str(finished), "--prompt-file", name]) == 2
+    assert capsys.readouterr().err == f"error: --prompt-file {name} is not a file: check the name\n"
