@@ -40,7 +40,8 @@ from data.corpus import CANONICAL, Corpus, hash_of
 from data.documents import Source
 from data.mixture import interleave
 from data.splits import SPLITS, choose
-from data.tokenizer import Tokenizer, train_tokenizer
+from data.tokenizer import Tokenizer
+from data.vocabulary import train_tokenizer
 from storage import atomic_write, cache_folder, exclusive_lock, sha256_of
 
 FORMAT = 2  # of the shards and the manifest; also to be raised when encoding changes
@@ -92,7 +93,14 @@ def tokenizer_for(
         model = train_tokenizer(interleave(texts), type=type, vocab_size=vocab_size)
         place.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(place, model)
-    return Tokenizer(place.read_bytes())
+    tokenizer = Tokenizer(place.read_bytes())
+    if tokenizer.vocab_size < vocab_size and type != "char":
+        print(
+            f"note: the tokenizer has {tokenizer.vocab_size:,} tokens, the most that the text "
+            f"allows, not {vocab_size:,}",
+            file=sys.stderr,
+        )
+    return tokenizer
 
 
 # ---------------------------------------------------------------------------- the shards

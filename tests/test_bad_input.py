@@ -177,9 +177,6 @@ CASES: dict[str, tuple[Case, str]] = {
     "folder without text": (of_place(folder_without_text), "has no file of text in it"),
     "a pipe for a text": (of_place(os.mkfifo), "is not a regular file"),
     "broken table": (of_text(b'{"text": "a"\n', name="t.jsonl"), "cannot be read as json"),
-    "vocabulary too large": (
-        given("tokenizer.type=bpe", "tokenizer.vocab_size=30000"), "the largest possible is"
-    ),
     "vocabulary too small": (given("tokenizer.vocab_size=99"), "the smallest possible is"),
     "run_dir is a file": (file_as_folder, "run_dir="),
     "a run is there": (given(), "already holds a run"),

@@ -12,7 +12,8 @@ from data.batches import Batches
 from data.documents import Document, Source
 from data.mixture import BLOCK, MixedBatches, MixedCorpus, interleave, seats
 from data.prepare import prepare
-from data.tokenizer import Tokenizer, train_tokenizer
+from data.tokenizer import Tokenizer
+from data.vocabulary import train_tokenizer
 
 SHARES: dict[str, Any] = {"split": "tail", "val_fraction": 0.2, "test_fraction": 0.1}
 

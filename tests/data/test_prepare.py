@@ -17,10 +17,11 @@ import pytest
 
 from data.corpus import Corpus
 from data.documents import Document, Source
-from data.prepare import prepare, training_texts
+from data.prepare import prepare, tokenizer_for, training_texts
 from data.sources.open import open_source
 from data.splits import SPLITS
-from data.tokenizer import Tokenizer, train_tokenizer
+from data.tokenizer import Tokenizer
+from data.vocabulary import train_tokenizer
 from errors import UserError
 from storage import cache_folder
 
@@ -89,6 +90,23 @@ def test_a_tokenizer_learns_from_the_training_split_only(
     corpus = prepare(shelf, tokenizer, split=split, **SHARES)
     assert given == stored(corpus, tokenizer, "train")
     assert 0 < len(given) < 10
+
+
+def test_a_small_text_gets_the_largest_vocabulary(
+    shelf: Shelf, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A note says so each time, also when the tokenizer comes from the cache."""
+    settings: dict[str, Any] = {"type": "bpe", "split": "tail", **SHARES}
+    for _ in range(2):
+        tokenizer = tokenizer_for([(shelf, 1.0)], vocab_size=30_000, **settings)
+        expected = f"the tokenizer has {tokenizer.vocab_size:,} tokens, the most that the text "
+        assert expected + "allows, not 30,000\n" in capsys.readouterr().err
+    texts = list(training_texts(shelf, split="tail", **SHARES))
+    assert tokenizer.model_bytes == train_tokenizer(
+        texts, type="bpe", vocab_size=tokenizer.vocab_size
+    )
+    tokenizer_for([(shelf, 1.0)], vocab_size=tokenizer.vocab_size, **settings)
+    assert "note" not in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------- the shards
