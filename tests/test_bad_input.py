@@ -170,7 +170,7 @@ CASES: dict[str, tuple[Case, str]] = {
         of_text(b"To be, or not to be."), "one sequence needs data.seq_len .+ 1 = 33"
     ),
     "corpus too short to split": (of_text(b"ab"), "leaves nothing for val"),
-    "one document, split document": (given("data.split=document"), "use data.split=tail"),
+    "one document, split document": (given("data.split=document"), "data.split=tail holds out"),
     "no such text": (of_text(None), "t.txt does not exist"),
     "no path": (given("data.path=null"), "needs data.path"),
     "not UTF-8": (of_text(b"caf\xe9 " * 99), r"is not UTF-8 \(byte 3\)"),
