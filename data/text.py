@@ -83,27 +83,35 @@ def text_tokenizer(
     )
 
 
+def open_corpus(
+    text: TextSettings, tokenizer: Tokenizer, sources: Mapping[str, Source] | None = None
+) -> Corpus | MixedCorpus:
+    """Return the corpus of a text; shards that the cache lacks are written first.
+
+    Pass `sources` to reuse sources that are already open. Raises `UserError` if a source cannot be
+    read or split as asked.
+    """
+    corpora = {
+        name: prepare(source, tokenizer, **_split_settings(text), processes=text.processes)
+        for name, source in (sources or open_sources(text)).items()
+    }
+    return corpora[text.source] if text.mix is None else MixedCorpus(corpora, text.mix)
+
+
 def open_text(
     text: TextSettings,
     settings: TokenizerSettings,
     tokenizer: Tokenizer | None = None,
     sources: Mapping[str, Source] | None = None,
 ) -> tuple[Tokenizer, Corpus | MixedCorpus]:
-    """Return the tokenizer and the corpus of a text; what the cache lacks is made first.
+    """Return the tokenizer and the corpus of a text.
 
     Pass a `tokenizer` to use it in place of the text's own, and `sources` to reuse sources that are
     already open. Raises `UserError` if a source cannot be read, split or tokenized as asked.
     """
     sources = sources or open_sources(text)
     tokenizer = tokenizer or text_tokenizer(text, settings, sources)
-    corpora = {
-        name: prepare(source, tokenizer, **_split_settings(text), processes=text.processes)
-        for name, source in sources.items()
-    }
-    if text.mix is None:
-        (corpus,) = corpora.values()
-        return tokenizer, corpus
-    return tokenizer, MixedCorpus(corpora, text.mix)
+    return tokenizer, open_corpus(text, tokenizer, sources)
 
 
 def _split_settings(text: TextSettings) -> dict[str, Any]:
