@@ -14,8 +14,8 @@ from data.tokenizer import Tokenizer
 
 # The settings that each source is opened with, beside its name and its path.
 _SOURCE_SETTINGS = (
-    "field", "documents", "stories", "near", "far", "hub_config", "hub_split", "revision",
-    "streaming",
+    "field", "documents", "separator", "strict", "stories", "near", "far", "hub_config",
+    "hub_split", "revision", "streaming",
 )  # fmt: skip
 
 
