@@ -22,8 +22,8 @@ from errors import UserError
 
 # Settings that are passed on to `open_source` by name; the protocol below need not list them.
 _SOURCE_SETTINGS = (
-    "field", "documents", "stories", "near", "far", "hub_config", "hub_split", "revision",
-    "streaming",
+    "field", "documents", "separator", "strict", "stories", "near", "far", "hub_config",
+    "hub_split", "revision", "streaming",
 )  # fmt: skip
 
 
