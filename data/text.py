@@ -15,7 +15,7 @@ from data.corpus import Corpus
 from data.documents import Source
 from data.mixture import MixedCorpus
 from data.prepare import prepare, tokenizer_for
-from data.shards import Tokens
+from data.shards import JoinedTokens
 from data.sources.open import open_source
 from data.tokenizer import Tokenizer
 from errors import UserError
@@ -120,7 +120,7 @@ def open_text(
 
 def open_split(
     text: TextSettings, tokenizer: Tokenizer, split: str, expected_hash: str
-) -> tuple[NDArray | Tokens, int]:
+) -> tuple[NDArray | JoinedTokens, int]:
     """Return the tokens of one split, (n,) integers, and the bytes of the text they encode.
 
     Raises `UserError` if the text is not the one whose `data_hash` is `expected_hash`, or if the
