@@ -75,23 +75,25 @@ def _by_each_kernel(
     """The same attention from every kernel, and from `dense` in all the ways it is used."""
     q, k, v = (parts[name] for name in "qkv")
     more: dict[str, Any] = {name: parts[name] for name in parts.keys() - {"q", "k", "v"}}
-    at = torch.arange(q.shape[2])
-    yield ways.dense(q, k, v, at, at, window, sinks, **more)
-    # As a ring holds keys: in any order, and one slot empty.
-    order, empty = on.order(len(at)), on.noise(*k[:, :, :1].shape)
+    at, text = torch.arange(q.shape[2])[None], ways.Visibility(window, sinks)
+    yield ways.attend_with("dense", q, k, v, text, **more)
+    # As a ring holds keys: in any order behind the sinks, and one slot empty.
+    front, empty = min(sinks, at.shape[1]), on.noise(*k[:, :, :1].shape)
+    order = torch.cat((torch.arange(front), front + on.order(at.shape[1] - front)))
     keys, values = (torch.cat((x[:, :, order], empty), dim=2) for x in (k, v))
-    held = torch.cat((at[order], torch.tensor([-1])))
-    yield ways.dense(q, keys, values, at, held, window, sinks, **more)
-    last = at[len(at) // 2 :]
-    asked = {name: x[:, :, last] if name == "q_sinks" else x for name, x in more.items()}
-    yield ways.dense(q[:, :, last], k, v, last, at, window, sinks, **asked)
+    held = torch.cat((at[:, order], torch.tensor([[-1]])), dim=1)
+    yield ways.attend(q, keys, values, ways.Visibility(window, sinks, at, held), **more)
+    last = at[:, at.shape[1] // 2 :]
+    asked = {name: x[:, :, last[0]] if name == "q_sinks" else x for name, x in more.items()}
+    seen = ways.Visibility(window, sinks, last, at)
+    yield ways.attend(q[:, :, last[0]], k, v, seen, **asked)
     if window is not None:
-        yield ways.blocked(q, k, v, window, sinks, **more)
-    yield ways.attend(q, k, v, window, sinks, "auto", **more)
+        yield ways.attend_with("blocked", q, k, v, text, **more)
+    yield ways.attend(q, k, v, text, "auto", **more)
     if "flex" in on.kernels:  # forward only: it has no gradients on a CPU
         q, k, v = (x.detach() for x in (q, k, v))
         more = {name: x.detach() for name, x in more.items()}
-        yield ways.flex(q, k, v, window, sinks, **more)
+        yield ways.attend_with("flex", q, k, v, text, **more)
 
 
 @proof("logits equal those of the whole model in loops", 1e-10)
@@ -123,7 +125,7 @@ def precision(on: Subject) -> Found:
         low, exact = _lowered(on.twin(sink_token=False, attention_sinks=0), dtype)
         for begin in (0, 100_000):
             cache = on.cache(model=low, dtype=dtype)
-            cache.seen += begin
+            cache.first_position += begin
             yield _roundings(fed(low, cache, tokens, on.width + 1), exact(tokens))
 
 

@@ -68,7 +68,7 @@ def rope(on: Subject) -> Found:
     expected = model(tokens)[0]
     for begin in (1_000, 1_000_000, 10_000_000):
         cache = on.cache(model=model)
-        cache.seen += begin
+        cache.first_position += begin
         yield from each(fed(model, cache, tokens, on.width + 1)[0], expected)
 
 

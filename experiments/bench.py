@@ -135,21 +135,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def attention(case: Case) -> "Callable[[Tensor, Tensor, Tensor], Tensor]":
     """Give the kernel of `case` as a function of q, k, v, each (1, H, T, Dh)."""
-    import torch
-
     from model import kernels
 
-    def dense(q: "Tensor", k: "Tensor", v: "Tensor") -> "Tensor":
-        positions = torch.arange(q.shape[2])
-        return kernels.dense(q, k, v, positions, positions, case.window, case.sinks)
-
-    if case.kernel == "dense":
-        return dense
-    if case.kernel == "full":
-        return kernels.full
-    kernel = {"blocked": kernels.blocked, "flex": kernels.flex}[case.kernel]
     warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
-    return lambda q, k, v: kernel(q, k, v, case.window, case.sinks)
+    visibility = kernels.Visibility(case.window, case.sinks)
+    return lambda q, k, v: kernels.attend_with(case.kernel, q, k, v, visibility)
 
 
 def by_row(q: "Tensor", k: "Tensor", v: "Tensor", rows: Sequence[int], case: Case) -> "Tensor":
