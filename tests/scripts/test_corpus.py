@@ -1,5 +1,5 @@
-"""scripts.corpus prints what is counted in a text, and warnings: each warning has a text or a setting
-that causes it, and a clean text causes none."""
+"""scripts.corpus prints what is counted in a text, and warnings: each warning has a text or a
+setting that causes it, and a clean text causes none."""
 
 from pathlib import Path
 
