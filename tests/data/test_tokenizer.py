@@ -106,7 +106,7 @@ def test_blocks_do_not_change_the_pieces(
 def test_words_do_not_change_the_pieces(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
     """What BPE keeps of a word is what SentencePiece says of it within its text, also between runs
     of spaces, which are pieces too, and whether there is room to keep it or not."""
-    monkeypatch.setattr(tokenizer_module, "_KEPT", kept)
+    monkeypatch.setattr(tokenizer_module, "_MAX_WORDS", kept)
     code = ["if the kite:\n        fly()\n    land(the,  kite)\n" * 9]
     fresh = Tokenizer(train_tokenizer(TEXT + code, type="bpe", vocab_size=360))
     assert any(fresh.piece(id) == "\u2581\u2581" for id in range(259, 360))
@@ -116,14 +116,14 @@ def test_words_do_not_change_the_pieces(monkeypatch: pytest.MonkeyPatch, kept: i
     for text in [*TEXT, *texts, *random_texts(100), "", " ", "   ", "a" * 99 + "  b "]:
         if "\u2581" not in text:
             assert fresh.encode(text) == fresh._model.encode(text)
-    assert fresh._known_words is not None and len(fresh._known_words) <= kept
-    assert len(fresh._known_words) > 100 or kept < 100
+    assert fresh._word_ids is not None and len(fresh._word_ids) <= kept
+    assert len(fresh._word_ids) > 100 or kept < 100
 
 
 def test_only_words_that_stand_alone_are_kept() -> None:
     """Unigram weighs a whole text; a BPE of another house may end its pieces with the space."""
     unigram = Tokenizer(train_tokenizer(TEXT, type="unigram", vocab_size=305))
-    assert unigram._known_words is None
+    assert unigram._word_ids is None
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXT), model_writer=model, model_type="bpe", vocab_size=340,
