@@ -88,12 +88,9 @@ class DataSettings:
         "file", "what a document is in .txt and .md files", choices=("file", "line", "paragraph")
     )
     separator: str | None = setting(
-        None,
-        "text that stands between documents in text files and splits them, such as <|endoftext|>",
+        None, "text that separates documents in text files, as <|endoftext|>"
     )
-    strict: bool = setting(
-        False, "refuse a file with a row that has no text instead of skipping the row"
-    )
+    strict: bool = setting(False, "refuse rows that have no text instead of skipping them")
     hub_config: str | None = setting(None, "configuration of the Hub's dataset, if it has some")
     hub_split: str = setting("train", "which split of the Hub's dataset is read")
     revision: str | None = setting(None, "branch, tag or commit of the Hub's data; null: main")

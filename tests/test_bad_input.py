@@ -294,7 +294,7 @@ def test_no_network(
     monkeypatch.setenv("BREEZE_CACHE", str(tmp_path / "cache"))
     run_dir = f"run_dir={tmp_path / 'run'}"
     assert train.main([tiny.QUICKSTART, "data.source=shakespeare", run_dir]) == 2
-    said = capsys.readouterr().err.replace("fetching the corpus", "note: fetching the corpus")
+    said = capsys.readouterr().err.replace("downloading the", "note: downloading the")
     line = refused(said)
     assert "Check the network" in line and "data.source=files data.path=FILE" in line
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []

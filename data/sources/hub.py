@@ -26,8 +26,10 @@ from storage import atomic_write, cache_folder
 
 TIMEOUT = 5  # seconds after which the Hub counts as unreachable
 _NAMED = 10  # chunks whose skipped rows are reported
-# Read by the libraries when they are imported: no reports about their use to anyone.
-_NO_TELEMETRY = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+# Read by the libraries when they are imported: they report their use to nobody.
+_NO_TELEMETRY = {
+    "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+}  # fmt: skip
 
 
 class Unreachable(UserError):

@@ -15,11 +15,11 @@ from typing import BinaryIO
 from data.sources.kinds import guess_encoding, guess_utf16, not_utf8
 
 SECTION = 16_000_000  # bytes
-REACH = 1_000_000  # bytes after a section in which its end is looked for
+REACH = 1_000_000  # bytes after them in which the end is looked for; fewer than `SECTION`
 BOM = b"\xef\xbb\xbf"  # the byte order mark: not part of the text
 # The end of a line; at the end of the bytes, \r may be half of \r\n.
-_LINE_END = rb"(?:\r\n|\n|\r(?=[^\n]))"
-_BLANK_LINE = re.compile(_LINE_END + rb"(?:[ \t]*" + _LINE_END + rb")+")
+_LINE_END = re.compile(rb"(?:\r\n|\n|\r(?=[^\n]))")
+_BLANK_LINE = re.compile(_LINE_END.pattern + rb"(?:[ \t]*" + _LINE_END.pattern + rb")+")
 _LINE = re.compile(rb"([^\r\n]*)(?:\r\n|\n|\r|\Z)")  # matches once more, empty, at the end
 
 
@@ -40,10 +40,11 @@ def sections(stream: BinaryIO, separator: bytes = b"") -> Iterator[bytes]:
 def _section_end(ahead: bytes, separator: bytes) -> int:
     """Return how many of the `REACH` bytes after a section still belong to it; fewer bytes than
     `REACH` are the last of the file."""
-    ends = [_BLANK_LINE, re.compile(_LINE_END)]
     if separator:
-        ends.insert(0, re.compile(re.escape(separator)))
-    for end in ends:
+        place = ahead.find(separator)
+        if place >= 0 or len(ahead) < REACH:
+            return place + len(separator) if place >= 0 else len(ahead)
+    for end in (_BLANK_LINE, _LINE_END):
         if found := end.search(ahead):
             return found.end()
     if len(ahead) < REACH:

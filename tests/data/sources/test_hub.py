@@ -1,7 +1,7 @@
-"""data/sources/hub.py: a dataset of the Hub as it is, or one clear line; see hub_server.py.
+"""data/sources/hub.py and hub_rows.py: a dataset of the Hub as it is, or one clear line.
 
-The libraries read HF_ENDPOINT when they are imported, and that takes seconds: so one process
-answers all questions, and another trains.
+The libraries read HF_ENDPOINT when they are imported, which takes seconds. So one process answers
+all questions and another trains; both ask hub_server.py.
 """
 
 import json
@@ -38,7 +38,7 @@ configs:
 ---
 """
 ANSWER = """
-import json, pickle, sys
+import json, pickle, socket, sys
 from data.sources.hub import Hub
 from errors import UserError
 
@@ -54,8 +54,11 @@ def answer(arguments):
     about = {"fingerprint": source.fingerprint(), "bytes": source.part_bytes(0)}
     return about | {"parts": parts, "alone": alone}
 
+look_up, hosts = socket.getaddrinfo, set()
+socket.getaddrinfo = lambda host, *more, **names: hosts.add(host) or look_up(host, *more, **names)
 questions = json.load(sys.stdin)
-print(json.dumps({name: answer(arguments) for name, arguments in questions.items()}))
+answers = {name: answer(arguments) for name, arguments in questions.items()}
+print(json.dumps(answers | {"hosts": sorted(hosts)}))
 """
 TRAIN = """
 import os, sys
@@ -77,7 +80,7 @@ SETTINGS = [
 
 
 def run(*command: str, cache: Path, endpoint: str, stdin: str = "") -> Any:
-    """Run Python at the root of the repository, with a cache and a Hub of its own."""
+    """Run Python at the root of the repository, with its own cache and Hub."""
     own = {"BREEZE_CACHE": str(cache), "HF_HOME": str(cache / "home"), "HF_ENDPOINT": endpoint}
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | own
     environment["PYTHONPATH"] = f"{tiny.ROOT}:{Path(__file__).parents[1]}"
@@ -89,7 +92,7 @@ def run(*command: str, cache: Path, endpoint: str, stdin: str = "") -> Any:
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[str]]]:
-    """A folder of datasets, and the 40 stories of one of them."""
+    """Return a folder of datasets, and the 40 stories of one of them."""
     folder = tmp_path_factory.mktemp("hub")
     files = {
         f"{STORIES}@v1/train.jsonl": '{"text": "an older text"}\n',
@@ -120,7 +123,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list
 def answers(
     texts: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
-    """What `Hub` says to many questions, and what it asked and left behind."""
+    """Return what `Hub` answers to many questions, and its requests, its messages and its cache."""
     cache = tmp_path_factory.mktemp("cache")
     commit = hub_server.commit_of(texts[0] / f"{STORIES}@v1")
     questions = {
@@ -164,7 +167,7 @@ def answers(
 def test_streaming_and_in_full_give_the_same(
     texts: tuple[Path, list[str]], answers: dict[str, Any]
 ) -> None:
-    """Each story once, in the order of the files; a file is a part, or ten thousand rows are."""
+    """Each story once, in the order of the files; a chunk is a file, or ten thousand rows."""
     streamed, full = answers["streamed"]["parts"], answers["in full"]["parts"]
     assert [len(part) for part in streamed] == [10] * 4 and [len(part) for part in full] == [40]
     assert [text for part in streamed for _, text in part] == texts[1]
@@ -175,12 +178,12 @@ def test_streaming_and_in_full_give_the_same(
 
 @pytest.mark.parametrize("name", ["streamed", "in full", "validation", "lines", "south"])
 def test_a_part_can_be_read_alone(answers: dict[str, Any], name: str) -> None:
-    """By another process, which got the source and one number."""
+    """By another process, which gets the source and the number of a chunk."""
     assert answers[name]["alone"] == answers[name]["parts"][-1]
 
 
 def test_fingerprints(answers: dict[str, Any]) -> None:
-    """What gives other documents or other parts has another; a revision is its commit."""
+    """Other documents or other chunks have another fingerprint; a revision counts as its commit."""
     names = ("streamed", "in full", "validation", "v1", "lines", "lines in full", "south")
     assert len({answers[name]["fingerprint"] for name in names}) == len(names)
     assert answers["commit"]["fingerprint"] == answers["v1"]["fingerprint"]
@@ -249,13 +252,13 @@ def test_rows_without_text_are_reported_once(answers: dict[str, Any]) -> None:
     ],
 )
 def test_refused(answers: dict[str, Any], name: str, message: str) -> None:
-    """One line with the setting that is wrong and what would be right."""
+    """One line with what is wrong and what would be right."""
     assert answers[name].get("error", "was read").startswith(message)
     assert "\n" not in answers[name]["error"]
 
 
 def test_what_is_asked_printed_and_left(answers: dict[str, Any]) -> None:
-    """Files are asked for by commit; all that stays lies in one folder; all is quiet."""
+    """Files are requested by commit, files are left in one folder only, and no library prints."""
     files = [line for line in answers["asked"] if "/resolve/" in line]
     assert files and not any("/resolve/main/" in line for line in files)
     assert sum("own/down" in line for line in answers["asked"]) == 1  # no retries
@@ -263,6 +266,7 @@ def test_what_is_asked_printed_and_left(answers: dict[str, Any]) -> None:
     words = {line.split()[0] for line in answers["stderr"].splitlines()}
     assert words == {"downloading", "note:"}
     assert not any("telemetry" in line for line in answers["asked"])
+    assert answers["hosts"] == ["127.0.0.1"]  # the Hub, and nobody to whom its use is reported
 
 
 def test_no_path() -> None:
@@ -274,7 +278,7 @@ def test_no_path() -> None:
 def test_trains_and_needs_no_hub_the_second_time(
     texts: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
-    """The whole way, text cut by two processes; then without a network, from the same shards."""
+    """Training, with two processes that tokenize; then without a network, from the same shards."""
     words = ["configs/tinystories.yaml", *SETTINGS, "data.processes=2"]
     done = run("-c", TRAIN, str(texts[0]), str(tmp_path), *words, cache=tmp_path, endpoint="")
     files = [f"train-0000{number}-of-00004.parquet" for number in range(4)]
@@ -288,7 +292,7 @@ def test_trains_and_needs_no_hub_the_second_time(
 
 
 def test_without_a_network(tmp_path: Path) -> None:
-    """One line within seconds, not the libraries' minutes of retries and pages of traceback."""
+    """One line within seconds, instead of minutes of retries and pages of traceback."""
     words = ["train.py", "configs/tinystories.yaml", f"run_dir={tmp_path / 'run'}"]
     done = run(*words, cache=tmp_path / "cache", endpoint="http://127.0.0.1:9")
     assert done.returncode == 2
