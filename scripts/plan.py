@@ -1,7 +1,7 @@
-"""What a config costs, before anything is trained: weights, reach, arithmetic, cache, memory.
+"""What does a config cost? Weights, reach, arithmetic, cache and memory, before any training.
 
-All of it is counted from the config (`model/cost.py`), nothing is built or measured, and torch is
-not imported. Only the memory of activations is an estimate, and says so.
+All numbers are counted from the config (`model/cost.py`). No model is built, nothing is measured,
+and torch is not imported. Only the memory of activations is an estimate, marked as such.
 """
 
 import json
@@ -10,7 +10,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from configs.load import QUICKSTART, load_config, split_arguments
+from arguments import add_config, read_config
+from configs.load import split_arguments
 from configs.rules import ignored
 from configs.settings import Config, model_config
 from errors import ArgumentParser, command
@@ -25,26 +26,26 @@ from model.cost import (
 )
 from model.window import Window, picture, reach
 
-LENGTHS = (1024, 4096, 8192, 32_768, 131_072)  # of the cache's table
-CELLS = 12  # rows of a mask's picture: three of them fit side by side
-CACHE_BYTES = 2  # of a cached number, in bf16
-OPTIMAL_TOKENS = 20  # a parameter, roughly: Chinchilla, arXiv 2203.15556, table 3
+LENGTHS = (1024, 4096, 8192, 32_768, 131_072)  # tokens, in the table of cache sizes
+CELLS = 12  # rows and columns of a mask: three masks fit side by side
+CACHE_BYTES = 2  # of a cached number: bf16
+OPTIMAL_TOKENS = 20  # per weight, roughly (Chinchilla, arXiv 2203.15556, table 3)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The numbers of a plan; bytes and FLOPs are whole, exact counts."""
+    """The costs of a config. Counts of bytes and FLOPs are exact, except `memory.activations`."""
 
     parameters: dict[str, int]
     windows: tuple[Window, ...]
-    reach: int | None  # tokens; None: everything before
+    reach: int | None  # tokens; None: all tokens before
     tokens_per_step: int
     total_tokens: int
     flops_per_token: float
     flops_per_step: int
     flops_total: int
     flops_per_step_full: int  # with full attention in every layer
-    cache_bytes: dict[int, int]  # by length
+    cache_bytes: dict[int, int]  # by length in tokens
     cache_bytes_full: dict[int, int]
     memory: TrainingMemory
     checkpoint_bytes: int
@@ -52,7 +53,7 @@ class Plan:
 
 
 def plan(config: Config) -> Plan:
-    """Count what a config costs on one process."""
+    """Count what training costs in one process, and what generation keeps in its cache."""
     shape = model_config(config, config.tokenizer.vocab_size)
     full = full_attention(shape)
     train, seq_len = config.train, config.data.seq_len
@@ -80,20 +81,20 @@ def plan(config: Config) -> Plan:
 
 
 def _notes(config: Config, shape: ModelConfig) -> Iterator[str]:
-    """Say what is allowed but probably not meant."""
+    """Yield a note for each setting that is valid but probably a mistake."""
     seq_len, train = config.data.seq_len, config.train
-    idle = [n for n, window in enumerate(shape.windows) if window and window >= seq_len]
-    if idle:
+    without_effect = [n for n, window in enumerate(shape.windows) if window and window >= seq_len]
+    if without_effect:
         yield (
-            f"in {_layers(idle)} the window is as long as data.seq_len ({seq_len:,}) or longer: "
-            "it hides nothing in training"
+            f"in {_layers(without_effect)} the window is as long as data.seq_len ({seq_len:,}) or "
+            "longer: it hides nothing in training"
         )
     tokens = reach(shape.windows)
-    unknown = 0 if tokens is None else seq_len - tokens - shape.sinks
-    if unknown > 0:
+    beyond = 0 if tokens is None else seq_len - tokens - shape.sinks
+    if beyond > 0:
         yield (
             f"the reach ({tokens:,} tokens) is shorter than data.seq_len ({seq_len:,}): the last "
-            f"token of a training window cannot know of {unknown:,} earlier ones"
+            f"token of a sequence does not depend on {beyond:,} earlier ones"
         )
     if shape.attention_sinks >= seq_len:
         yield (
@@ -108,21 +109,21 @@ def _notes(config: Config, shape: ModelConfig) -> Iterator[str]:
             "for model.dim and model.n_layers"
         )
     if config.tokenizer.type == "char":
-        yield "tokenizer.vocab_size is counted in full; char takes as much of it as the text needs"
+        yield "all of tokenizer.vocab_size is counted; char uses only what the text needs"
     for name in ("eval_interval", "save_interval"):
         if getattr(train, name) > train.max_steps:
             yield f"train.{name} ({getattr(train, name):,}) is longer than the run"
 
 
-def drawing(result: Plan, config: Config) -> str:
-    """Draw the plan as text, section by section."""
+def report(result: Plan, config: Config) -> str:
+    """Return the plan as text, section by section."""
     sections = [
         ("WEIGHTS", _weights(result)),
-        ("WHAT A TOKEN SEES", _sight(result, config)),
+        ("WHAT A TOKEN SEES", _visibility(result, config)),
         ("ARITHMETIC OF TRAINING", _arithmetic(result, config)),
-        ("CACHE OF KEYS AND VALUES, one sequence, 2 bytes a number", _cache(result)),
+        ("CACHE OF KEYS AND VALUES, one text, bf16", _cache(result)),
         ("MEMORY OF TRAINING, one process", _memory(result, config)),
-        ("NOTES", list(_hanging(result.notes))),
+        ("NOTES", list(_wrapped(result.notes))),
     ]
     return "\n\n".join(
         "\n".join([title, *(f"  {line}".rstrip() for line in lines)])
@@ -139,25 +140,25 @@ def _weights(result: Plan) -> Iterator[str]:
     yield f"{'total':14} {total:>16,}  = {_short(total)}"
 
 
-def _sight(result: Plan, config: Config) -> Iterator[str]:
+def _visibility(result: Plan, config: Config) -> Iterator[str]:
     seq_len = config.data.seq_len
     sinks = config.model.attention_sinks + config.model.sink_token
     kinds = list(dict.fromkeys(result.windows))
     for window in kinds:
         layers = _layers([n for n, w in enumerate(result.windows) if w == window])
         if window is None:
-            yield f"{layers}: full attention, all tokens before it"
+            yield f"{layers}: full attention, all earlier tokens"
         else:
-            beside = f" and the first {sinks:,}" if sinks else ""
+            also = f" and the first {sinks:,}" if sinks else ""
             yield (
-                f"{layers}: W = {window:,}, itself and the {window - 1:,} tokens before it{beside}"
+                f"{layers}: W = {window:,}, itself and the {window - 1:,} tokens before it{also}"
             )
     if result.reach is None:
-        yield "reach through the stack: everything before, by the layers without a window"
+        yield "reach through the stack: all earlier tokens, through the layers without a window"
     else:
-        back = " + ".join(["1", *(_summand(result.windows, w) for w in kinds if w)])
-        beside = f" and the first {sinks:,}" if sinks else ""
-        yield f"reach through the stack: {back} = {result.reach:,} tokens{beside}"
+        terms = " + ".join(["1", *(_reach_term(result.windows, w) for w in kinds if w)])
+        also = f" and the first {sinks:,}" if sinks else ""
+        yield f"reach through the stack: {terms} = {result.reach:,} tokens{also}"
     cells = min(CELLS, seq_len)
     yield ""
     yield (
@@ -168,18 +169,19 @@ def _sight(result: Plan, config: Config) -> Iterator[str]:
     pictures = [_mask(window, sinks, seq_len, cells) for window in kinds[:3]]
     yield from ("    ".join(row) for row in zip(*pictures, strict=True))
     if len(kinds) > 3:
-        yield f"and {len(kinds) - 3} more kinds of layer"
+        yield f"and {len(kinds) - 3} more kinds of layers"
 
 
-def _summand(windows: Sequence[Window], window: int) -> str:
+def _reach_term(windows: Sequence[Window], window: int) -> str:
     return f"{windows.count(window)} x {window - 1:,}"
 
 
 def _mask(window: Window, sinks: int, seq_len: int, cells: int) -> list[str]:
-    """Draw a mask with its window and sinks in the same proportion to fewer positions."""
-    small = window and max(1, round(window * cells / seq_len))
+    """Draw a mask in fewer cells than positions, its window and sinks in proportion."""
+    window_cells = window and max(1, round(window * cells / seq_len))
     title = "full" if window is None else f"W = {window:,}"
-    rows = picture(cells, small, sinks and max(1, round(sinks * cells / seq_len))).splitlines()
+    sink_cells = sinks and max(1, round(sinks * cells / seq_len))
+    rows = picture(cells, window_cells, sink_cells).splitlines()
     return [f"{title:{2 * cells - 1}}", *rows]
 
 
@@ -187,22 +189,22 @@ def _arithmetic(result: Plan, config: Config) -> Iterator[str]:
     train = config.train
     tokens = f"{train.micro_batch_size} x {train.grad_accum_steps} x {config.data.seq_len:,}"
     ratio = result.total_tokens / sum(result.parameters.values())
-    spared = 1 - result.flops_per_step / result.flops_per_step_full
-    yield f"tokens a step   {result.tokens_per_step:>16,}  = {tokens}"
+    saved = 1 - result.flops_per_step / result.flops_per_step_full
+    yield f"tokens per step {result.tokens_per_step:>16,}  = {tokens}"
     yield (
-        f"tokens in all   {result.total_tokens:>16,}  = {ratio:.3g} a weight "
+        f"total tokens    {result.total_tokens:>16,}  = {ratio:.3g} per weight "
         f"(about {OPTIMAL_TOKENS} is compute-optimal)"
     )
-    yield f"FLOPs a token   {_short(result.flops_per_token):>16}  forward and backward"
+    yield f"FLOPs per token {_short(result.flops_per_token):>16}  forward and backward"
     yield (
-        f"FLOPs a step    {_short(result.flops_per_step):>16}  with full attention "
-        f"{_short(result.flops_per_step_full)}: {_saving(spared)}"
+        f"FLOPs per step  {_short(result.flops_per_step):>16}  with full attention "
+        f"{_short(result.flops_per_step_full)}: {_saving(saved)}"
     )
-    yield f"FLOPs in all    {_short(result.flops_total):>16}"
+    yield f"total FLOPs     {_short(result.flops_total):>16}"
 
 
-def _saving(spared: float) -> str:
-    return f"the window spares {spared:.1%}" if spared else "nothing is spared"
+def _saving(saved: float) -> str:
+    return f"the window saves {saved:.1%}" if saved else "the window saves nothing"
 
 
 def _cache(result: Plan) -> Iterator[str]:
@@ -220,18 +222,18 @@ def _memory(result: Plan, config: Config) -> Iterator[str]:
     yield f"weights         {_bytes(memory.weights):>12}  fp32"
     yield f"gradients       {_bytes(memory.gradients):>12}  fp32"
     yield f"{optimizer:15} {_bytes(memory.moments):>12}  fp32, {moments}"
-    yield f"activations     {_bytes(memory.activations):>12}  an ESTIMATE, for one micro-batch"
+    yield f"activations     {_bytes(memory.activations):>12}  an estimate, for one micro-batch"
     yield f"total           {_bytes(memory.total):>12}"
-    yield f"a checkpoint    {_bytes(result.checkpoint_bytes):>12}  on disk: weights and moments"
+    yield f"checkpoint      {_bytes(result.checkpoint_bytes):>12}  on disk: weights and moments"
 
 
-def _hanging(notes: Sequence[str]) -> Iterator[str]:
+def _wrapped(notes: Sequence[str]) -> Iterator[str]:
     for note in notes:
         yield from textwrap.wrap(note, 92, initial_indent="- ", subsequent_indent="  ")
 
 
 def _layers(numbers: Sequence[int]) -> str:
-    """Name layers: `layer 3`, `layers 0-31`, `16 layers (0, 2, 4 ...)`."""
+    """Spell layer numbers: `layer 3`, `layers 0-31`, `16 layers (0, 2, 4 ...)`."""
     if len(numbers) == 1:
         return f"layer {numbers[0]}"
     if numbers[-1] - numbers[0] == len(numbers) - 1:
@@ -241,18 +243,10 @@ def _layers(numbers: Sequence[int]) -> str:
 
 
 def _short(number: float) -> str:
-    """Write a count in three digits: 7.24 B."""
-    for power, unit in (
-        (1e21, "Z"),
-        (1e18, "E"),
-        (1e15, "P"),
-        (1e12, "T"),
-        (1e9, "B"),
-        (1e6, "M"),
-        (1e3, "k"),
-    ):
-        if number >= power:
-            return f"{number / power:.2f} {unit}"
+    """Spell a count with three digits: 7.24 B."""
+    for power, unit in ((21, "Z"), (18, "E"), (15, "P"), (12, "T"), (9, "B"), (6, "M"), (3, "k")):
+        if number >= 10**power:
+            return f"{number / 10**power:.2f} {unit}"
     return f"{number:g}"
 
 
@@ -272,21 +266,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=(__doc__ or "").partition("\n")[0],
         epilog="example: python -m scripts.plan configs/mistral-7b.yaml data.seq_len=8192",
     )
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="CONFIG, section.key=value",
-        help=(f"a YAML file ({QUICKSTART} if none is named), and settings that replace its own"),
-    )
+    add_config(parser)
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     arguments = parser.parse_intermixed_args(argv)
-    path, overrides = split_arguments(arguments.words)
-    config = load_config(path, overrides)
+    config = read_config(arguments)
     result = plan(config)
     if arguments.json:
         print(json.dumps(asdict(result), indent=1))
     else:
-        print(f"{path}\n\n{drawing(result, config)}")
+        path, _ = split_arguments(arguments.words)
+        print(f"{path}\n\n{report(result, config)}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The plan's numbers, counted again the slow way, one pair, one weight and one slot at a time."""
+"""The numbers of the plan, counted again slowly: each pair, each weight and each slot."""
 
 import json
 import subprocess
@@ -31,12 +31,12 @@ SHAPES = [
 
 
 def sees(i: int, j: int, window: int | None, sinks: int) -> bool:
-    """The rule of design/WINDOW.md, written once more."""
+    """The rule of model/window.py, written independently."""
     return j <= i and (window is None or i - j < window or j < sinks)
 
 
 def matrices(shape: ModelConfig) -> list[tuple[int, int]]:
-    """The shapes of all matrices that multiply a token, written out."""
+    """The shapes of all matrices that multiply a token."""
     d, dh, h, k, f = shape.dim, 6, shape.n_heads, shape.n_kv_heads, 20
     layer = [(d, h * dh), (d, k * dh), (d, k * dh), (h * dh, d), (d, f), (d, f), (f, d)]
     return layer * shape.n_layers + [(d, shape.vocab_size)]
@@ -44,7 +44,7 @@ def matrices(shape: ModelConfig) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_flops_are_those_of_each_multiplication(shape: ModelConfig) -> None:
-    """A saving that the window does not make, or an MFU above what the machine did."""
+    """Savings that the window does not make, or an MFU that is too high."""
     length, flops = 8, 0
     for i in range(length):
         flops += sum(2 * rows * columns for rows, columns in matrices(shape))
@@ -59,7 +59,7 @@ def test_flops_are_those_of_each_multiplication(shape: ModelConfig) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_cache_holds_what_a_later_token_may_still_see(shape: ModelConfig) -> None:
-    """A cache that is promised smaller than what it has to keep."""
+    """A cache size below what the cache must hold."""
     for length in range(1, 25):
         slots = 0
         for window in shape.windows:
@@ -70,7 +70,7 @@ def test_cache_holds_what_a_later_token_may_still_see(shape: ModelConfig) -> Non
 
 
 def test_parameters_by_hand() -> None:
-    """A part of the model that is not counted."""
+    """Weights that are not counted."""
     shape = SHAPES[0]
     per_layer = 8 * 24 + 8 * 12 + 8 * 12 + 24 * 8 + 3 * 8 * 20 + 2 * 8
     assert sum(shape.parameter_counts().values()) == 3 * per_layer + 8 + 2 * 11 * 8
@@ -78,7 +78,7 @@ def test_parameters_by_hand() -> None:
 
 
 def test_memory_follows_optimizer_and_precision() -> None:
-    """Moments that are not there, or are counted twice."""
+    """Moments that do not exist, or are counted twice."""
     shape = SHAPES[0]
     blocks = 3 * (8 * 24 + 8 * 12 + 8 * 12 + 24 * 8 + 3 * 8 * 20)
     rest = 3 * 2 * 8 + 8 + 2 * 11 * 8
@@ -94,8 +94,8 @@ def test_memory_follows_optimizer_and_precision() -> None:
     assert adamw.total == sum(parts)
 
 
-def test_a_window_as_long_as_the_sequence_spares_nothing() -> None:
-    """A saving out of nothing."""
+def test_a_window_as_long_as_the_sequence_saves_nothing() -> None:
+    """Savings by a window that hides nothing."""
     shape = ModelConfig(vocab_size=11, sliding_window=64)
     for length in (1, 63, 64):
         assert attention_flops(shape, length) == attention_flops(full_attention(shape), length)
@@ -103,7 +103,7 @@ def test_a_window_as_long_as_the_sequence_spares_nothing() -> None:
 
 
 def test_a_plan_multiplies_up() -> None:
-    """A micro-batch or an accumulation that is forgotten."""
+    """A micro-batch or an accumulation that is not counted."""
     overrides = ["train.grad_accum_steps=3", "train.micro_batch_size=5", "train.max_steps=77"]
     config = load_config(ROOT / "configs/quickstart.yaml", overrides)
     result = plan(config)
@@ -113,8 +113,8 @@ def test_a_plan_multiplies_up() -> None:
     assert result.flops_per_step == pytest.approx(result.flops_per_token * result.tokens_per_step)
 
 
-def test_a_plan_takes_the_config_s_precision_and_optimizer() -> None:
-    """Memory that does not follow the settings it is made of."""
+def test_a_plan_uses_the_precision_and_optimizer_of_the_config() -> None:
+    """Memory that does not depend on the settings that decide it."""
     plans = {
         setting: plan(load_config(ROOT / "configs/quickstart.yaml", [setting])).memory
         for setting in ("train.precision=fp32", "train.precision=bf16", "train.optimizer=adamw")
@@ -157,12 +157,12 @@ def test_mistral_7b_as_published(capsys: pytest.CaptureFixture[str]) -> None:
             ["train.max_steps=800", "train.save_interval=801"],
             "train.save_interval (801) is longer than the run",
         ),
-        (["tokenizer.type=char"], "tokenizer.vocab_size is counted in full"),
-        (["model.attention_sinks=2"], "cannot know of 1 earlier ones"),
+        (["tokenizer.type=char"], "all of tokenizer.vocab_size is counted"),
+        (["model.attention_sinks=2"], "does not depend on 1 earlier ones"),
         (["train.decay_fraction=0.3"], "train.decay_fraction has no effect"),
     ],
 )
-def test_what_is_hardly_meant_is_noted(
+def test_a_probable_mistake_is_noted(
     overrides: list[str], note: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A run that teaches nothing because its window never hides a token."""
@@ -172,15 +172,15 @@ def test_what_is_hardly_meant_is_noted(
     assert note in " ".join(text.split())
 
 
-def test_a_quiet_plan_has_no_notes() -> None:
-    """Warnings that cry wolf."""
+def test_a_sound_config_has_no_notes() -> None:
+    """Notes about settings that are right."""
     config = load_config(ROOT / "configs/quickstart.yaml", ["model.sliding_window=65"])
     assert plan(config).notes == []
     config = load_config(ROOT / "configs/quickstart.yaml", ["model.attention_sinks=3"])
     assert plan(config).notes == []
 
 
-def test_masks_stand_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
+def test_masks_are_drawn_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     """A picture of another mask than the rule's."""
     text = run(
         capsys, str(ROOT / "configs/quickstart.yaml"), "data.seq_len=4",
@@ -224,5 +224,5 @@ def test_help_begins_with_what_it_shows_and_ends_with_an_example() -> None:
     """A command that has to be read to be used."""
     command = [sys.executable, "-m", "scripts.plan", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "What a config costs" in done.stdout
+    assert "What does a config cost?" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("example: python -m scripts.plan ")
