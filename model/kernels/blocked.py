@@ -31,11 +31,9 @@ def blocked_attention(
 
     Returns (B, H, T, Dh), equal to `dense` up to rounding, and the log-sum-exp (B, H, T) if asked.
     """
-    window, length = visibility.window, q.shape[2]
-    assert window is not None and visibility.key_positions is None
-    block = max(SMALLEST_BLOCK, min(window // 2, LARGEST_BLOCK))
-    before = -(-(window - 1) // block)  # number of earlier blocks that the window reaches
-    n_blocks = -(-length // block)
+    assert visibility.window is not None and visibility.key_positions is None
+    length = q.shape[2]
+    block, before, n_blocks = _divide(length, visibility.window)
     tail = n_blocks * block - length  # padding after the text
 
     def by_block(x: Tensor) -> Tensor:
@@ -65,3 +63,9 @@ def blocked_attention(
         return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :, :length]
 
     return by_token(out.unflatten(3, (-1, block))), None if lse is None else by_token(lse)
+
+
+def _divide(length: int, window: int) -> tuple[int, int, int]:
+    """Return the size of a block, the number of earlier blocks that it sees, and that of blocks."""
+    block = max(SMALLEST_BLOCK, min(window // 2, LARGEST_BLOCK))
+    return block, -(-(window - 1) // block), -(-length // block)

@@ -1,7 +1,6 @@
 """The small models, the grid of cases and the kernels that this folder's tests share."""
 
 import zlib
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -127,14 +126,6 @@ def using(kernel: str, model: Transformer | None = None) -> Iterator[str]:
         if name == "flex":  # on a CPU it compiles to nothing, but anew for many a shape
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield name
-
-
-PROVED: Counter[tuple[Any, ...]] = Counter()
-
-
-def count(proof: str, *case: Any) -> None:
-    """Note a case that was proved; how many there were is said at the end of the session."""
-    PROVED[(proof, *map(str, case))] += 1
 
 
 def config(sliding_window: Any = 3, **changes: Any) -> ModelConfig:

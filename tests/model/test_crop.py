@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small import build, count, text
+from small import build, text
 from torch import Tensor
 
 from errors import UserError
@@ -80,7 +80,6 @@ def test_crop_is_right_or_refused(name: str, seen: int, spare: int) -> None:
         assert cache.seen.tolist() == [kept]
         continued = fed(model, cache, other[:, kept:], 5)
         torch.testing.assert_close(continued, expected, rtol=0, atol=1e-10)
-        count("crop", name, seen, spare, kept)
 
 
 @torch.no_grad()

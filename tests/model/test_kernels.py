@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import reference
 import torch
-from small import BACKWARD, GRID, count, pack, using
+from small import BACKWARD, GRID, pack, using
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -107,7 +107,6 @@ def agrees(kernel: str, case: Attention, backward: bool = True) -> None:
         torch.testing.assert_close(
             ours, expected(case)[part], rtol=0, atol=1e-10, msg=lambda m, s=said: f"{s}: {m}"
         )
-    count("kernel", kernel, case)
 
 
 # Sinks, whether they are looked at from elsewhere, documents. What is in front is a sink.
@@ -175,7 +174,6 @@ def test_documents_that_end_at_edges(window: int, kernel: str) -> None:
             visibility = Visibility(window, 2, **places)
             ours = kernels.attend_with(name, visibility=visibility, **inputs)
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10, msg=f"{sizes}")
-        count("document edges", kernel, window, sizes)
 
 
 @pytest.mark.parametrize("sink_logits", [False, True])
