@@ -41,6 +41,14 @@ def test_links_lead_somewhere(page: str) -> None:
         assert not anchor or anchor in anchors(path.read_text(encoding="utf-8")), target
 
 
+@pytest.mark.parametrize("page", TEXTS)
+def test_files_exist(page: str) -> None:
+    """A file that was moved or renamed. NAME stands for a file that a reader will write."""
+    for name in re.findall(r"`([\w./-]+\.(?:py|yaml))`", TEXTS[page]):
+        found = (ROOT / name).exists() or (ROOT / "configs" / name).exists()
+        assert found or "NAME" in name, name
+
+
 def options_of(module: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
     """The options that `--help` of a command lists."""
     with pytest.raises(SystemExit):
