@@ -41,7 +41,7 @@ from data.documents import Source
 from data.mixture import interleave
 from data.splits import SPLITS, choose
 from data.tokenizer import Tokenizer, train_tokenizer
-from storage import atomic_write, cache_folder, exclusive_lock, sha256_of
+from storage import atomic_write, cache_folder, lock, remove_torn_files, sha256_of
 
 FORMAT = 2  # of the shards and the manifest; also to be raised when encoding changes
 SHARD = 1 << 26  # tokens in a shard: 128 MB at 16 bits
@@ -124,11 +124,10 @@ def prepare(
     if corpus := _find(place, content):
         return corpus
     place.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(place):
+    with lock(place, wait=True):
         if corpus := _find(place, content):
             return corpus
-        for torn in place.rglob(".*.part"):  # of a process that was killed while it wrote
-            torn.unlink()
+        remove_torn_files(place)
         splitter = choose(
             source, split=split, val_fraction=val_fraction, test_fraction=test_fraction
         )
