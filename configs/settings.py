@@ -87,6 +87,13 @@ class DataSettings:
     documents: str = setting(
         "file", "what a document is in .txt and .md files", choices=("file", "line", "paragraph")
     )
+    separator: str | None = setting(
+        None,
+        "text that stands between documents in text files and splits them, such as <|endoftext|>",
+    )
+    strict: bool = setting(
+        False, "refuse a file with a row that has no text instead of skipping the row"
+    )
     hub_config: str | None = setting(None, "configuration of the Hub's dataset, if it has some")
     hub_split: str = setting("train", "which split of the Hub's dataset is read")
     revision: str | None = setting(None, "branch, tag or commit of the Hub's data; null: main")

@@ -8,104 +8,22 @@ bytes <0x00>..<0xFF>, then the pieces. Punctuation and the newlines after it may
 
 import codecs
 import hashlib
-import io
 import re
-import sys
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from errors import UserError
 
-TYPES = ("bpe", "unigram", "char")
 SPACE_MARK = "\u2581"  # stands for a space in SentencePiece's pieces
-TRAINING_LIMIT = 32_000_000  # characters; more text changes few pieces and costs memory and time
 
 FIRST_PIECE = 3 + 256  # its id: after the specials and the bytes
-_CHUNK = 4096  # characters; SentencePiece passes over lines that are longer than it is told
 _BLOCK = 1 << 18  # characters encoded at once: some 100 bytes of memory each
 _KEPT, _LONGEST = 1 << 17, 32  # words whose ids are kept, and their characters: tens of MB
 _WORD = re.compile(" *[^ ]+| +")
-_RESERVED = re.compile("[\0\u2581\u2585]")  # SentencePiece skips a line that has its own marks
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-_LOSSLESS: dict[str, Any] = {
-    "byte_fallback": True,
-    "normalization_rule_name": "identity",
-    "remove_extra_whitespaces": False,
-    "allow_whitespace_only_pieces": True,
-    "add_dummy_prefix": False,
-    "character_coverage": 1.0,
-    "split_digits": True,
-    "required_chars": f"\n{SPACE_MARK}",  # a space spelled in bytes would come back as the mark
-    "max_sentence_length": 4 * _CHUNK,  # bytes
-    "num_threads": 16,  # unigram's sums depend on it: the same everywhere, the same pieces
-    "minloglevel": 2,
-}
 
-
-def train_tokenizer(texts: Iterable[str], *, type: str, vocab_size: int) -> bytes:
-    """Learn pieces from `texts` (the training split's, no other) and return the serialized model.
-
-    The same texts give the same bytes. `vocab_size` counts everything, specials and bytes too; for
-    `char` it is an upper bound, as the vocabulary is the characters there are. Only the first
-    `TRAINING_LIMIT` characters are used. Raises `UserError` where the text allows no such size.
-    """
-    import sentencepiece
-
-    if type not in TYPES:
-        raise UserError(f"tokenizer.type is {type!r}: one of {', '.join(TYPES)}")
-    chunks = list(_training_chunks(texts))
-    if not chunks:
-        raise UserError("data: there is no text to train a tokenizer on")
-    _check_smallest(vocab_size, chunks)
-    size = sum(len(chunk.encode()) for chunk in chunks) / 1e6
-    print(f"training the tokenizer ({type}, {vocab_size:,} pieces) on {size:.1f} MB ...",
-          end=" ", file=sys.stderr, flush=True)  # fmt: skip
-    start, model = time.perf_counter(), io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(chunks), model_writer=model, model_type=type,
-            vocab_size=vocab_size, hard_vocab_limit=type != "char", **_LOSSLESS,
-        )  # fmt: skip
-    except RuntimeError as error:
-        print(file=sys.stderr)
-        if not (largest := re.search(r"set it to a value <= (\d+)", str(error))):
-            raise
-        raise UserError(
-            f"tokenizer.vocab_size is {vocab_size:,}, too many for so little text: the largest "
-            f"possible is {int(largest[1]):,}"
-        ) from error
-    print(f"{time.perf_counter() - start:.1f} s", file=sys.stderr)
-    return model.getvalue()
-
-
-def _check_smallest(vocab_size: int, chunks: Iterable[str]) -> None:
-    """Refuse a vocabulary that cannot hold every character; of `char`, SentencePiece would
-    leave the rare ones out without a word."""
-    smallest = FIRST_PIECE + len({"\n", " "}.union(*chunks))
-    if vocab_size < smallest:
-        raise UserError(
-            f"tokenizer.vocab_size is {vocab_size:,}, too few for 3 specials, 256 bytes and the "
-            f"text's characters: the smallest possible is {smallest:,}"
-        )
-
-
-def _training_chunks(texts: Iterable[str]) -> Iterator[str]:
-    """Cut the texts, newlines and all, into what SentencePiece takes for lines."""
-    left = TRAINING_LIMIT
-    for text in texts:
-        for part in _RESERVED.split(_well_formed(text[:left])):
-            for start in range(0, len(part), _CHUNK):
-                yield part[start : start + _CHUNK]
-        left -= len(text)
-        if left <= 0:
-            note = f"note: the tokenizer learns from the first {TRAINING_LIMIT:,} characters"
-            print(note, file=sys.stderr)
-            return
-
-
-def _well_formed(text: str) -> str:
+def well_formed(text: str) -> str:
     """Replace lone surrogates, which no UTF-8 can carry, by U+FFFD."""
     return _SURROGATE.sub("\ufffd", text)
 
@@ -161,7 +79,7 @@ class Tokenizer:
         """Turn text into ids. Nothing is added, and no spelling gives a special token: "<s>" is
         three characters. A lone surrogate counts as U+FFFD."""
         ids: list[int] = []
-        for number, part in enumerate(_well_formed(text).split(SPACE_MARK)):
+        for number, part in enumerate(well_formed(text).split(SPACE_MARK)):
             if number:
                 ids += self._space_mark  # as bytes: the piece would mean a space
             for block in _blocks(part):

@@ -218,8 +218,7 @@ def _ratio(first: float | None, second: float | None) -> str:
 
 def _growth_line(growth: Growth) -> str:
     if growth.memory_exponent is None or growth.time_exponent is None:
-        count = len(growth.lengths)
-        return f"{growth.kernel:8} measured at {count} lengths: growth needs two lengths"
+        return f"{growth.kernel:8} growth unknown: measured at fewer than two lengths"
     lengths = ", ".join(f"{length:,}" for length in growth.lengths)
     return (
         f"{growth.kernel:8} memory ~ T^{growth.memory_exponent:.2f}   "

@@ -73,13 +73,48 @@ def probabilities(logits: Tensor, sampling: Sampling, occurred: Tensor | None = 
     return probs
 
 
-def draw(probs: Tensor, generators: list[torch.Generator]) -> Tensor:
-    """Draw a token for each row of probs (B, V); returns (B,) int64.
+def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw a token for each row of probs (B, V) by inverting its cumulative distribution.
 
-    Each row has its own generator, so that a text does not depend on what is written beside it.
+    `uniforms` (B,) float64 are numbers in [0, 1), one a row; returns (B,) int64 on their device. A
+    token without probability is never drawn.
     """
-    rows = [
-        torch.multinomial(row, 1, generator=generator)
-        for row, generator in zip(probs.cpu(), generators, strict=True)
-    ]
-    return torch.cat(rows)
+    sums = probs.to(uniforms.device, torch.float64).cumsum(-1)
+    # Strictly less than the total, which `uniform` makes sure of: so an entry is always found.
+    target = uniforms[:, None] * sums[:, -1:]
+    return torch.searchsorted(sums, target, right=True).squeeze(1)
+
+
+def uniform(seed: int, rows: Tensor, step: int) -> Tensor:
+    """Return a random number in [0, 1) for each row of this step: (B,) float64.
+
+    `rows` (B,) int64 name random streams. A number depends on (seed, row, step) alone: it is a hash
+    of these integers, computed for all rows at once (a counter-based generator, Salmon et al. 2011,
+    "Parallel random numbers: as easy as 1, 2, 3"). So a text does not depend on its neighbours, and
+    any step can be drawn again.
+    """
+    bits = _mix(_mix(torch.full_like(rows, _wrap(seed))) + rows)
+    bits = _mix(bits + step)
+    # The upper 52 bits: their fraction times a sum near 1 is less than that sum in float64.
+    return _shift(bits, 12).double() * 2.0**-52
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """Hash 64-bit integers: the step and finalizer of SplitMix64 (Steele et al. 2014, figure 16).
+
+    Products wrap around, and each output is that of one input only.
+    """
+    bits = bits + _wrap(0x9E3779B97F4A7C15)
+    bits = (bits ^ _shift(bits, 30)) * _wrap(0xBF58476D1CE4E5B9)
+    bits = (bits ^ _shift(bits, 27)) * _wrap(0x94D049BB133111EB)
+    return bits ^ _shift(bits, 31)
+
+
+def _shift(bits: Tensor, by: int) -> Tensor:
+    """Shift right as unsigned integers; torch's own shift repeats the sign."""
+    return (bits >> by) & ((1 << (64 - by)) - 1)
+
+
+def _wrap(number: int) -> int:
+    """Reduce an integer modulo 2^64, as torch's signed 64-bit integers do."""
+    return (number + 2**63) % 2**64 - 2**63

@@ -23,6 +23,8 @@ def open_source(
     path: str | None = None,
     field: str = "text",
     documents: str = "file",
+    separator: str | None = None,
+    strict: bool = False,
     stories: int = 4000,
     near: int = NEAR,
     far: int = FAR,
@@ -47,10 +49,11 @@ def open_source(
     if source == "files":
         from data.sources.files import Files
 
-        return Files(path, field, documents)
+        return Files(path, field, documents, separator, strict)
     from data.sources.hub import Hub
 
-    return Hub(path, hub_config, hub_split, field=field, revision=revision, streaming=streaming)
+    return Hub(path, hub_config, hub_split, field=field, revision=revision, streaming=streaming,
+               strict=strict)  # fmt: skip
 
 
 class Stories(Source):

@@ -14,8 +14,8 @@ import reference
 import torch
 from torch import Tensor
 
-from model import kernels
 from model.config import ModelConfig
+from model.kernels import blocked
 from model.transformer import Transformer
 
 VOCAB = 61
@@ -120,8 +120,8 @@ def using(kernel: str, model: Transformer | None = None) -> Iterator[str]:
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         if block:
-            patch.setattr(kernels, "SMALLEST_BLOCK", int(block[0]))
-            patch.setattr(kernels, "LARGEST_BLOCK", int(block[1]))
+            patch.setattr(blocked, "SMALLEST_BLOCK", int(block[0]))
+            patch.setattr(blocked, "LARGEST_BLOCK", int(block[1]))
         for layer in model.layers if model else ():
             patch.setattr(layer.attention, "kernel", name)
         if name == "flex":  # on a CPU it compiles to nothing, but anew for many a shape

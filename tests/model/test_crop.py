@@ -40,7 +40,7 @@ def force(cache: RollingKVCache, position: int) -> None:
     """Go back as a cache would that does not ask whether it can."""
     for ring in cache.layers:
         ring.positions[ring.positions >= position] = -1
-    cache.seen.fill_(position - cache.begin)
+    cache.seen.fill_(position - cache.first_position)
 
 
 @pytest.mark.parametrize("spare", [0, 1, 3])
@@ -175,7 +175,7 @@ def test_a_cache_of_another_shape_is_refused(changes: dict[str, Any]) -> None:
     state = RollingKVCache(**(settings | changes)).state_dict()
     cache = RollingKVCache(**settings)
     before = copied(cache)
-    with pytest.raises(UserError, match="of another cache"):
+    with pytest.raises(UserError, match="a cache of another shape"):
         cache.load_state_dict(state)
     assert same(before, cache.state_dict())
 
