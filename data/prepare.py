@@ -30,7 +30,7 @@ from data.mixture import interleave
 from data.splits import SPLITS, choose
 from data.tokenizer import Tokenizer
 from data.vocabulary import train_tokenizer
-from storage import atomic_write, cache_folder, exclusive_lock, sha256_of
+from storage import atomic_write, cache_folder, lock, remove_torn_files, sha256_of
 
 FORMAT = 2  # version of shards and manifest; must be raised if encoding changes
 SHARD_TOKENS = 1 << 26  # tokens in a shard: 128 MB at 16 bits
@@ -124,11 +124,10 @@ def prepare(
     if corpus := _find(target, content):
         return corpus
     target.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(target):
+    with lock(target, wait=True):
         if corpus := _find(target, content):  # another process wrote it in the meantime
             return corpus
-        for torn in target.rglob(".*.part"):  # of a process that was killed while it wrote
-            torn.unlink()
+        remove_torn_files(target)
         splitter = choose(
             source, split=split, val_fraction=val_fraction, test_fraction=test_fraction
         )
