@@ -55,12 +55,9 @@ def generate(
     weight = model.tok_embeddings.weight
     capacity = max(map(len, prompts)) + max_tokens
     cache = RollingKVCache(model.config, len(prompts), capacity, weight.dtype, weight.device)
-    occurred = None  # (B, V): the tokens of each row so far, which the repetition penalty reads
+    occurred = None  # only the repetition penalty reads it
     if sampling.repetition_penalty != 1.0:
-        shape = (len(prompts), model.config.vocab_size)
-        occurred = torch.zeros(shape, dtype=torch.bool, device=weight.device)
-        for row, prompt in enumerate(prompts):
-            occurred[row, torch.tensor(prompt)] = True
+        occurred = _occurred(prompts, model.config.vocab_size).to(weight.device)
     streams, stops = torch.arange(len(prompts)), frozenset(stop)
     running = [True] * len(prompts)
     logits = prefill(model, prompts, cache)
@@ -77,6 +74,14 @@ def generate(
         if occurred is not None:
             occurred.scatter_(1, tokens, True)
         logits = model(tokens, cache=cache)[:, -1]
+
+
+def _occurred(prompts: Sequence[Sequence[int]], vocab_size: int) -> Tensor:
+    """Mark the tokens that each prompt contains: (B, V) bool."""
+    occurred = torch.zeros(len(prompts), vocab_size, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        occurred[row, torch.tensor(prompt)] = True
+    return occurred
 
 
 def _check(prompts: Sequence[Sequence[int]], vocab_size: int) -> None:
