@@ -128,8 +128,12 @@ class _Primer:
     def _tell_use(self, distance: int) -> str:
         """Tell the use whose fact's age is closest to `distance`, as a ratio."""
         words, mentioned = self._words, self._mentioned
-        ages = [words - mentioned[step.fact] for step, _ in self._possible_uses]
-        ratios = [max(age, distance) / max(1, min(age, distance)) for age in ages]
+        ratios = [
+            age / distance
+            if (age := words - mentioned[step.fact]) > distance
+            else distance / max(age, 1)
+            for step, _ in self._possible_uses
+        ]
         use = self._possible_uses[ratios.index(min(ratios))]
         tellings = use[1]
         telling = tellings.pop(self._draw.below(len(tellings)))
