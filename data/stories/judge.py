@@ -27,9 +27,9 @@ UNKNOWN_WORD = "unknown word"  # begins the language errors of this kind
 
 
 class Verdict(NamedTuple):
-    """How many uses could be compared with a fact, and what is wrong with a text, in words."""
+    """What the judge finds in a text; errors are described in words."""
 
-    uses_checked: int
+    uses_checked: int  # uses that could be compared with a fact that the text states
     contradictions: tuple[str, ...]
     language_errors: tuple[str, ...]
 
@@ -187,7 +187,7 @@ def _field(field: str, groups: list[_Group], leaver: str) -> str:
             groups.append(_Group("left", field))
             return _NAME
         return "[A-Z][a-z]+" + _ADVERB
-    if len(field) == 1:  # {K}: a red kite's "red kite"
+    if len(field) == 1:  # {K} is short for {k.phrase}: red kite
         field = f"{field.lower()}.phrase"
     thing, dot, part = field.partition(".")
     if not dot or part.lower() not in _FIELDS:

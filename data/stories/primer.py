@@ -1,8 +1,8 @@
 """Stories for beginners (prose/primer.txt): a fact is used soon after it is stated.
 
 A young model learns from them to look back: where uses are rare and far, it learns the sentences
-and guesses the rest. Such a story is a sequence of steps. A step states a fact, or uses one that is
-known. Now and then scenes pass the time before a use.
+and guesses the rest. Such a story is a sequence of steps. A step is news, which states a fact, or a
+use of a fact that is known. Now and then scenes pass the time before a use.
 """
 
 from functools import cache
@@ -15,8 +15,8 @@ from data.stories.world import World
 
 PRIMER = "primer"  # the name of these stories among the plots
 SHORT = 160  # words: a story whose drawn distance is below is one for beginners
-STEPS = 16  # of a story at least; at most one less than twice as many
-PAUSE, PAUSES = 40, 5  # of distances of at least 40 words, one in 5 is passed with scenes
+STEPS = 16  # a story has 16 to 31 steps
+PAUSE, PAUSES = 40, 5  # scenes pass one in 5 of the distances of at least 40 words
 PARAGRAPH = 6  # steps in a paragraph, on average
 INTRODUCTION = 3  # facts that are stated before uses prevail: the thing, its place, one more
 
@@ -68,7 +68,7 @@ def tell_primer(world: World, near: int, far: int) -> list[str]:
 
 
 class _Primer:
-    """A story for beginners while it is told."""
+    """The state of a story for beginners: what it has mentioned, and which steps are possible."""
 
     def __init__(self, world: World, near: int, far: int) -> None:
         self._world, self._draw = world, world.draw
@@ -126,10 +126,17 @@ class _Primer:
         return None
 
     def _tell_use(self, distance: int) -> str:
-        """Tell the use whose fact's age is closest to `distance`, as a ratio."""
+        """Return the text of the use whose fact was mentioned about `distance` words ago.
+
+        Of all possible uses, it is the one whose ratio of the two numbers is closest to 1.
+        """
         words, mentioned = self._words, self._mentioned
-        ages = [words - mentioned[step.fact] for step, _ in self._possible_uses]
-        ratios = [max(age, distance) / max(1, min(age, distance)) for age in ages]
+        ratios = [
+            age / distance
+            if (age := words - mentioned[step.fact]) > distance
+            else distance / max(age, 1)
+            for step, _ in self._possible_uses
+        ]
         use = self._possible_uses[ratios.index(min(ratios))]
         tellings = use[1]
         telling = tellings.pop(self._draw.below(len(tellings)))
@@ -138,7 +145,7 @@ class _Primer:
         return say(self._world, telling)
 
     def _remember(self, text: str) -> None:
-        """Note where the facts of a marked text stand, and count its words."""
+        """Record where a marked text mentions facts, and count its words."""
         words, mentioned = self._words, self._mentioned
         n_known = len(mentioned)
         for mark in MARK.finditer(text):

@@ -1,7 +1,8 @@
 """Probes: from a text with marks to a plain text and the words that an earlier fact decides.
 
-The world marks what it says: <key:word> states a fact, [key:word] uses it. The key names the thing
-and the kind, as in k.place.
+The world marks its words: <key:word> states a fact, [key:word] uses it. The key names the thing and
+the kind, as in k.place. A use mentions the fact again, and the distance of the next use counts from
+there.
 """
 
 import re
@@ -16,7 +17,7 @@ class Probe(NamedTuple):
     """A use: a word that an earlier fact decides."""
 
     kind: str  # what the fact is about: place, colour, holder, number, treat, word
-    fact: Span  # where the word was said last before the use
+    fact: Span  # the last mention of the fact before the use
     use: Span
     right: str
     wrong: tuple[str, ...]  # words that would fit as well

@@ -190,11 +190,12 @@ class World(dict[str, object]):
         words = self.lists.get(field)
         if words is None:
             return self._derived(field)
-        word = self.draw.choose(words)
+        draw = self.draw
+        word = draw.choose(words)
         while word in self.reserved:
-            word = self.draw.choose(words)
-        if field in lexicon.DESCRIBED and self.draw.below(2):
-            return f"{self.draw.choose(lexicon.DESCRIBED[field])} {word}"
+            word = draw.choose(words)
+        if field in lexicon.DESCRIBED and draw.below(2):
+            return f"{draw.choose(lexicon.DESCRIBED[field])} {word}"
         return word
 
     def _derived(self, field: str) -> str:
