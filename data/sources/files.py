@@ -26,7 +26,7 @@ from errors import UserError
 DOCUMENTS = ("file", "line", "paragraph")
 LONG_LINE = 1_000_000  # characters; a longer line is reported
 _NAMED = 10  # files with errors that are named; more are counted
-# Endings of files that are certainly tables: one without the column of the text is a mistake.
+# Endings of tables for certain. If all of them lack the column, its name is probably wrong.
 _CERTAIN = (".jsonl", ".csv", ".tsv", ".parquet")
 
 
@@ -36,9 +36,10 @@ class Files(Source):
     A document is a row of a table (.jsonl, .json, .csv, .tsv, .parquet), in the column `field`; a
     list of turns, {"role": ..., "content": ...}, becomes one line for each turn. Rows without text
     are skipped and reported, or refused (`strict`). Any other file is plain text in UTF-8: a
-    document is the file, a line or a paragraph (`documents`: file, line, paragraph) or what stands
-    between `separator`s; blank ones are left out. If a file is longer than `texts.SECTION`,
-    "the file" is a section of it. A file may be compressed (.gz, .zst).
+    document is the file, a line or a paragraph (`documents`: file, line, paragraph), or the text
+    between two separators (`separator`). Blank lines, paragraphs and texts between separators are
+    skipped. If a file is longer than `texts.SECTION`, each section of it is a document instead of
+    the file. A file may be compressed (.gz, .zst).
 
     Among several files, one that cannot be read is skipped and reported. Raises `UserError` if
     nothing can be read, and if a setting does not fit the files.
@@ -103,8 +104,8 @@ def _check(reading: Reading) -> None:
 def _reading_mark(file: InspectedFile) -> str:
     """Return what the fingerprint adds to the content of a file.
 
-    Nothing for what has always been read like this. A file whose rows used to be read otherwise,
-    or as plain text, must not find the shards of that time.
+    Nothing if earlier versions read the file in the same way. If they read its rows differently,
+    or as plain text, their shards must not be used.
     """
     if file.rows is None:
         return ""
@@ -121,7 +122,7 @@ def _group(files: list[InspectedFile]) -> list[list[tuple[int, range]]]:
         if not file.has_text:
             continue
         every = range(file.n_sections)
-        # A compressed file is one piece: to reach its second section, the first must be read.
+        # A compressed file is not divided: reading its second section takes reading the first.
         separate = [every] if is_compressed(file.path) else [range(n, n + 1) for n in every]
         for numbers in separate:
             size = file.size(numbers)

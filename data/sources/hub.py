@@ -151,6 +151,8 @@ class Hub(Source):
                 return self._rows(
                     datasets.load_dataset_builder(path, self._config, **place), folder
                 )
+            except UserError:
+                raise
             except ValueError:  # what `datasets` raises for an unknown configuration or split
                 configs = datasets.get_dataset_config_names(path, **place)
                 config = self._config or datasets.get_dataset_default_config_name(path, **place)

@@ -1,8 +1,8 @@
-"""The rows of a dataset that `datasets` has opened, or of its JSON and CSV files.
+"""The rows of a dataset of the Hub.
 
 `datasets` guesses the types of JSON and CSV from their first rows and converts later rows to them:
-a number among texts would change the spelling of every text around it. So those files are read by
-tables.py. Parquet and Arrow files state their types and are read by `datasets`.
+a number among texts changes the spelling of every text around it. So JSON and CSV files are read by
+tables.py. Parquet and Arrow files state their types; `datasets` reads them.
 """
 
 from abc import ABC, abstractmethod
@@ -32,7 +32,7 @@ class HubRows(ABC):
 
 
 class LibraryRows(HubRows):
-    """Rows that `datasets` reads: a chunk is a file, or `ROWS` rows of a downloaded dataset."""
+    """Rows that `datasets` reads. A chunk is a file; of a downloaded dataset, `ROWS` rows."""
 
     def __init__(self, dataset: Any, split: str, *, streaming: bool) -> None:
         self._dataset, self._streaming = dataset, streaming
@@ -52,8 +52,8 @@ class LibraryRows(HubRows):
 
 
 class TableRows(HubRows):
-    """Rows of JSON and CSV files. A chunk is a file; of a downloaded dataset, whose rows are
-    numbered through all files, there is one chunk."""
+    """Rows of JSON and CSV files. A chunk is a file. A downloaded dataset is one chunk, because its
+    rows are numbered through all files."""
 
     def __init__(self, files: list[str], field: str, folder: str | None) -> None:
         self._files, self._field = files, field
@@ -95,8 +95,7 @@ class TableRows(HubRows):
 
 def table_files(builder: Any, split: str) -> list[str]:
     """Return the files of a split, owner/name@commit/path, if `builder` would guess their types;
-    otherwise an empty list. Options for reading them, which a dataset may set, are only known to
-    `datasets`."""
+    otherwise an empty list: only `datasets` applies the options for reading that a dataset sets."""
     config = builder.config
     ours = {"name", "version", "data_dir", "data_files", "description", "features"}
     options = (option for option in fields(config) if option.name not in ours)

@@ -1,6 +1,6 @@
-"""The first pass over the user's files: what is each of them, has it text, what is unusual in it?
+"""The first pass over the user's files: their kinds, whether they have text, and what is unusual.
 
-Every file is read once, before the first document is used, so that an error comes before training.
+Every file is read once before the first document is used, so errors come before training.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from data.sources.tables import json_layout, no_text, read_rows
 from data.sources.texts import BOM, decode, sections
 from storage import sha256_of
 
-_EXPANSION = 3  # decompressed by compressed size, about
+_EXPANSION = 3  # decompressed size divided by compressed size, approximately
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _inspect_table(file: InspectedFile, reading: Reading) -> None:
 def _inspect_text(file: InspectedFile, reading: Reading, report: Callable[[int], object]) -> None:
     digest = hashlib.sha256()
     open_line = 0  # characters of the line that continues in the next section
-    place = 0  # in the file as it is on the disk
+    place = 0  # in the file on the disk, which may be compressed
     separator = reading.separator_bytes
     is_whole = reading.documents == "file" and not separator
     with decompressed(file.path) as (stream, raw):
@@ -157,7 +157,7 @@ def _inspect_text(file: InspectedFile, reading: Reading, report: Callable[[int],
             if file.borders == [0] and section.startswith(BOM):
                 file.has_bom = True
                 content = section[len(BOM) :]
-            # White space alone is a document only as a whole file.
+            # A file of white space is a document; a line or a paragraph of white space is not.
             file.has_text |= bool(content) and (is_whole or not content.isspace())
             file.has_crlf |= b"\r\n" in section
             file.n_separators += section.count(separator) if separator else 0

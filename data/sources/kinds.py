@@ -1,6 +1,6 @@
-"""Kinds of files: rows of a table, plain text, or neither.
+"""Kinds of files: a table, plain text, or neither.
 
-The first bytes of a file decide whether it is text; its ending decides between rows and plain text:
+The first bytes of a file decide whether it is text, its ending whether it is a table:
 
     .jsonl .ndjson    one JSON value in each line          .csv .tsv   a table with a header
     .json             an array, lines or one object        .parquet    a table in columns
@@ -38,7 +38,7 @@ class NotText(Unreadable):
 
 
 class Kind(NamedTuple):
-    """What a file is, and how its text can be had."""
+    """What a file is, and how the user gets its text."""
 
     name: str
     remedy: str = "name a file of text"
@@ -111,7 +111,8 @@ def recognise(head: bytes, path: PurePath, suffix: str) -> str:
 
 
 def _is_certain(magic: bytes, head: bytes) -> bool:
-    """Return whether a file that begins with `magic` is binary: a text may begin with "BZh"."""
+    """Return whether a file that begins with `magic` is certainly binary. Text may begin with
+    letters such as "BZh"; then a zero or a byte that is not UTF-8 decides."""
     return not magic.isalnum() or b"\0" in head or _first_bad_byte(head) < len(head)
 
 
@@ -128,7 +129,7 @@ def guess_utf16(content: bytes) -> str:
     if content.count(0) <= len(content) * _NUL_SHARE:
         return ""
     zeros = [content[start::2].count(0) for start in (0, 1)]
-    if min(zeros) > max(zeros) * 0.2:  # zeros at even and odd places: numbers, not text
+    if min(zeros) > max(zeros) * 0.2:  # zeros at even and at odd places: binary numbers
         return ""
     return "UTF-16LE" if zeros[1] > zeros[0] else "UTF-16BE"
 
@@ -137,7 +138,7 @@ def guess_encoding(content: bytes) -> str:
     """Return the encoding that `content`, which is not UTF-8, is probably in, or ""."""
     if encoding := guess_utf16(content):
         return encoding
-    unused = rb"[\x00-\x08\x0e-\x1f\x81\x8d\x8f\x90\x9d]"  # in texts in Windows-1252
+    unused = rb"[\x00-\x08\x0e-\x1f\x81\x8d\x8f\x90\x9d]"  # bytes that Windows-1252 has no use for
     return "" if re.search(unused, content) else "WINDOWS-1252"
 
 
@@ -155,7 +156,8 @@ def not_utf8(path: PurePath, place: int, encoding: str) -> Unreadable:
 
 
 def _first_bad_byte(content: bytes) -> int:
-    """Return the place of the first byte that is not UTF-8, or of the first zero."""
+    """Return the place of the first byte that is not UTF-8, or else of the first zero, or else the
+    length."""
     try:
         content.decode()
     except UnicodeDecodeError as error:

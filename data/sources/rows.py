@@ -13,8 +13,8 @@ _KINDS = {bool: "true or false", int: "a number", float: "a number", list: "a li
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table. `record` maps columns to values; where the row is broken, `problem` says
-    how. `number` counts rows from 0, `place` says where the row is in the file."""
+    """One row of a table. `record` maps columns to values; if the row is broken, `problem` says
+    how. `number` counts the rows from 0; `place` says where the row is in the file."""
 
     number: int
     place: str
@@ -42,13 +42,13 @@ class Row:
 
 
 def is_absent(reason: str) -> bool:
-    """Return whether a row that has no text for this reason has no value for it either."""
+    """Return whether `reason` says that a row has no value for the text, or an empty one."""
     return reason.startswith(("no column ", "null ", "nothing "))
 
 
 def join_turns(value: Any) -> str:
-    """Join the turns of a conversation, [{"role": "user", "content": "Hello"}, ...], to one line
-    for each: "user: Hello". Return "" for any other value."""
+    """Join the turns of a conversation, [{"role": "user", "content": "Hello"}, ...], each as
+    "user: Hello" on a line of its own. Return "" for any other value."""
     if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
         return ""
     turns = [(turn.get("role"), turn.get("content")) for turn in value]
@@ -58,8 +58,8 @@ def join_turns(value: Any) -> str:
 
 
 def _bad_characters(text: str, character: str, field: str) -> str:
-    """Say why a text cannot be written in UTF-8. A byte that is not UTF-8 was decoded to one of
-    U+DC80 to U+DCFF (Python's "surrogateescape")."""
+    """Return why a text cannot be encoded in UTF-8. `character` is the first that cannot; one of
+    U+DC80 to U+DCFF stands for a byte that is not UTF-8 (Python's "surrogateescape")."""
     if not "\udc80" <= character <= "\udcff":
         return f"half of a character (a lone surrogate) in column {field}"
     escaped = bytes(ord(c) - 0xDC00 for c in text if "\udc80" <= c <= "\udcff")
@@ -77,7 +77,7 @@ class Skipped:
 
 @dataclass
 class RowCounts:
-    """What is counted in the rows of the table `name`; `strict` refuses a row without text."""
+    """Counts the rows of the table `name`. If `strict`, a row without text is an error."""
 
     name: str
     column: str  # of the text
@@ -105,7 +105,7 @@ class RowCounts:
         return text
 
     def __str__(self) -> str:
-        """Say how many rows have no text, and why."""
+        """Return how many rows have no text, and why."""
         return ", ".join(
             f"{reason} ({skipped.count:,} of {self.n_rows:,} rows, first: {skipped.first})"
             for reason, skipped in self.skipped.items()

@@ -51,11 +51,11 @@ def no_text(path: PurePath, counts: RowCounts) -> Unreadable:
 
 
 def read_rows(stream: BinaryIO, kind: str, field: str, path: PurePath) -> Iterator[Row]:
-    """Yield the rows of a table; little more than one of them is in memory.
+    """Yield the rows of a table, with a block of the file in memory.
 
     `kind` is jsonl, json, csv or parquet; `path` names the file in errors. Blank lines are not
-    rows. Raises `Unreadable` for what is no such table, and `NoColumn` for CSV and Parquet without
-    the column `field`.
+    rows. Raises `Unreadable` if the file is not of that kind, and `NoColumn` if a CSV or Parquet
+    file does not have the column `field`.
     """
     if kind == "jsonl":
         yield from _json_lines(stream)
@@ -68,8 +68,8 @@ def read_rows(stream: BinaryIO, kind: str, field: str, path: PurePath) -> Iterat
 
 
 def _text(stream: BinaryIO) -> io.TextIOWrapper:
-    """Decode a stream. Line ends stay, the byte order mark goes; a byte that is not UTF-8 becomes
-    a surrogate, so that only the row that it is in has a fault."""
+    """Decode a stream. Line ends are kept and a byte order mark is removed. A byte that is not
+    UTF-8 becomes a surrogate, so that only its own row is refused."""
     return io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
 
 
@@ -77,8 +77,8 @@ def _text(stream: BinaryIO) -> io.TextIOWrapper:
 
 
 def json_layout(stream: BinaryIO, kind: str) -> str:
-    """Return how a JSON file is read: "jsonl" where each line holds a value, "json" where it is an
-    array, or one object over several lines. `kind`, one of the two, is what its name says."""
+    """Return how a JSON file is read: "jsonl" if each line holds a value, "json" if the file is an
+    array or one object over several lines. `kind` is the one of the two that its name suggests."""
     for line in stream:
         if content := line.removeprefix(_BOM).strip():
             if content.startswith(b"["):
@@ -133,7 +133,8 @@ class _JsonBuffer:
     """A stream of JSON values: a block of text and the place of the next value in it."""
 
     _DECODER = json.JSONDecoder()
-    _CUT = 16  # characters before the end of the block in which a value that goes on fails
+    # An error this close to the end of the block may come from a value that continues after it.
+    _NEAR_END = 16  # characters
 
     def __init__(self, stream: io.TextIOWrapper, path: PurePath) -> None:
         self.line = 1
@@ -150,7 +151,7 @@ class _JsonBuffer:
             self._read()
 
     def take(self, character: str) -> None:
-        """Go on behind `character`, or raise `Unreadable` if another one is next."""
+        """Read `character`; raise `Unreadable` if another one is next."""
         if self.following() != character:
             raise self.error(f"{character} is missing")
         self._advance(self._place + len(character))
@@ -164,7 +165,7 @@ class _JsonBuffer:
                     self._advance(end)
                     return value
             except json.JSONDecodeError as error:
-                near_end = error.pos > len(self._block) - self._CUT
+                near_end = error.pos > len(self._block) - self._NEAR_END
                 is_cut = near_end or error.msg.startswith("Unterminated string")
                 if self._is_last or not is_cut:
                     raise self.error(error.msg) from None
@@ -181,7 +182,7 @@ class _JsonBuffer:
         self._place = place
 
     def _read(self) -> None:
-        """Read on: a block, or as much again as the next value has so far."""
+        """Read another block, at least as much as is already there, and drop what is used."""
         self._block = self._block[self._place :]
         self._place = 0
         more = self._stream.read(max(_BLOCK, len(self._block)))
@@ -194,12 +195,13 @@ class _JsonBuffer:
 
 def _csv_rows(text: io.TextIOWrapper, field: str, path: PurePath) -> Iterator[Row]:
     """Yield the rows of a table whose first line names the columns."""
-    lines = iter(text)
-    first = next((line for line in lines if line.strip()), "")
+    lines = enumerate(text, 1)
+    start, first = next(((number, line) for number, line in lines if line.strip()), (0, ""))
     if not first:
         return
     separator = find_separator(first, field)
-    records = _csv_records(chain([first], lines), separator)
+    rest = (line for _, line in lines)
+    records = _csv_records(chain([first], rest), separator, start)
     _, header = next(records)
     columns = [column.strip() for column in header or ()]
     if field not in columns:
@@ -212,7 +214,7 @@ def _csv_rows(text: io.TextIOWrapper, field: str, path: PurePath) -> Iterator[Ro
             problem = f"more fields than the {len(columns)} columns"
             yield Row(number, f"line {line:,}", problem=problem)
         else:
-            # Reversed: of two columns of one name, the first counts.
+            # Reversed: of two columns with the same name, the first counts.
             pairs = zip(
                 reversed(columns[: len(record)]), reversed(record[: len(columns)]), strict=True
             )
@@ -220,8 +222,9 @@ def _csv_rows(text: io.TextIOWrapper, field: str, path: PurePath) -> Iterator[Ro
 
 
 def find_separator(header: str, field: str) -> str:
-    """Return the separator with which the first line of a table has the column `field`, or the
-    most columns; a control character if it has only one column."""
+    """Return the separator of a table with the first line `header`: the one that gives a column
+    `field`, then the one that gives most columns. A table of one column has none: the answer is a
+    control character, so that a comma in its rows is text."""
     found = {
         separator: [name.strip() for name in next(csv.reader([header], delimiter=separator), [])]
         for separator in _SEPARATORS
@@ -230,13 +233,14 @@ def find_separator(header: str, field: str) -> str:
     return best if len(found[best]) > 1 else _NO_SEPARATOR
 
 
-def _csv_records(lines: Iterable[str], separator: str) -> Iterator[tuple[int, list[str] | None]]:
-    """Yield (number of its first line, fields) of each record; None for the fields of a record
-    that is broken. Reading continues with the line after the one that the broken record starts."""
+def _csv_records(
+    lines: Iterable[str], separator: str, line_number: int
+) -> Iterator[tuple[int, list[str] | None]]:
+    """Yield (number of its first line, fields) of each record. `line_number` is that of the first
+    line. The fields of a broken record are None; reading continues with its second line."""
     csv.field_size_limit(LONGEST)
     stream, again = iter(lines), deque[str]()
-    line_number = 1
-    taken: list[str] = []  # lines of the record that is read
+    taken: list[str] = []  # the lines of the current record
 
     def feed() -> Iterator[str]:
         while (line := again.popleft() if again else next(stream, None)) is not None:
@@ -268,13 +272,14 @@ def _parquet_rows(stream: BinaryIO, field: str, path: PurePath) -> Iterator[Row]
     try:
         file = parquet.ParquetFile(stream)
         columns = file.schema_arrow.names
-        if field not in columns:
-            raise NoColumn(path, field, columns)
+        batches = file.iter_batches(_ROWS, columns=[field]) if field in columns else ()
         number = 0
-        for batch in file.iter_batches(_ROWS, columns=[field]):
+        for batch in batches:
             for value in batch.column(0).to_pylist():
                 yield Row(number, f"row {number:,}", {field: value})
                 number += 1
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise Unreadable(f"{path} cannot be read as Parquet: {reason}") from error
+    if field not in columns:
+        raise NoColumn(path, field, columns)

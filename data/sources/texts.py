@@ -17,14 +17,14 @@ from data.sources.kinds import guess_encoding, guess_utf16, not_utf8
 SECTION = 16_000_000  # bytes
 REACH = 1_000_000  # bytes after them in which the end is looked for; fewer than `SECTION`
 BOM = b"\xef\xbb\xbf"  # the byte order mark: not part of the text
-# The end of a line; at the end of the bytes, \r may be half of \r\n.
+# The end of a line. A \r at the end of the bytes is not one: it may be half of \r\n.
 _LINE_END = re.compile(rb"(?:\r\n|\n|\r(?=[^\n]))")
 _BLANK_LINE = re.compile(_LINE_END.pattern + rb"(?:[ \t]*" + _LINE_END.pattern + rb")+")
 _LINE = re.compile(rb"([^\r\n]*)(?:\r\n|\n|\r|\Z)")  # matches once more, empty, at the end
 
 
 def sections(stream: BinaryIO, separator: bytes = b"") -> Iterator[bytes]:
-    """Cut a stream into its sections; about one of them is in memory."""
+    """Yield the sections of a stream, with about one of them in memory."""
     ahead = b""  # bytes that are read and not yet yielded
     inside = SECTION  # how many of them are certainly part of this section
     while True:
@@ -38,8 +38,8 @@ def sections(stream: BinaryIO, separator: bytes = b"") -> Iterator[bytes]:
 
 
 def _section_end(ahead: bytes, separator: bytes) -> int:
-    """Return how many of the `REACH` bytes after a section still belong to it; fewer bytes than
-    `REACH` are the last of the file."""
+    """Return how many of the bytes `ahead` still belong to a section. They are the next `REACH`
+    bytes, or fewer at the end of the file."""
     if separator:
         place = ahead.find(separator)
         if place >= 0 or len(ahead) < REACH:
@@ -65,8 +65,8 @@ def decode(section: bytes, path: Path, start: int) -> str:
 
 
 def pieces(content: bytes, documents: str, separator: bytes = b"") -> Iterator[bytes]:
-    """Cut a section into documents: what stands between separators, if there is a `separator`;
-    otherwise its lines or its paragraphs. Documents of white space alone are left out."""
+    """Yield the documents of a section: the text between separators if there is a `separator`,
+    otherwise the lines or the paragraphs. Documents of white space alone are skipped."""
     if separator:
         yield from (piece for piece in content.split(separator) if piece.strip())
     else:

@@ -1,4 +1,4 @@
-"""data/sources/tables.py: rows as they stand in the file, whatever other rows and columns hold."""
+"""data/sources/tables.py: each row as it is in the file, whatever other rows and columns hold."""
 
 import csv
 import gzip
@@ -287,15 +287,15 @@ def test_a_table_of_one_column_has_no_separator(tmp_path: Path) -> None:
 def test_broken_rows_of_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A quotation mark that is not closed does not swallow the rest of the file."""
     lines = [
-        "id,text", "0,zero", '1,"one', "2,two", "3,three, four", "", "4", '5,"five"', "6,six,,",
+        "\nid,text", "0,zero", '1,"one', "2,two", "3,three, four", "", "4", '5,"five"', "6,six,,",
         '7,"seven" or "eight"', '8,"nine\nten"',
     ]  # fmt: skip
     path = written(tmp_path / "a.csv", "\n".join(lines) + "\n")
     assert read(path) == {"0": "zero", "2": "two", "5": "five", "6": "six", "8": "nine\nten"}
     note = capsys.readouterr().err
-    assert "quotation marks that do not pair (2 of 9 rows, first: line 3)" in note
-    assert "more fields than the 2 columns (1 of 9 rows, first: line 5)" in note
-    assert "no column text (1 of 9 rows, first: line 7)" in note
+    assert "quotation marks that do not pair (2 of 9 rows, first: line 4)" in note
+    assert "more fields than the 2 columns (1 of 9 rows, first: line 6)" in note
+    assert "no column text (1 of 9 rows, first: line 8)" in note
 
 
 def test_bytes_of_another_encoding_cost_their_row(
