@@ -112,7 +112,7 @@ def test_a_vocabulary_that_the_text_does_not_allow(type: str) -> None:
     assert model == train_tokenizer(TEXT, type=type, vocab_size=largest)
     with pytest.raises(RuntimeError, match=f"set it to a value <= {largest}"):
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(vocabulary._training_chunks(TEXT)), model_prefix="unused",
+            sentence_iterator=iter(vocabulary._training_lines(TEXT)), model_prefix="unused",
             model_type=type, vocab_size=largest + 1, **vocabulary._LOSSLESS,
         )  # fmt: skip
 
