@@ -18,6 +18,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from data.chunks import NAMES_LISTED, Job, tokenize_chunks
 from data.corpus import CANONICAL, Corpus, hash_of
 from data.documents import Source
 from data.mixture import interleave
-from data.splits import SPLITS, choose
+from data.splits import SPLITS, Splitter, choose
 from data.tokenizer import Tokenizer
 from data.vocabulary import train_tokenizer
 from storage import atomic_write, cache_folder, lock, remove_torn_files, sha256_of
@@ -65,8 +66,6 @@ def tokenizer_for(
     the largest vocabulary possible, and a note says so. Raises `UserError` for an impossible split
     or vocabulary.
     """
-    import sentencepiece
-
     shares: dict[str, Any] = {
         "split": split,
         "val_fraction": val_fraction,
@@ -74,7 +73,7 @@ def tokenizer_for(
     }
     content = {
         "format": FORMAT,
-        "sentencepiece": sentencepiece.__version__,
+        "sentencepiece": version("sentencepiece"),
         "sources": [[source.fingerprint(), weight] for source, weight in sources],
         "shares": shares,
         "tokenizer": [type, vocab_size],
@@ -86,12 +85,10 @@ def tokenizer_for(
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, model)
     tokenizer = Tokenizer(path.read_bytes())
-    if tokenizer.vocab_size < vocab_size and type != "char":
-        print(
-            f"note: the tokenizer has {tokenizer.vocab_size:,} tokens, the most that the text "
-            f"allows, not {vocab_size:,}",
-            file=sys.stderr,
-        )
+    size = tokenizer.vocab_size
+    if size < vocab_size and type != "char":
+        note = f"the tokenizer has {size:,} tokens, the most that the text allows"
+        print(f"note: {note}, not {vocab_size:,}", file=sys.stderr)
     return tokenizer
 
 
@@ -131,20 +128,33 @@ def prepare(
         splitter = choose(
             source, split=split, val_fraction=val_fraction, test_fraction=test_fraction
         )
-        print(f"tokenizing into {target} ...", file=sys.stderr, flush=True)
-        (target / "chunks").mkdir(exist_ok=True)
-        dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
-        job = Job(source, splitter, tokenizer, target / "chunks", dtype)
-        tokenize_chunks(job, processes)
-        manifest = content | {"dtype": dtype, "splits": _join(job, target, shard_tokens)}
-        manifest["sha256"] = hash_of(manifest)
-        atomic_write(target / "manifest.json", json.dumps(manifest, indent=1, **CANONICAL).encode())
-        shutil.rmtree(target / "chunks")
-    corpus = Corpus(target, manifest)
+        corpus = _write(target, content, source, splitter, tokenizer, processes)
     documents = sum(map(corpus.n_documents, SPLITS))
     counts = ", ".join(f"{name} {corpus.n_tokens(name):,}" for name in SPLITS)
     print(f"tokens of {documents:,} documents: {counts}", file=sys.stderr)
     return corpus
+
+
+def _write(
+    target: Path,
+    content: dict[str, Any],
+    source: Source,
+    splitter: Splitter,
+    tokenizer: Tokenizer,
+    processes: int | None,
+) -> Corpus:
+    """Tokenize the chunks that are missing, join all into shards, and write the manifest last."""
+    print(f"tokenizing into {target} ...", file=sys.stderr, flush=True)
+    chunks = target / "chunks"
+    chunks.mkdir(exist_ok=True)
+    dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
+    job = Job(source, splitter, tokenizer, chunks, dtype)
+    tokenize_chunks(job, processes)
+    manifest = content | {"dtype": dtype, "splits": _join(job, target, content["shard"])}
+    manifest["sha256"] = hash_of(manifest)
+    atomic_write(target / "manifest.json", json.dumps(manifest, indent=1, **CANONICAL).encode())
+    shutil.rmtree(chunks)
+    return Corpus(target, manifest)
 
 
 def _find(folder: Path, content: dict[str, Any]) -> Corpus | None:

@@ -31,7 +31,7 @@ TYPES = ("bpe", "unigram", "char")
 TRAINING_LIMIT = 32_000_000  # characters; more text changes few pieces and costs memory and time
 COMMON = 20  # a character that occurs 20 times less often than the average piece is rare
 
-_CHUNK = 4096  # characters; SentencePiece skips lines longer than `max_sentence_length`
+_LINE = 4096  # characters; SentencePiece skips longer lines than `max_sentence_length`
 _RESERVED = re.compile("[\0\u2581\u2585]")  # SentencePiece skips a line that has its own marks
 _ALWAYS = frozenset("\n ")  # a space spelled in bytes would be decoded as SPACE_MARK
 _POLL = 0.1  # seconds between two looks at the child process
@@ -45,7 +45,7 @@ _LOSSLESS: dict[str, Any] = {
     "character_coverage": 1.0,
     "split_digits": True,
     "required_chars": f"\n{SPACE_MARK}",
-    "max_sentence_length": 4 * _CHUNK,  # bytes
+    "max_sentence_length": 4 * _LINE,  # bytes
     "num_threads": 16,  # unigram's sums depend on it: the same everywhere, the same pieces
     "minloglevel": 2,
 }
@@ -77,12 +77,12 @@ def train_tokenizer(texts: Iterable[str], *, type: str, vocab_size: int) -> byte
             f"tokenizer.vocab_size is {vocab_size:,}, too few for 3 specials, 256 bytes, newline, "
             f"space and a letter: the smallest possible is {smallest:,}"
         )
-    chunks = list(_training_chunks(texts))
-    if not chunks:
+    lines = list(_training_lines(texts))
+    if not lines:
         raise UserError("there is no text to train a tokenizer on: give more text")
-    size = sum(len(chunk.encode()) for chunk in chunks) / 1e6
+    size = sum(len(line.encode()) for line in lines) / 1e6
     task = f"training the tokenizer ({type}, {vocab_size:,} pieces) on {size:.1f} MB ..."
-    reply, model = _in_child({"type": type, "vocab_size": vocab_size}, chunks, task)
+    reply, model = _in_child({"type": type, "vocab_size": vocab_size}, lines, task)
     if reply["error"]:
         raise UserError(
             f"SentencePiece cannot train on so little text ({reply['error'].strip()}): give more"
@@ -98,13 +98,13 @@ def train_tokenizer(texts: Iterable[str], *, type: str, vocab_size: int) -> byte
     return model
 
 
-def _training_chunks(texts: Iterable[str]) -> Iterator[str]:
+def _training_lines(texts: Iterable[str]) -> Iterator[str]:
     """Cut the texts, newlines included, into the lines that SentencePiece reads."""
     left = TRAINING_LIMIT
     for text in texts:
         for piece in _RESERVED.split(well_formed(text[:left])):
-            for start in range(0, len(piece), _CHUNK):
-                yield piece[start : start + _CHUNK]
+            for start in range(0, len(piece), _LINE):
+                yield piece[start : start + _LINE]
         left -= len(text)
         if left <= 0:
             note = f"note: the tokenizer learns from the first {TRAINING_LIMIT:,} characters"
@@ -115,7 +115,7 @@ def _training_chunks(texts: Iterable[str]) -> Iterator[str]:
 # ---------------------------------------------------------------------------- which characters
 
 
-def learn(chunks: Sequence[str], *, type: str, vocab_size: int) -> tuple[bytes, Rare | None]:
+def learn(lines: Sequence[str], *, type: str, vocab_size: int) -> tuple[bytes, Rare | None]:
     """Return the model, and which characters it spells in bytes if not all have room.
 
     A character with a piece costs a piece of several characters its place. So at first only the
@@ -123,18 +123,18 @@ def learn(chunks: Sequence[str], *, type: str, vocab_size: int) -> tuple[bytes, 
     characters to fill the vocabulary, the next most frequent characters take what is left.
     """
     room = vocab_size - FIRST_PIECE
-    different = _ALWAYS.union(*chunks)
+    different = _ALWAYS.union(*lines)
     if len(different) <= room:
-        return _train(chunks, type, vocab_size)[0], None
+        return _train(lines, type, vocab_size)[0], None
     counts: Counter[str] = Counter()
-    for chunk in chunks:
-        counts.update(chunk)
+    for line in lines:
+        counts.update(line)
     ranking = sorted(different - _ALWAYS, key=lambda character: (-counts[character], character))
     kept = _n_common([counts[character] for character in ranking], counts.total(), room, type)
-    model, size = _train(_without(chunks, ranking[kept:]), type, vocab_size)
+    model, size = _train(_without(lines, ranking[kept:]), type, vocab_size)
     if size < vocab_size:
         kept += vocab_size - size
-        model, _ = _train(_without(chunks, ranking[kept:]), type, vocab_size)
+        model, _ = _train(_without(lines, ranking[kept:]), type, vocab_size)
     rare = ranking[kept:]
     share = sum(counts[character] for character in rare) / counts.total()
     return model, Rare(len(different), len(rare), share)
@@ -152,26 +152,26 @@ def _n_common(counts: Sequence[int], total: int, room: int, type: str) -> int:
     return max(1, min(common, room // 2 - len(_ALWAYS)))
 
 
-def _without(chunks: Iterable[str], characters: Iterable[str]) -> list[str]:
-    """Cut `characters` out of the chunks: pieces are learnt from what stands between them."""
+def _without(lines: Iterable[str], characters: Iterable[str]) -> list[str]:
+    """Cut `characters` out of the lines: pieces are learnt from what stands between them."""
     cut = re.compile(f"[{re.escape(''.join(characters))}]+")
-    return [piece for chunk in chunks for piece in cut.split(chunk) if piece]
+    return [piece for line in lines for piece in cut.split(line) if piece]
 
 
-def _train(chunks: Sequence[str], type: str, vocab_size: int) -> tuple[bytes, int]:
+def _train(lines: Sequence[str], type: str, vocab_size: int) -> tuple[bytes, int]:
     """Train once, or twice if the text allows fewer pieces; return the model and its size."""
     import sentencepiece
 
     model, settings = io.BytesIO(), {"hard_vocab_limit": type != "char", **_LOSSLESS}
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(chunks), model_writer=model, model_type=type,
+            sentence_iterator=iter(lines), model_writer=model, model_type=type,
             vocab_size=vocab_size, **settings,
         )  # fmt: skip
     except RuntimeError as error:
         if not (largest := re.search(r"set it to a value <= (\d+)", str(error))):
             raise
-        return _train(chunks, type, int(largest[1]))
+        return _train(lines, type, int(largest[1]))
     content = model.getvalue()
     return content, sentencepiece.SentencePieceProcessor(model_proto=content).vocab_size()
 
@@ -187,7 +187,7 @@ run_child()
 
 
 def _in_child(
-    request: dict[str, Any], chunks: Sequence[str], task: str
+    request: dict[str, Any], lines: Sequence[str], task: str
 ) -> tuple[dict[str, Any], bytes]:
     """Run `learn` in a child process; return its reply ("error", "rare") and the model.
 
@@ -206,7 +206,7 @@ def _in_child(
         reader = threading.Thread(target=_read_all, args=(child.stdout, replies), daemon=True)
         reader.start()
         try:
-            _send(child.stdin, [request, *chunks])
+            _send(child.stdin, [request, *lines])
             while reader.is_alive():
                 reader.join(_POLL)
                 _print_elapsed(task, time.perf_counter() - start)
@@ -249,7 +249,7 @@ def _print_elapsed(task: str, seconds: float | None, *, done: bool = False) -> N
 
 
 def run_child() -> None:
-    """Run `learn` in this process: request and chunks from stdin, reply and model to stdout."""
+    """Run `learn` in this process: request and lines from stdin, reply and model to stdout."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and kills this process
     values = []
     while (line := sys.stdin.buffer.readline()) != b"\n":
@@ -257,10 +257,10 @@ def run_child() -> None:
             sys.exit(1)
         values.append(json.loads(line))
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    request, *chunks = values
+    request, *lines = values
     error, rare, model = None, None, b""
     try:
-        model, rare = learn(chunks, **request)
+        model, rare = learn(lines, **request)
     except RuntimeError as refusal:  # SentencePiece's own, such as "no pieces are loaded"
         error = str(refusal)
     sys.stdout.buffer.write(json.dumps({"error": error, "rare": rare}).encode() + b"\n" + model)

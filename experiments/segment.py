@@ -1,132 +1,182 @@
-"""How many pieces does a vocabulary need? `python -m experiments.segment [CORPUS ...]`
+"""How large should a vocabulary be? `python -m experiments.segment [CORPUS ...]`
 
-Trains a tokenizer of each size on the training split of each text, cuts text that is held out, and
-prints the bytes that a token stands for. A larger vocabulary makes shorter sequences, so that a
-window reaches further back, at the price of larger tables and fewer examples of each piece. That
-every text comes back from its tokens is checked on the way.
+Trains a tokenizer of each size on the training split of each text, tokenizes the val split, and
+prints the bytes per token. A larger vocabulary makes shorter sequences, so a window reaches further
+back in the text; the price is a larger embedding and fewer occurrences of each piece. Each text is
+also decoded again and compared.
 """
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from configs.load import QUICKSTART, load_config
 from configs.settings import Config
 from errors import ArgumentParser, UserError, command
+from experiments.result import add_json, write_json
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # numpy and the tokenizer are imported only when a text is read
     from data.tokenizer import Tokenizer
 
 SIZES = (512, 1024, 2048, 4096, 8192, 16384)
-SOURCES = ("stories", "shakespeare")  # what is measured where nothing else is named
-MEASURED = 5_000_000  # characters of held-out text
-CHUNK = 1 << 20  # tokens read at once
-# A token for each character there is: so the text can be split before its vocabulary is made.
-PLAIN = ["tokenizer.type=char", "tokenizer.vocab_size=2000000"]
+TYPES = ("bpe", "unigram", "char")
+SOURCES = ("stories", "shakespeare")  # measured if no corpus is named
+MEASURED = 5_000_000  # characters of the val split that are tokenized
+BLOCK = 1 << 20  # tokens read at once
+# One token per character: the text is split and stored before its vocabularies are trained.
+CHARACTERS = ["tokenizer.type=char", "tokenizer.vocab_size=2000000"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A tokenizer and what it does with the val split."""
+
+    corpus: str
+    type: str
+    vocab_size: int
+    bytes_per_token: float | None  # None: there is no such tokenizer
+    lost_documents: int = 0  # documents that decoding does not restore
+    reason: str | None = None  # why there is no such tokenizer
+
+
+@dataclass(frozen=True)
+class SegmentResult:
+    """All cells of the table, and the corpora that cannot be read: name -> reason."""
+
+    cells: list[Cell]
+    skipped: dict[str, str]
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table in Markdown, and why cells are empty; 1 if a text did not come back."""
+    """Print the table in Markdown, then the reasons of empty cells; 1 if a text is not restored."""
+    arguments = _parser().parse_args(argv)
+    if min(arguments.sizes) < 1:
+        raise UserError(f"--sizes {min(arguments.sizes)}: give numbers of pieces from 1")
+    configs = {name: _config(name) for name in arguments.corpora or SOURCES}
+    result = SegmentResult([], {})
+    print("| corpus | type | " + " | ".join(f"{size:,}" for size in arguments.sizes) + " |")
+    print("|---|---|" + "---:|" * len(arguments.sizes), flush=True)
+    for name, config in configs.items():
+        try:
+            texts = SplitTexts(config)
+        except UserError as error:
+            if arguments.corpora:
+                raise
+            result.skipped[name] = str(error)  # a default corpus that cannot be downloaded
+            continue
+        for type in arguments.types:
+            row = [_measure(texts, name, type, size) for size in arguments.sizes]
+            print(f"| {name} | {type} | " + " | ".join(map(_text, row)) + " |", flush=True)
+            result.cells.extend(row)
+    legend = "\nbytes per token of held-out text; tokenizers of the training split"
+    print(legend, *_notes(result), sep="\n")
+    write_json(arguments.json, result)
+    return 1 if any(cell.lost_documents for cell in result.cells) else 0
+
+
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m experiments.segment",
-        description="Bytes per token by the size of the vocabulary, on text that is held out.",
+        description="Bytes per token of held-out text, by the size of the vocabulary.",
         epilog="example: python -m experiments.segment stories notes/ --sizes 1024 --types bpe",
     )
     parser.add_argument("corpora", nargs="*", metavar="CORPUS",
                         help=f"{', '.join(SOURCES)}, a config (.yaml), or a file, folder or glob "
                         "of text (stories and shakespeare)")  # fmt: skip
     parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES), metavar="N",
-                        help=f"pieces ({' '.join(map(str, SIZES))})")  # fmt: skip
-    parser.add_argument("--types", nargs="+", default=["bpe", "unigram"],
-                        choices=("bpe", "unigram", "char"), help="(bpe unigram)")  # fmt: skip
-    arguments = parser.parse_args(argv)
-    if min(arguments.sizes) < 1:
-        raise UserError(f"--sizes {min(arguments.sizes)}: give numbers of pieces from 1")
-    configs = {name: _config(name) for name in arguments.corpora or SOURCES}
-    notes: list[str] = []
-    print("| corpus | type | " + " | ".join(f"{size:,}" for size in arguments.sizes) + " |")
-    print("|---|---|" + "---:|" * len(arguments.sizes), flush=True)
-    for name, config in configs.items():
-        try:
-            corpus = Splits(config)
-        except UserError as error:
-            if arguments.corpora:
-                raise
-            notes.append(f"{name}: {error}")  # it could not be fetched
-            continue
-        for type in arguments.types:
-            cells = [_cell(corpus, name, type, size, notes) for size in arguments.sizes]
-            print(f"| {name} | {type} | " + " | ".join(cells) + " |", flush=True)
-    print("\nbytes per token of held-out text; tokenizers of the training split", *notes, sep="\n")
-    return 1 if any("did not come back" in note for note in notes) else 0
+                        help=f"sizes of vocabularies ({' '.join(map(str, SIZES))})")  # fmt: skip
+    parser.add_argument("--types", nargs="+", default=["bpe", "unigram"], choices=TYPES,
+                        help="types of tokenizers (bpe unigram)")  # fmt: skip
+    add_json(parser)
+    return parser
 
 
 def _config(name: str) -> Config:
-    """Say what `name` stands for on the command line."""
+    """Return the config of a CORPUS of the command line."""
     if name in SOURCES:
-        return load_config(QUICKSTART, [f"data.source={name}", *PLAIN])
+        return load_config(QUICKSTART, [f"data.source={name}", *CHARACTERS])
     if name.endswith((".yaml", ".yml")):
-        return load_config(name, PLAIN)
+        return load_config(name, CHARACTERS)
     files = ["data.source=files", f"data.path={name}", "data.split=tail"]
-    return load_config(QUICKSTART, [*files, *PLAIN])
+    return load_config(QUICKSTART, [*files, *CHARACTERS])
 
 
-class Splits:
-    """The splits of a config's text, read back from its token shards: they say who gets what."""
+class SplitTexts:
+    """The documents of each split of a text, decoded from its token shards."""
 
     def __init__(self, config: Config) -> None:
+        """Raises `UserError` if the text cannot be read or split."""
         from data.text import open_text
 
         self._tokenizer, self._corpus = open_text(config.data, config.tokenizer)
-        documents, length = [], 0
+        self.val: list[str] = []  # its first `MEASURED` characters
+        missing = MEASURED
         for document in self.documents("val"):
-            documents.append(document[: MEASURED - length])
-            length += len(document)
-            if length >= MEASURED:
+            self.val.append(document[:missing])
+            missing -= len(document)
+            if missing <= 0:
                 break
-        self.held_out = documents
 
     def documents(self, split: str) -> Iterator[str]:
-        """Yield the texts of a split, of which none is held longer than it is needed."""
+        """Yield the documents of a split; memory holds one block and one document."""
         import numpy as np
 
         tokens: Any = self._corpus.tokens(split)
         rest: list[int] = []
-        for start in range(0, len(tokens), CHUNK):
-            chunk = np.asarray(tokens[start : start + CHUNK])
+        for start in range(0, len(tokens), BLOCK):
+            block = np.asarray(tokens[start : start + BLOCK])
             before = 0
-            for end in np.flatnonzero(chunk == self._tokenizer.eos_id).tolist():
-                yield self._tokenizer.decode(rest + chunk[before:end].tolist())
+            for end in np.flatnonzero(block == self._tokenizer.eos_id).tolist():
+                yield self._tokenizer.decode(rest + block[before:end].tolist())
                 rest, before = [], end + 1
-            rest += chunk[before:].tolist()
+            rest += block[before:].tolist()
 
 
-def _cell(corpus: Splits, name: str, type: str, size: int, notes: list[str]) -> str:
-    """Train and measure; where that cannot be, give "-" and note the reason."""
+def _measure(texts: SplitTexts, corpus: str, type: str, size: int) -> Cell:
+    """Train a tokenizer on the training split and tokenize the val split with it."""
     from data.tokenizer import Tokenizer
     from data.vocabulary import train_tokenizer
 
     try:
-        model = train_tokenizer(corpus.documents("train"), type=type, vocab_size=size)
+        tokenizer = Tokenizer(train_tokenizer(texts.documents("train"), type=type, vocab_size=size))
     except UserError as error:
-        notes.append(f"{name}, {type}, {size:,}: {error}")
-        return "-"
-    n_bytes, tokens, lost = _measure(Tokenizer(model), corpus.held_out)
-    if lost:
-        notes.append(f"{name}, {type}, {size:,}: {lost:,} documents did not come back")
-    return f"{n_bytes / tokens:.2f}" + ("!" if lost else "")
+        return Cell(corpus, type, size, None, reason=str(error))
+    if type != "char" and tokenizer.vocab_size < size:
+        reason = f"the text allows {tokenizer.vocab_size:,} tokens at most"
+        return Cell(corpus, type, size, None, reason=reason)
+    n_bytes, n_tokens, lost = _tokenize(tokenizer, texts.val)
+    return Cell(corpus, type, size, n_bytes / n_tokens, lost)
 
 
-def _measure(tokenizer: "Tokenizer", documents: Sequence[str]) -> tuple[int, int, int]:
-    """Cut documents; returns their bytes, their tokens, and how many did not come back."""
-    n_bytes = tokens = lost = 0
+def _tokenize(tokenizer: "Tokenizer", documents: Sequence[str]) -> tuple[int, int, int]:
+    """Return the bytes and the tokens of documents, and how many decoding does not restore."""
+    n_bytes = n_tokens = lost = 0
     for text in documents:
         ids = tokenizer.encode(text)
         n_bytes += len(text.encode())
-        tokens += len(ids)
+        n_tokens += len(ids)
         lost += tokenizer.decode(ids) != text
-    return n_bytes, tokens, lost
+    return n_bytes, n_tokens, lost
+
+
+def _text(cell: Cell) -> str:
+    if cell.bytes_per_token is None:
+        return "-"
+    return f"{cell.bytes_per_token:.2f}" + ("!" if cell.lost_documents else "")
+
+
+def _notes(result: SegmentResult) -> Iterator[str]:
+    """Yield the reasons of skipped corpora and empty cells, and the losses."""
+    for name, reason in result.skipped.items():
+        yield f"{name}: {reason}"
+    for cell in result.cells:
+        name = f"{cell.corpus}, {cell.type}, {cell.vocab_size:,}"
+        if cell.reason:
+            yield f"{name}: {cell.reason}"
+        if cell.lost_documents:
+            yield f"{name}: {cell.lost_documents:,} documents are not restored"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What does it take to cut a large text into tokens? `python -m experiments.shard --gigabytes 2`
+"""How fast is a large text tokenized, in how much memory? `python -m experiments.shard`
 
-Makes a corpus of that size from the story world, in .jsonl files, and prepares it as training
-would: with one process, with one for each core, and once more, killed in the middle (kill -9) and
-taken up again. Prints MB of text in a second, the peak memory of all processes together, and
-whether the shards are the same, to the byte. Linux only: memory is read from /proc.
+Writes stories of the story world as .jsonl files and prepares them as training would: with one
+process, with one process per core, and once more with one per core, killed in the middle (kill -9)
+and started again. Prints MB of text per second, the peak memory of all processes together, and
+whether the shards are equal to the byte. Linux only: memory is read from /proc.
 """
 
 import hashlib
@@ -15,16 +15,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from configs.load import QUICKSTART, load_config, split_arguments
+from arguments import add_config, read_config
 from errors import ArgumentParser, UserError, command
+from experiments.result import add_json, write_json
 from storage import atomic_write, sha256_of
 
-STORIES = 10_000  # in a file, some 31 MB
-GLANCE = 0.1  # seconds between two looks at the memory
+STORIES_PER_FILE = 10_000  # about 31 MB
+POLL_SECONDS = 0.1  # between two measurements of memory
+# Arguments: tokenizer | shards, then CONFIG and its overrides.
 PROGRAM = """
 import sys
 from configs.load import load_config, split_arguments
@@ -37,124 +40,159 @@ else:
 """
 
 
-class Measured(NamedTuple):
-    """What a preparing took."""
+@dataclass(frozen=True)
+class Preparation:
+    """How one preparation of the text went."""
+
+    processes: int
+    killed: bool  # in the middle, and started again
+    seconds: float
+    mb_per_s: float  # MB of text
+    peak_bytes: int  # of memory, all processes together
+    shards_hash: str  # of the names and contents of all files
+    n_files: int
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """The preparations of one text."""
+
+    text_bytes: int
+    preparations: list[Preparation]
+    identical: bool  # all shards are equal to the byte
+
+
+class Cost(NamedTuple):
+    """What one start of the program took."""
 
     seconds: float
-    peak: int  # bytes of memory, all processes together
+    peak_bytes: int
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a line for each way; exit code 1 if the shards differ."""
+    """Print one line per preparation; exit code 1 if the shards differ."""
     parser = ArgumentParser(
         prog="python -m experiments.shard",
-        description="Measure how fast text becomes tokens, in how much memory, and kill it once.",
+        description="Measure the speed and the memory of tokenizing, and kill it once.",
         epilog="example: python -m experiments.shard --gigabytes 0.1",
     )
     parser.add_argument("--gigabytes", type=float, default=2.0, help="size of the text (2)")
-    parser.add_argument("--folder", default=None, help="where to work (the system's for such)")
-    parser.add_argument("words", nargs="*", metavar="[CONFIG] [section.key=value ...]",
-                        help=f"a YAML file (default {QUICKSTART}) and changes")  # fmt: skip
+    parser.add_argument("--folder", help="where to work (the system's temporary folder)")
+    add_config(parser)
+    add_json(parser)
     arguments = parser.parse_args(argv)
     if not 0 < arguments.gigabytes <= 1000:
         raise UserError(f"--gigabytes is {arguments.gigabytes}: above 0, 1000 at most")
     if not Path("/proc/self/status").exists():
         raise UserError("experiments.shard reads memory from /proc, which only Linux has")
-    load_config(*split_arguments(arguments.words))  # mistakes are told at once
-    with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="shards-") as place:
-        folder = Path(place)
-        size = _make(folder / "text", round(arguments.gigabytes * 1e9))
-        print(f"{size:,} bytes of stories in {folder / 'text'}", flush=True)
-        _prepare(folder, arguments.words, 1, "tokenizer")  # trained once, for all three
+    read_config(arguments)  # reports mistakes before the text is written
+    with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="shards-") as path:
+        folder = Path(path)
+        text_bytes = _write_stories(folder / "text", round(arguments.gigabytes * 1e9))
+        print(f"{text_bytes:,} bytes of stories in {folder / 'text'}", flush=True)
+        _run(folder, ["tokenizer", *arguments.words], 1)  # trained once, for all preparations
         print(f"{'processes':12}{'seconds':>9}{'MB/s':>7}{'peak MB':>9}  hash of the shards")
-        cores = os.cpu_count() or 2
-        hashes = set()
-        for processes, killed in ((1, False), (cores, False), (cores, True)):
-            begun = _prepare(folder, arguments.words, processes, "half") if killed else None
-            took = _prepare(folder, arguments.words, processes, "all")
-            shards = _take_away(folder / "cache" / "shards")
-            hashes.add(shards)
-            seconds = took.seconds + (begun.seconds if begun else 0)
-            peak = max(took.peak, begun.peak if begun else 0)
-            label = f"{processes} killed" if killed else f"{processes}"
-            speed = size / seconds / 1e6
-            print(f"{label:12}{seconds:9.1f}{speed:7.1f}{peak / 1e6:9,.0f}  {shards}", flush=True)
-    print("the same, to the byte" if len(hashes) == 1 else "THEY DIFFER")
-    return 0 if len(hashes) == 1 else 1
+        preparations = list(_preparations(folder, arguments.words, text_bytes))
+    identical = len({preparation.shards_hash for preparation in preparations}) == 1
+    print("the shards are equal to the byte" if identical else "THE SHARDS DIFFER")
+    write_json(arguments.json, ShardResult(text_bytes, preparations, identical))
+    return 0 if identical else 1
 
 
-def _make(folder: Path, size: int) -> int:
-    """Write stories until there are `size` bytes of text; return how many there are."""
+def _preparations(folder: Path, words: Sequence[str], text_bytes: int) -> Iterator[Preparation]:
+    """Prepare the text three times; print and yield each preparation."""
+    cores = os.cpu_count() or 2
+    for processes, killed in ((1, False), (cores, False), (cores, True)):
+        costs = [_run(folder, ["shards", *words], processes, kill=True)] if killed else []
+        costs.append(_run(folder, ["shards", *words], processes))
+        seconds = sum(cost.seconds for cost in costs)
+        preparation = Preparation(
+            processes, killed, seconds, text_bytes / seconds / 1e6,
+            max(cost.peak_bytes for cost in costs), *_remove_shards(folder / "cache" / "shards"),
+        )  # fmt: skip
+        label = f"{processes} killed" if killed else f"{processes}"
+        print(
+            f"{label:12}{seconds:9.1f}{preparation.mb_per_s:7.1f}"
+            f"{preparation.peak_bytes / 1e6:9,.0f}  {preparation.shards_hash} "
+            f"({preparation.n_files} files)",
+            flush=True,
+        )
+        yield preparation
+
+
+def _write_stories(folder: Path, size: int) -> int:
+    """Write files of stories until they have `size` bytes of text; return the bytes of text."""
     from tqdm import tqdm
 
     folder.mkdir()
-    made = 0
+    written = 0
     bar = tqdm(desc="telling stories", total=size, unit="B", unit_scale=True, leave=False,
                disable=None)  # fmt: skip
     with bar, get_context("spawn").Pool() as pool:
-        for number, (lines, n_bytes) in enumerate(pool.imap(_lines, range(1 << 20))):
+        for number, (lines, n_bytes) in enumerate(pool.imap(_story_lines, range(1 << 20))):
             atomic_write(folder / f"stories-{number:05d}.jsonl", lines)
-            made += n_bytes
+            written += n_bytes
             bar.update(n_bytes)
-            if made >= size:
-                return made
-    raise AssertionError("stories have no end")
+            if written >= size:
+                break
+    return written
 
 
-def _lines(number: int) -> tuple[bytes, int]:
-    """Tell the stories of one file: its content, and the bytes of text in it."""
+def _story_lines(number: int) -> tuple[bytes, int]:
+    """Return the content of file `number`, and the bytes of text in it."""
     from data.stories.telling import story
 
-    texts = [story(0, number * STORIES + place).text for place in range(STORIES)]
+    first = number * STORIES_PER_FILE
+    texts = [story(0, index).text for index in range(first, first + STORIES_PER_FILE)]
     lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
     return lines.encode(), sum(len(text.encode()) for text in texts)
 
 
-def _prepare(folder: Path, words: Sequence[str], processes: int, what: str) -> Measured:
-    """Prepare the text in processes of its own, from where an earlier one was killed, if one was.
-    `what` is all, or half (then kill -9), or only the tokenizer."""
+def _run(folder: Path, arguments: Sequence[str], processes: int, *, kill: bool = False) -> Cost:
+    """Run PROGRAM on the text in new processes; with `kill`, kill it (-9) when half of the chunks
+    are tokenized. Raises `UserError` with the end of its stderr if it fails."""
     cache = folder / "cache"
     settings = ["data.source=files", f"data.path={folder / 'text'}", f"data.processes={processes}"]
     start, peak = time.perf_counter(), 0
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, what, *words, *settings], stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-c", PROGRAM, *arguments, *settings], stderr=subprocess.PIPE, text=True,
         env=os.environ | {"BREEZE_CACHE": str(cache)},
     )  # fmt: skip
     n_files = len(list((folder / "text").iterdir()))
     while process.poll() is None:
-        peak = max(peak, sum(map(_memory, _family(process.pid))))
-        if what == "half" and 2 * len(list(cache.glob("shards/*/chunks/*.json"))) >= n_files:
+        peak = max(peak, sum(map(_memory, _descendants(process.pid))))
+        if kill and 2 * len(list(cache.glob("shards/*/chunks/*.json"))) >= n_files:
             process.kill()
-        time.sleep(GLANCE)
-    said = process.communicate()[1]
-    if process.returncode and what != "half":
-        raise UserError(f"preparing failed: {said.strip()[-300:]}")
-    return Measured(time.perf_counter() - start, peak)
+        time.sleep(POLL_SECONDS)
+    stderr = process.communicate()[1]
+    if process.returncode and not kill:
+        raise UserError(f"preparing failed: {stderr.strip()[-300:]}")
+    return Cost(time.perf_counter() - start, peak)
 
 
-def _take_away(shards: Path) -> str:
-    """Hash all that lies there, names and content, and delete it."""
+def _remove_shards(shards: Path) -> tuple[str, int]:
+    """Delete the shards; return a hash of the names and contents of all files, and their number."""
     files = sorted(shards.glob("*/*"))
     digest = hashlib.sha256("".join(f"{file.name} {sha256_of(file)}\n" for file in files).encode())
     shutil.rmtree(shards)
-    return f"{digest.hexdigest()[:16]} ({len(files)} files)"
+    return digest.hexdigest()[:16], len(files)
 
 
-def _family(pid: int) -> Iterator[int]:
-    """Yield a process and all that it started."""
+def _descendants(pid: int) -> Iterator[int]:
+    """Yield a process and all processes that it started, and so on."""
     yield pid
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
-            below = children.read_text().split()
-        except OSError:  # it has ended
+            pids = children.read_text().split()
+        except OSError:  # the process has ended
             continue
-        for child in below:
-            yield from _family(int(child))
+        for child in pids:
+            yield from _descendants(int(child))
 
 
 def _memory(pid: int) -> int:
-    """Bytes of memory that a process has in use (resident, shared pages too); 0 if it is gone."""
+    """Return the resident memory of a process in bytes, shared pages included; 0 if it ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

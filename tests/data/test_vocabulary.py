@@ -112,7 +112,7 @@ def test_a_vocabulary_that_the_text_does_not_allow(type: str) -> None:
     assert model == train_tokenizer(TEXT, type=type, vocab_size=largest)
     with pytest.raises(RuntimeError, match=f"set it to a value <= {largest}"):
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(vocabulary._training_chunks(TEXT)), model_prefix="unused",
+            sentence_iterator=iter(vocabulary._training_lines(TEXT)), model_prefix="unused",
             model_type=type, vocab_size=largest + 1, **vocabulary._LOSSLESS,
         )  # fmt: skip
 
@@ -208,13 +208,18 @@ def of_environment(marker: str) -> list[int]:
     return found
 
 
+def is_training(children: set[int]) -> bool:
+    """Whether SentencePiece has started its threads in one of the processes."""
+    return any(len(list(Path(f"/proc/{pid}/task").glob("*"))) > 2 for pid in children)
+
+
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_signal_ends_the_training(tmp_path: Path, number: int) -> None:
     """Ctrl-C is heard while SentencePiece works for minutes, and nothing is left: no process, no
     tokenizer. After a kill -9 of the parent, the child ends by itself."""
     draw = random.Random(0)
-    (tmp_path / "dna.txt").write_text("".join(draw.choices("ACGT", k=4_000_000)))
+    (tmp_path / "dna.txt").write_text("".join(draw.choices("ACGT", k=1_500_000)))
     line = tiny.words(tmp_path / "run", tmp_path / "dna.txt", "tokenizer.type=unigram")
     cache = tmp_path / "cache"
     process = subprocess.Popen(
@@ -228,7 +233,7 @@ def test_a_signal_ends_the_training(tmp_path: Path, number: int) -> None:
         assert more, printed
         printed += more
     marker = f"BREEZE_CACHE={cache}"
-    while len(of_environment(marker)) < 2:  # the child has started
+    while not is_training(set(of_environment(marker)) - {process.pid}):
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(number)

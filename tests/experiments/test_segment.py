@@ -1,5 +1,6 @@
-"""experiments.segment: bytes per token of held-out text, and reasons where there is no number."""
+"""experiments.segment: bytes per token of held-out text, or the reason why there is no number."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ Cells = dict[tuple[str, str], list[str]]
 
 
 def table(*words: str, capsys: pytest.CaptureFixture[str]) -> tuple[Cells, list[str]]:
-    """Run the command; returns its cells by corpus and type, and the notes beneath."""
+    """Run the command; return its cells by corpus and type, and the notes below the table."""
     capsys.readouterr()
     assert segment.main(list(words)) == 0
     head, _, notes = capsys.readouterr().out.partition("\n\n")
@@ -24,39 +25,48 @@ def table(*words: str, capsys: pytest.CaptureFixture[str]) -> tuple[Cells, list[
 
 
 def test_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Learnt from the first nine tenths, measured on the next twentieth."""
+    """Trained on the first nine tenths, measured on the next twentieth."""
     text = tiny.english(20_000).replace("king", "k\u00f6nig")
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
-    words = [str(tmp_path / "a.txt"), "--sizes", "320", "330", "9999", "--types", "bpe", "unigram"]
+    words = [str(tmp_path / "a.txt"), "--sizes", "320", "330", "9999", "--types", "bpe", "unigram",
+             "--json", str(tmp_path / "result.json")]  # fmt: skip
     cells, notes = table(*words, capsys=capsys)
     train, val = text[: int(len(text) * 0.9)], text[int(len(text) * 0.9) : int(len(text) * 0.95)]
     for type in ("bpe", "unigram"):
         *numbers, missing = cells[str(tmp_path / "a.txt"), type]
         for number, size in zip(numbers, (320, 330), strict=True):
-            cut = Tokenizer(train_tokenizer([train], type=type, vocab_size=size)).encode(val)
-            assert number == f"{len(val.encode()) / len(cut):.2f}"
+            ids = Tokenizer(train_tokenizer([train], type=type, vocab_size=size)).encode(val)
+            assert number == f"{len(val.encode()) / len(ids):.2f}"
         assert missing == "-"
     assert len(notes) == 2
-    assert all("9,999" in note and "too many for so little text" in note for note in notes)
+    for note, type in zip(notes, ("bpe", "unigram"), strict=True):
+        largest = Tokenizer(train_tokenizer([train], type=type, vocab_size=9999)).vocab_size
+        assert note.endswith(f", {type}, 9,999: the text allows {largest:,} tokens at most")
+    results = json.loads((tmp_path / "result.json").read_text())["cells"]
+    assert [cell["vocab_size"] for cell in results] == [320, 330, 9999] * 2
+    for cell in results:
+        number = cells[cell["corpus"], cell["type"]][(320, 330, 9999).index(cell["vocab_size"])]
+        value = cell["bytes_per_token"]
+        assert number == ("-" if value is None else f"{value:.2f}")
 
 
-def test_documents_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each split's documents are those of the text, wherever a chunk of tokens ends."""
+def test_documents_are_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The documents of the splits are those of the text, wherever a block of tokens ends."""
     texts = [f"{number} \u00e9 kite\n" * (number + 1) for number in range(20)]
     for number, text in enumerate(texts):
         (tmp_path / f"{number:02}.txt").write_text(text, encoding="utf-8")
     config = segment._config(str(tmp_path))
-    for chunk in (1, 5, 1 << 20):
-        monkeypatch.setattr(segment, "CHUNK", chunk)
-        splits = segment.Splits(config)
-        pieces = [text for split in ("train", "val", "test") for text in splits.documents(split)]
-        assert "".join(pieces) == "".join(texts)
-        assert splits.held_out == list(splits.documents("val"))
+    for block in (1, 5, 1 << 20):
+        monkeypatch.setattr(segment, "BLOCK", block)
+        read = segment.SplitTexts(config)
+        sections = [text for split in ("train", "val", "test") for text in read.documents(split)]
+        assert "".join(sections) == "".join(texts)
+        assert read.val == list(read.documents("val"))
     monkeypatch.setattr(segment, "MEASURED", 10)
-    assert sum(map(len, segment.Splits(config).held_out)) == 10
+    assert sum(map(len, segment.SplitTexts(config).val)) == 10
 
 
-def test_a_text_that_does_not_come_back(
+def test_a_text_that_is_not_restored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A tokenizer that loses text is marked, and the exit code is 1."""
@@ -70,13 +80,13 @@ def test_a_text_that_does_not_come_back(
     monkeypatch.setattr(tokenizer, "Tokenizer", Lossy)
     assert segment.main(words) == 1
     printed = capsys.readouterr().out
-    assert "! |" in printed and "a.txt, bpe, 320: 1 documents did not come back" in printed
+    assert "! |" in printed and "a.txt, bpe, 320: 1 documents are not restored" in printed
 
 
 def test_configs_and_what_cannot_be_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A config brings its own text; a source of the default that is out of reach is passed over."""
+    """A config names its own text; a default corpus that cannot be downloaded is skipped."""
     path = tmp_path / "own.yaml"
     path.write_text("data: {source: stories, stories: 60}\n")
     cells, _ = table(str(path), "--sizes", "400", "--types", "char", capsys=capsys)
@@ -92,7 +102,7 @@ def test_configs_and_what_cannot_be_fetched(
     assert segment.main(["shakespeare", "--sizes", "400"]) == 2
 
 
-def test_silly_input(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
     assert segment.main(["--sizes", "0"]) == 2
     assert segment.main(["/nowhere"]) == 2
     assert segment.main(["nowhere.yaml"]) == 2
