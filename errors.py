@@ -1,20 +1,74 @@
-"""The user's mistakes: one exception type, printed in one place.
+"""Errors of the user: one exception type, printed in one place.
 
-Every room raises `UserError` when the user can mend the cause; `command` turns it into one line on
-stderr and exit code 2. Whatever else escapes is our bug and keeps its traceback. This file imports
-none of the rooms, so that all of them may import it.
+Every room raises `UserError` if the user can remove the cause. `command` prints it as one line on
+stderr and returns exit code 2. Any other exception is a bug of ours and keeps its traceback. This
+file imports none of the rooms, so that every room may import it.
+
+A room knows its own argument, `sliding_window`, but not what the user wrote: `model.sliding_window`
+in a config or `--window` on a command line. So a room names the field, and its caller the key:
+
+    raise UserError("sliding_window is 0: it must be at least 1", field="sliding_window")
+    with fields_named({"sliding_window": "--window"}): ...   # --window is 0: it must be at least 1
 """
 
 import argparse
 import errno
 import functools
+import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn, Protocol
 
-DIVERGED = 3  # exit code of a training run whose loss is no longer a number
+DIVERGED = 3  # exit code of a training run whose loss is not finite
+BROKEN_PIPE = 141  # exit code that a shell gives to a program ended by SIGPIPE
+
+# Refusals of the operating system whose cause is the user's machine, each with its remedy.
+_REMEDIES = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space") | {
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), "change its permissions or choose another folder"
+    ),
+    errno.EFBIG: "choose a disk that holds larger files",
+    errno.EIO: "check the disk",
+}
+
+
+class UserError(ValueError):
+    """An error that the user can remove. The message is one line: what, where, what to do.
+
+    `field` is the argument that the error is about, under the name that the raising function has
+    for it. It is None if there is no such argument, or if the message already names the user's key.
+    """
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+    def about(self, name: str) -> "UserError":
+        """Return this error with `name`, the key or option that the user wrote.
+
+        `name` replaces the field at the beginning of the message; otherwise it is put in front.
+        """
+        message = str(self)
+        if self.field and message.startswith(f"{self.field} "):
+            return UserError(name + message.removeprefix(self.field))
+        return UserError(f"{name}: {message}")
+
+
+@contextmanager
+def fields_named(names: Mapping[str, str]) -> Iterator[None]:
+    """Name the field of every `UserError` raised inside by `names`, from field to the user's key.
+
+    An error about another field, or about none, passes unchanged.
+    """
+    try:
+        yield
+    except UserError as error:
+        if error.field is None or error.field not in names:
+            raise
+        raise error.about(names[error.field]) from error
 
 
 class Main(Protocol):
@@ -23,24 +77,21 @@ class Main(Protocol):
     def __call__(self, argv: Sequence[str] | None = None) -> int: ...
 
 
-# What the operating system refuses for the user's reasons (space, rights, limits), not for ours.
-_ENVIRONMENT = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.EIO,
-    errno.EFBIG,
-}
-
-
-class UserError(ValueError):
-    """A mistake of the user's. The message is one line: what, where, what to do."""
-
-
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse, whose complaints are one line too."""
+    """argparse with errors of one line, in which options and other words may stand in any order."""
+
+    advise: Callable[[str], str | None] = staticmethod(lambda option: None)
+    """Given an unknown option, return what to write instead, or None. `arguments.py` sets it."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the command line. Raises `UserError` for an option that does not exist."""
+        arguments, unknown = self.parse_known_intermixed_args(args, namespace)
+        if unknown:
+            advice = self.advise(unknown[0])
+            self.error(f"{unknown[0]} is unknown" + (f": {advice}" if advice else ""))
+        return arguments
+
+    parse_intermixed_args = parse_args
 
     def error(self, message: str) -> NoReturn:
         """Raise `UserError` instead of printing the usage."""
@@ -48,30 +99,32 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def command(main: Callable[[Sequence[str] | None], int]) -> Main:
-    """Wrap a `main(argv) -> exit code` so that the user's mistakes read as one line.
+    """Wrap a `main(argv) -> exit code` so that errors of the user are printed as one line.
 
-    `UserError` and a refusal by the operating system (disk full, no permission) return 2; Ctrl-C
-    returns 130; a reader that went away (`| head`) returns 141. All else propagates.
+    `UserError` and refusals of the operating system (disk full, no permission) return 2, Ctrl-C
+    returns 130, and a closed pipe (`| head`) returns 141. Other exceptions propagate. Characters
+    that the console cannot show are printed with replacements.
     """
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
+        _replace_unprintable()
         try:
             return main(argv)
         except UserError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             return 2
         except BrokenPipeError:
-            # Python would complain once more when it flushes stdout at exit.
+            # Without this, Python reports the closed pipe once more when it flushes stdout at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 128 + signal.SIGPIPE
+            return BROKEN_PIPE
         except OSError as error:
-            if error.errno not in _ENVIRONMENT:
+            if error.errno not in _REMEDIES:
                 raise
-            where = f" ({error.filename})" if error.filename else ""
+            place = f": {error.filename}" if error.filename else ""
             print(
-                f"error: {error.strerror}{where}: free what is missing, then run the same command "
-                "again; nothing that was saved is lost",
+                f"error: {error.strerror}{place}: {_REMEDIES[error.errno]}, then run the same "
+                "command again; everything that was saved is intact",
                 file=sys.stderr,
             )
             return 2
@@ -80,3 +133,13 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Main:
             return 128 + signal.SIGINT
 
     return run
+
+
+def _replace_unprintable() -> None:
+    """Print `?` or an escape for a character that the console's encoding lacks, in every command.
+
+    Streams that a test put in place of stdout or stderr may have no encoding and stay as they are.
+    """
+    for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)

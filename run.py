@@ -1,6 +1,6 @@
-"""TrainingRun: what a config becomes in memory, and what a checkpoint brings back of it.
+"""TrainingRun: everything that a config becomes in memory, and what a checkpoint restores of it.
 
-Here the rooms are wired together: settings, text, model, optimizer and checkpoint do not know each
+The rooms are connected here: settings, text, model, optimizer and checkpoint do not import each
 other.
 """
 
@@ -22,55 +22,85 @@ from data.text import open_text
 from data.tokenizer import Tokenizer
 from errors import UserError
 from model import Sampling, Transformer, generate
+from model.cost import training_memory
 from model.loss import next_token_loss
 from model.window import Window
 from storage import atomic_write, cache_folder
-from training import checkpoint as checkpoints
-from training import device as machine
-from training.checkpoint import Checkpoint
+from training.checkpoint import Checkpoint, find, prune, save
+from training.device import (
+    Hardware,
+    autocast,
+    choose_hardware,
+    keep_freed_memory,
+    matmul_flops_per_s,
+)
 from training.evaluation import Score, evaluate
+from training.header import HISTORY
+from training.memory import format_bytes, memory_limit
 from training.optimizer import Optimizer
 from training.resume import refuse_changes
+from training.schedule import lr_ratio
 from training.windows import windows_at
+
+MEMORY_REMEDY = (
+    "make train.micro_batch_size smaller (a larger train.grad_accum_steps keeps the updates the "
+    "same), data.seq_len shorter, train.eval_batch_size smaller or the model smaller (model.dim, "
+    "model.n_layers)"
+)
 
 
 @dataclass
 class TrainingRun:
-    """A run in progress: what was made from the config, and how far it is."""
+    """A run in progress: the objects built from the config, and the number of updates done."""
 
     config: Config
     tokenizer: Tokenizer
     corpus: Corpus | MixedCorpus
     model: Transformer
     optimizer: Optimizer
-    device: torch.device
-    dtype: torch.dtype
-    reasons: dict[str, str]  # why this device, this precision, compiled or not
-    peak_flops: float  # FLOP/s of a plain matrix product here: what MFU is a share of
+    hardware: Hardware
+    peak_flops: float  # FLOP/s of a plain matrix product on this device: 100% of the MFU
     step: int = 0  # updates done
-    history: dict[str, Any] = field(default_factory=dict)
+    history: dict[str, Any] = field(default_factory=dict)  # last and best validation loss
 
     @property
     def folder(self) -> Path:
-        """The folder that holds everything about the run."""
+        """The folder that holds all files of the run."""
         return self.config.folder
 
     @property
+    def device(self) -> torch.device:
+        """The device of model and batches."""
+        return self.hardware.device
+
+    @property
     def bos_id(self) -> int | None:
-        """The token at which documents are kept apart; None: they are not."""
+        """The token that separates documents in attention; None if they are not separated."""
         return self.tokenizer.bos_id if self.config.data.document_mask else None
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean nats per token of the model on (B, T) inputs and targets."""
-        with machine.autocast(self.device, self.dtype):
+        """Return the model's mean loss in nats per token on (B, T) inputs and targets."""
+        with autocast(self.device, self.hardware.dtype):
             return next_token_loss(self.model, inputs, targets, self.bos_id)
 
+    def lr_ratio_at(self, step: int) -> float:
+        """Return the learning rate of update `step` as a share of the peak."""
+        train = self.config.train
+        return lr_ratio(
+            step,
+            schedule=train.schedule,
+            max_steps=train.max_steps,
+            warmup_steps=train.warmup_steps,
+            min_lr_ratio=train.min_lr_ratio,
+            decay_fraction=train.decay_fraction,
+        )
+
     def windows_at(self, step: int) -> tuple[Window, ...]:
-        """The sliding window of each layer in update `step`."""
+        """Return the sliding window of each layer in update `step`."""
         train = self.config.train
         return windows_at(
             step,
-            self._windows,
+            self._configured_windows,
             schedule=train.window_schedule,
             narrow=train.window_from,
             steps=train.window_steps,
@@ -81,150 +111,187 @@ class TrainingRun:
 
     @property
     def lasting_windows(self) -> tuple[Window, ...]:
-        """What the model is to be used with: the windows of its last update, and where these are
-        drawn at each step, the config's."""
+        """Windows for evaluation and inference: those of the last update; if each update draws
+        its own at random, the configured ones."""
         if self.config.train.window_schedule == "random":
-            return self._windows
+            return self._configured_windows
         return self.windows_at(max(0, self.step - 1))
 
     @property
-    def _windows(self) -> tuple[Window, ...]:
+    def _configured_windows(self) -> tuple[Window, ...]:
         return model_config(self.config, self.tokenizer.vocab_size).windows
 
     def score(self, split: str) -> Score:
-        """Score the model on a whole split, every token predicted once."""
-        windows = evaluation_sequences(
+        """Score the model on a whole split; every token is predicted once."""
+        sequences = evaluation_sequences(
             self.corpus.tokens(split),
             self.config.data.seq_len,
             batch_size=self.config.train.eval_batch_size,
         )
-        with torch.compiler.set_stance("force_eager"):  # no second compilation for another mode
-            return evaluate(self.loss, windows, self.corpus.n_bytes(split), self.device)
+        with torch.compiler.set_stance("force_eager"):  # no second compilation for evaluation
+            return evaluate(self.loss, sequences, self.corpus.n_bytes(split), self.device)
 
     def sample(self) -> str:
-        """Let the model write as the config's section `sample` says."""
-        wanted = self.config.sample
+        """Return a prompt and its continuation, as the config's section `sample` describes them."""
+        settings = self.config.sample
         sampling = Sampling(
-            wanted.temperature, wanted.top_k, wanted.top_p, wanted.min_p, wanted.repetition_penalty
+            settings.temperature,
+            settings.top_k,
+            settings.top_p,
+            settings.min_p,
+            settings.repetition_penalty,
         )
         bos, eos = self.tokenizer.bos_id, self.tokenizer.eos_id
-        prompt = [bos, *self.tokenizer.encode(wanted.prompt)]
+        prompt = [bos, *self.tokenizer.encode(settings.prompt)]
         with torch.compiler.set_stance("force_eager"):
-            written = generate(
+            steps = generate(
                 self.model,
                 [prompt],
-                wanted.max_tokens,
+                settings.max_tokens,
                 sampling=sampling,
                 seed=self.config.seed,
                 stop=[bos, eos],
             )
-            ids = [token for (token,) in written if token is not None]
-        return self.tokenizer.decode([*prompt, *ids])
+            generated = [token for (token,) in steps if token is not None]
+        return self.tokenizer.decode([*prompt, *generated])
 
     def save(self) -> Path:
         """Write a checkpoint, then delete those that are neither recent nor the best."""
-        folder = self.folder / "checkpoints"
-        path = checkpoints.save(
-            folder,
+        path = save(
+            self.folder / "checkpoints",
             self.step,
             weights=dict(self.model.named_parameters()),
             moments=self.optimizer.moments(),
             tokenizer=self.tokenizer.model_bytes,
             metadata={
-                "config": _lasting(self.config),
+                "config": _recorded(self.config),
                 "data_hash": self.corpus.data_hash,
                 "windows": self.lasting_windows,
                 **self.history,
             },
         )
-        checkpoints.prune(path, self.config.train.keep_checkpoints)
+        prune(path, self.config.train.keep_checkpoints)
         return path
+
+    def load_weights(self, checkpoint: Checkpoint) -> None:
+        """Replace the weights by those of `checkpoint`; its architecture must be the model's."""
+        parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, weight in checkpoint.weights(self._shapes).items():
+                parameters[name].copy_(weight)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from `checkpoint`: weights, moments, step and validation losses."""
+        self.load_weights(checkpoint)
+        self.optimizer.restore(checkpoint.moments(self._shapes), checkpoint.step)
+        self.step = checkpoint.step
+        metadata = checkpoint.metadata
+        self.history = {name: metadata[name] for name in HISTORY if name in metadata}
+
+    @property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(weight.shape) for name, weight in self.model.named_parameters()}
 
 
 def start_run(config: Config, checkpoint: Checkpoint | None) -> TrainingRun:
-    """Make all that training needs, from the start or from a checkpoint.
+    """Build everything that training needs, for a new run or from a checkpoint of this run.
 
-    Raises `UserError` when model, tokenizer or text are not those of the checkpoint.
+    Raises `UserError` if the run cannot fit in memory, or if model, tokenizer or text are not
+    those of the checkpoint.
     """
-    machine.keep_freed_memory()
+    keep_freed_memory()
     train = config.train
-    device, device_reason = machine.choose_device(train.device)
-    if config.model.attention == "flex" and device.type != "cuda":
+    hardware = choose_hardware(train.device, train.precision, train.compile)
+    if config.model.attention == "flex" and hardware.device.type != "cuda":
         raise UserError(
-            f"model.attention flex trains on CUDA only, this is {device.type}: use auto or blocked"
+            f"model.attention flex trains on CUDA only, this is {hardware.device.type}: use auto "
+            "or blocked"
         )
-    started = checkpoint  # what the tokenizer and the first weights come from
-    if started is None and train.init_from is not None:
-        started = checkpoints.find(Path(train.init_from))
-    tokenizer = None  # of the text, unless weights come with one
-    if train.init_from is not None and started is not None:
-        tokenizer = Tokenizer(started.tokenizer())
+    # The text may decide on a smaller vocabulary than the config's, so a small one is assumed here.
+    _refuse_too_large(config, 1, hardware)
+    initial = checkpoint  # holds the tokenizer and the first weights
+    if checkpoint is None and train.init_from is not None:
+        initial = find(Path(train.init_from))
+    tokenizer = None  # trained on the text, unless the weights come with one
+    if initial is not None and train.init_from is not None:
+        tokenizer = Tokenizer(initial.tokenizer())
     tokenizer, corpus = open_text(config.data, config.tokenizer, tokenizer)
+    _refuse_too_large(config, tokenizer.vocab_size, hardware)
     if checkpoint is not None:
-        before = config_from_dict(checkpoint.metadata["config"], str(checkpoint.path))
-        refuse_changes(
-            checkpoint,
-            _lasting(before),
-            _lasting(config),
-            tokenizer=tokenizer.model_bytes,
-            data_hash=corpus.data_hash,
-            name=str(config.folder),
-        )
-    dtype, dtype_reason = machine.choose_precision(train.precision, device)
+        _refuse_changes(checkpoint, config, tokenizer, corpus.data_hash)
+    model, optimizer = _build(config, tokenizer.vocab_size, hardware)
+    peak_flops = matmul_flops_per_s(hardware.device, hardware.dtype)
+    run = TrainingRun(config, tokenizer, corpus, model, optimizer, hardware, peak_flops)
+    if checkpoint is not None:
+        run.restore(checkpoint)
+    elif initial is not None:
+        run.load_weights(initial)
+    atomic_write(run.folder / "config.yaml", to_yaml(config).encode())
+    atomic_write(run.folder / "tokenizer.model", tokenizer.model_bytes)
+    return run
+
+
+def _build(config: Config, vocab_size: int, hardware: Hardware) -> tuple[Transformer, Optimizer]:
+    """Build the model, with weights drawn from the seed, and its optimizer."""
+    train = config.train
     torch.manual_seed(config.seed)
-    model = Transformer(model_config(config, tokenizer.vocab_size)).to(device)
+    model = Transformer(model_config(config, vocab_size)).to(hardware.device)
     optimizer = Optimizer(
         model.named_parameters(),
         name=train.optimizer,
         lr=train.lr,
         adamw_lr=train.adamw_lr,
         weight_decay=train.weight_decay,
-        dtype=dtype,
+        dtype=hardware.dtype,
     )
-    compiled, compile_reason = machine.choose_compile(train.compile, device)
-    if compiled:
+    if hardware.compiled:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
         warnings.filterwarnings("ignore", message="Torchinductor does not support code generation")
-        for block in model.layers:  # blocks that are alike are compiled once
+        for block in model.layers:  # equal blocks are compiled once
             block.compile()
-    peak = machine.matmul_flops_per_s(device, dtype)
-    reasons = {
-        "device": f"{device.type} ({device_reason})",
-        "precision": f"{str(dtype).removeprefix('torch.')} ({dtype_reason}); a matrix product "
-        f"reaches {peak / 1e9:,.0f} GFLOP/s",
-        "compile": f"{'yes' if compiled else 'no'} ({compile_reason})",
-    }
-    run = TrainingRun(config, tokenizer, corpus, model, optimizer, device, dtype, reasons, peak)
-    if started is not None:
-        _load(model, started)
-    if checkpoint is not None:
-        _restore(run, checkpoint)
-    atomic_write(run.folder / "config.yaml", to_yaml(config).encode())
-    atomic_write(run.folder / "tokenizer.model", tokenizer.model_bytes)
-    return run
+    return model, optimizer
 
 
-def _load(model: Transformer, checkpoint: Checkpoint) -> None:
-    """Take the weights of `checkpoint`."""
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, weight in checkpoint.weights(_shapes(model)).items():
-            parameters[name].copy_(weight)
+def _refuse_too_large(config: Config, vocab_size: int, hardware: Hardware) -> None:
+    """Raise `UserError` if training cannot fit in the memory of the device.
+
+    The estimate is low: six measured configs took 1.4 to 2.5 times as much. So a run that is
+    refused cannot fit, and a run that is accepted may still fail.
+    """
+    limit = memory_limit(hardware.device)
+    memory = training_memory(
+        model_config(config, vocab_size),
+        config.train.micro_batch_size,
+        config.data.seq_len,
+        config.train.optimizer,
+        hardware.dtype.itemsize,
+    )
+    if limit is None or memory.total <= limit:
+        return
+    total, activations = format_bytes(memory.total), format_bytes(memory.activations)
+    state = format_bytes(memory.total - memory.activations)
+    raise UserError(
+        f"training needs at least {total} of memory ({state} for weights, gradients and moments, "
+        f"{activations} for activations), but {hardware.device.type} has {format_bytes(limit)}: "
+        f"{MEMORY_REMEDY}"
+    )
 
 
-def _restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
-    """Continue from `checkpoint`: moments, step, what was measured."""
-    run.optimizer.restore(checkpoint.moments(_shapes(run.model)), checkpoint.step)
-    run.step = checkpoint.step
-    run.history = {
-        key: checkpoint.metadata[key] for key in checkpoints.HISTORY if key in checkpoint.metadata
-    }
+def _refuse_changes(
+    checkpoint: Checkpoint, config: Config, tokenizer: Tokenizer, data_hash: str
+) -> None:
+    """Raise `UserError` if the run is no longer that of its checkpoint."""
+    before = config_from_dict(checkpoint.metadata["config"], str(checkpoint.path))
+    refuse_changes(
+        checkpoint,
+        _recorded(before),
+        _recorded(config),
+        tokenizer=tokenizer.model_bytes,
+        data_hash=data_hash,
+        folder=str(config.folder),
+    )
 
 
-def _lasting(config: Config) -> dict[str, Any]:
-    """The config as a checkpoint records it: without the folder, which says nothing about it."""
+def _recorded(config: Config) -> dict[str, Any]:
+    """Return the config as a checkpoint records it: without `run_dir`, so that it may move."""
     return {key: value for key, value in config.to_dict().items() if key != "run_dir"}
-
-
-def _shapes(model: Transformer) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}

@@ -1,28 +1,32 @@
-"""Files that are whole or absent: atomic writes, content hashes, the folder of the cache.
+"""Files that are complete or absent: atomic writes, content hashes, locks, the cache's folder.
 
-A file is written under another name in the same folder, flushed to the disk, and only then given
-its own name; a kill, a full disk or a power cut leaves the one before it or none, never half of
-one:
+A file is written under another name in the same folder, flushed to the disk, and renamed last. A
+kill, a full disk or a power cut leaves the earlier file or none, never a torn one:
 
     write .NAME.XXXX.part -> fsync -> close -> replace NAME -> fsync the folder
 
-Imports none of the rooms, so that all of them may import it.
+Imports no room, so that every room may import it.
 """
 
 import hashlib
 import os
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from errors import UserError
+
+CACHE_BESIDE_RUNS = Path("runs/.cache")  # used if the user's own cache folder cannot be
+
 
 def atomic_write(path: Path, chunks: bytes | Iterable[bytes]) -> None:
     """Write `path` completely or not at all; its folder must exist.
 
-    `chunks` may be a generator, so a file larger than memory is written piece by piece. Whatever
-    goes wrong, in the disk or in the generator, removes what was begun and goes on to the caller.
+    `chunks` may be a generator, so that a file larger than memory is written piece by piece. Any
+    exception, of the disk or of the generator, removes the unfinished file and propagates.
     """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
@@ -38,8 +42,17 @@ def atomic_write(path: Path, chunks: bytes | Iterable[bytes]) -> None:
     _sync_folder(path.parent)
 
 
+def remove_torn_files(folder: Path) -> None:
+    """Delete the unfinished files that a killed process left in `folder` or below it.
+
+    Hold the folder's lock: another process may be writing such a file.
+    """
+    for part in folder.rglob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
 def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut. Windows cannot open a folder, and keeps names itself."""
+    """Make a rename survive a power cut. Windows cannot open a folder and needs no such call."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -50,24 +63,29 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Wait until no other process works in `folder`, and keep others waiting; the kernel lets go
-    however this process ends. On Windows there is no such lock and none is held."""
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
+def lock(folder: Path, *, wait: bool) -> Iterator[None]:
+    """Hold an exclusive lock on `folder`; the system releases it when this process ends.
 
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"another process works in {folder}: waiting for it ...", file=sys.stderr)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    If another process holds it, `wait` waits with a message; otherwise raises `UserError` about the
+    field `folder`. The lock is on the empty file `.lock`, which stays. Windows has no such lock,
+    and there none is held.
+    """
+    with (folder / ".lock").open("wb") as file:
+        if sys.platform != "win32":
+            import fcntl  # Windows has no such module
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not wait:
+                    raise UserError(
+                        f"another process works in {folder}: wait until it ends, stop it, or "
+                        "choose another folder",
+                        field="folder",
+                    ) from None
+                print(f"another process works in {folder}: waiting ...", file=sys.stderr)
+                fcntl.flock(file, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:
@@ -80,11 +98,32 @@ def sha256_of(path: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Say where downloads and token shards are kept: $BREEZE_CACHE, or the user's cache folder.
+    """Return the folder for downloads and token shards: $BREEZE_CACHE, or the user's cache folder.
 
-    Everything below it can be deleted: it is fetched or computed again.
+    Its content can be deleted: it is downloaded or computed again. If the folder cannot be made or
+    written, `runs/.cache` in the current folder is used, with one note. Raises `UserError` if that
+    cannot be written either.
     """
-    if own := os.environ.get("BREEZE_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "breeze"
+    own, base = os.environ.get("BREEZE_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    try:
+        if own:
+            return _writable(Path(own).expanduser())
+        return _writable((Path(base) if base else Path.home() / ".cache") / "breeze")
+    except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home folder
+        reason = error
+    try:
+        folder = _writable(CACHE_BESIDE_RUNS.absolute())
+    except OSError as error:
+        raise UserError(
+            f"no cache folder can be written ({reason}; {error}): set BREEZE_CACHE to one that can"
+        ) from None
+    print(f"note: the cache is in {folder}: {reason}", file=sys.stderr)
+    os.environ["BREEZE_CACHE"] = str(folder)  # one note only; child processes inherit the choice
+    return folder
+
+
+def _writable(folder: Path) -> Path:
+    """Return `folder`, made if it is missing. Raises `OSError` if no file can be written in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        return folder

@@ -5,26 +5,31 @@ The whole way, top to bottom:
     config.yaml -> text -> tokenizer -> token shards -> batch(step) -> model -> loss -> optimizer
                 -> evaluation, a sample of text, a checkpoint -> next step
 
-The learning rate and the batch are pure functions of (config, step). What must survive a crash is
-therefore: weights, moments, one integer. `--resume` restores these, and the run ends with the same
-bytes as one that was never interrupted.
+The learning rate and the batch are pure functions of (config, step). So a checkpoint needs only the
+weights, the optimizer's moments and one integer. `--resume` restores them, and the run ends with
+the same bytes as a run that was never interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arguments import add_config, read_config
 from configs.help import describe
-from configs.load import QUICKSTART, load_config, split_arguments
+from configs.load import split_arguments
 from configs.rules import ignored
 from configs.settings import Config
 from errors import DIVERGED, ArgumentParser, UserError, command
 
-if TYPE_CHECKING:  # a mistake in the config is told without waiting for torch
+# torch takes seconds to import. `--help` and mistakes in a config do not wait for it, so what needs
+# torch is imported in the functions that use it.
+if TYPE_CHECKING:
     from run import TrainingRun
     from training.interrupt import StopRequest
     from training.metrics import MetricsLog, SamplesLog
@@ -33,7 +38,7 @@ if TYPE_CHECKING:  # a mistake in the config is told without waiting for torch
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the command line, then train."""
+    """Read the command line, then train. Returns the exit code."""
     parser = ArgumentParser(
         prog="python train.py",
         description="Train a small Mistral-style language model on a text.",
@@ -41,49 +46,86 @@ def main(argv: Sequence[str] | None = None) -> int:
         "model.sliding_window=16 run_dir=runs/window-16",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="[CONFIG] [section.key=value ...]",
-        help=f"a YAML file (default {QUICKSTART}) and changes to it",
-    )
+    add_config(parser)
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on from the newest checkpoint in the run's folder, if there is one",
+        help="continue from the newest checkpoint in the run's folder, if there is one",
     )
-    arguments = parser.parse_args(argv)
-    config = load_config(*split_arguments(arguments.words))
+    arguments = parser.parse_intermixed_args(argv)
+    arguments.words = locate_run(arguments.words)
+    config = read_config(arguments)
     for warning in ignored(config):
         print(f"note: {warning}", file=sys.stderr)
     return train(config, resume=arguments.resume)
 
 
+def locate_run(words: Sequence[str]) -> list[str]:
+    """Take the folder in which a run's config.yaml lies as the run's folder, unless one is given.
+
+    The config.yaml records where the run was started. The folder may have been moved or copied
+    since. CONFIG may also be the folder itself.
+    """
+    config, overrides = split_arguments(words)
+    path = Path(config)
+    if path.suffix == ".safetensors":
+        raise UserError(
+            f"{path} is a checkpoint, not a config: to resume a run name its folder; to start a "
+            f"new run from these weights add train.init_from={path} to a config"
+        )
+    if path.is_dir():
+        path = path / "config.yaml"
+    is_run = path.name == "config.yaml" and (path.parent / "checkpoints").is_dir()
+    if is_run and not any(word.startswith("run_dir=") for word in overrides):
+        overrides = [f"run_dir={path.parent}", *overrides]
+    return [str(path), *overrides]
+
+
 def train(config: Config, *, resume: bool = False) -> int:
-    """Train as `config` says, in its folder. Returns the exit code."""
-    from run import start_run
+    """Train as `config` describes, in the run's folder. Returns the exit code.
+
+    Raises `UserError` if the folder holds a run and `resume` is False, if another process trains
+    in it, or if memory does not suffice.
+    """
+    from run import MEMORY_REMEDY, start_run
+    from summary import summary
     from training.checkpoint import newest
     from training.interrupt import StopRequest, lock
+    from training.memory import allocation_errors
     from training.metrics import MetricsLog, SamplesLog
 
     checkpoints = config.folder / "checkpoints"
     try:
         checkpoints.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # run_dir is a file, or below one, or not ours to write in
+    except OSError as error:  # run_dir is a file, or lies below one, or may not be written to
         raise UserError(
-            f"{checkpoints} cannot be made ({error.strerror}): choose another folder, run_dir=..."
+            f"{checkpoints} cannot be created ({error.strerror}): choose another folder with "
+            "run_dir=..."
         ) from None
-    with lock(config.folder):
+    with lock(config.folder), allocation_errors(MEMORY_REMEDY):
         for torn in config.folder.rglob(".*.part"):  # of a process that was killed while it wrote
             torn.unlink()
         checkpoint = newest(checkpoints)
         if checkpoint is not None and not resume:
             raise UserError(
-                f"{config.folder} already holds a run (step {checkpoint.step:,}): go on with it by "
-                "--resume, or begin another with run_dir=runs/NAME"
+                f"{config.folder} already holds a run (step {checkpoint.step:,}): continue it with "
+                "--resume, or start another with run_dir=runs/NAME"
+            )
+        if checkpoint is None and resume:
+            print(
+                f"note: {config.folder} has no checkpoint to resume: training starts at step 0",
+                file=sys.stderr,
             )
         run = start_run(config, checkpoint)
-        print_plan(run)
+        if is_finished(run):
+            setting = "train.patience" if out_of_patience(run) else "train.max_steps"
+            print(
+                f"note: nothing is left to do at step {run.step:,}, by {setting}: make it larger "
+                "to continue",
+                file=sys.stderr,
+            )
+        print(summary(run), end="\n\n")
+        print("Ctrl-C saves and stops; --resume continues.\n", flush=True)
         metrics = MetricsLog(config.folder / "metrics.jsonl", run.step)
         samples = SamplesLog(config.folder / "samples.txt", run.step)
         with StopRequest() as stop:
@@ -96,34 +138,31 @@ def train(config: Config, *, resume: bool = False) -> int:
 def training_loop(
     run: TrainingRun, metrics: MetricsLog, samples: SamplesLog, stop: StopRequest
 ) -> int:
-    """The loop: one iteration is one update of the weights. Returns the exit code."""
+    """Train to the end: one iteration is one update of the weights. Returns the exit code."""
     from model.cost import flops_per_token
     from training.progress import Progress
 
-    settings = run.config.train
-    batches = run.corpus.batches(
-        seq_len=run.config.data.seq_len,
-        batch_size=settings.micro_batch_size * settings.grad_accum_steps,
-        seed=run.config.seed,
-    )
-    finished = run.step >= settings.max_steps or out_of_patience(run)
+    settings, seq_len = run.config.train, run.config.data.seq_len
+    token_flops = flops_per_token(run.model.config, seq_len)
+    batch_size = settings.micro_batch_size * settings.grad_accum_steps
+    batches = run.corpus.batches(seq_len=seq_len, batch_size=batch_size, seed=run.config.seed)
+    finished = is_finished(run)
     with Progress(run.step, settings.max_steps, run.config.tokens_per_step) as progress:
         while not finished:
-            ratio = ratio_at(run)
+            lr_ratio = run.lr_ratio_at(run.step)
             run.model.set_windows(run.windows_at(run.step))
-            loss, grad_norm = train_step(run, batches.batch(run.step), ratio)
+            loss, grad_norm = train_step(run, batches.batch(run.step), lr_ratio)
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
                 return diverged(run, f"loss {loss}, gradient norm {grad_norm}")
             run.step += 1
             finished = run.step == settings.max_steps
             progress.advance(loss)
             if run.step % settings.log_interval == 0 or finished:
-                token_flops = flops_per_token(run.model.config, run.config.data.seq_len)
                 metrics.write(
                     run.step,
                     train_loss=progress.mean_loss(),
                     grad_norm=grad_norm,
-                    lr=settings.lr * ratio,
+                    lr=settings.lr * lr_ratio,
                     tokens_per_s=round(progress.tokens_per_s),
                     mfu=round(token_flops * progress.tokens_per_s / run.peak_flops, 3),
                 )
@@ -131,56 +170,42 @@ def training_loop(
                 val_loss = validate(run, metrics, samples, progress)
                 if not math.isfinite(val_loss):
                     return diverged(run, f"val_loss {val_loss}")
-                finished = finished or out_of_patience(run)
-            stopping = stop.signal  # read once: it may come at any time
-            if run.step % settings.save_interval == 0 or finished or stopping:
+                finished = is_finished(run)
+            stopping = stop.signal  # read once, because a signal may come at any time
+            if run.step % settings.save_interval == 0 or finished or stopping or must_keep(run):
                 path = run.save()
             if stopping and not finished:
-                progress.show(f"saved {path}; go on with the same command and --resume")
+                progress.show(f"saved {path}; the same command with --resume continues")
                 return 128 + stopping
     return 0
 
 
-def ratio_at(run: TrainingRun) -> float:
-    """The learning rate of the next update, as a share of the peak."""
-    from training.schedule import lr_ratio
+def train_step(run: TrainingRun, sequences: Any, lr_ratio: float) -> tuple[float, float]:
+    """Update the weights once from `sequences` (rows, seq_len + 1), an integer array.
 
-    settings = run.config.train
-    return lr_ratio(
-        run.step,
-        schedule=settings.schedule,
-        max_steps=settings.max_steps,
-        warmup_steps=settings.warmup_steps,
-        min_lr_ratio=settings.min_lr_ratio,
-        decay_fraction=settings.decay_fraction,
-    )
-
-
-def train_step(run: TrainingRun, sequences: Any, ratio: float) -> tuple[float, float]:
-    """Update the weights once from `sequences` (rows, seq_len + 1); returns loss and gradient norm.
-
-    Where either is not finite the weights are left as they were.
+    Returns the loss, in nats per token, and the norm of the gradient before clipping. If one of
+    them is not finite, the weights are left unchanged.
     """
     import torch
 
     settings = run.config.train
     loss = 0.0
-    for micro in torch.from_numpy(sequences).to(run.device).split(settings.micro_batch_size):
-        part = run.loss(micro[:, :-1], micro[:, 1:]) / settings.grad_accum_steps
-        part.backward()
-        loss += part.item()
-    limit = settings.grad_clip or math.inf
-    norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), limit).item()
-    if math.isfinite(loss) and math.isfinite(norm):
-        run.optimizer.step(ratio)
-    return loss, norm
+    for micro_batch in torch.from_numpy(sequences).to(run.device).split(settings.micro_batch_size):
+        micro_loss = run.loss(micro_batch[:, :-1], micro_batch[:, 1:]) / settings.grad_accum_steps
+        micro_loss.backward()
+        loss += micro_loss.item()
+    max_norm = settings.grad_clip or math.inf
+    grad_norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), max_norm).item()
+    if math.isfinite(loss) and math.isfinite(grad_norm):
+        run.optimizer.step(lr_ratio)
+    return loss, grad_norm
 
 
-def diverged(run: TrainingRun, found: str) -> int:
-    """Say that training ran away. Returns the exit code."""
+def diverged(run: TrainingRun, values: str) -> int:
+    """Report that loss or gradient are no longer finite numbers. Returns the exit code."""
     print(
-        f"error: training diverged at step {run.step:,} ({found}): nothing "
-        "was saved since; lower train.lr and go on from the last checkpoint with --resume",
+        f"error: training diverged at step {run.step:,} ({values}): nothing was saved after the "
+        "last checkpoint; lower train.lr and continue from there with --resume",
         file=sys.stderr,
     )
     return DIVERGED
@@ -189,9 +214,9 @@ def diverged(run: TrainingRun, found: str) -> int:
 def validate(
     run: TrainingRun, metrics: MetricsLog, samples: SamplesLog, progress: Progress
 ) -> float:
-    """Measure the whole validation split and write a sample of text. Returns val_loss.
+    """Score the whole validation split and write a sample of text. Returns the validation loss.
 
-    Where it is not finite nothing is noted: such a model can write nothing either.
+    If the loss is not finite, nothing is logged and no sample is written.
     """
     run.model.set_windows(run.lasting_windows)
     score = run.score("val")
@@ -211,66 +236,51 @@ def validate(
     return score.loss
 
 
+def is_finished(run: TrainingRun) -> bool:
+    """Return whether no update is left to do."""
+    return run.step >= run.config.train.max_steps or out_of_patience(run)
+
+
 def out_of_patience(run: TrainingRun) -> bool:
-    """Whether `patience` evaluations in a row brought no better validation loss."""
+    """Return whether the last `patience` evaluations all failed to lower the validation loss."""
     settings = run.config.train
-    waited = run.step - run.history.get("best_step", run.step)
-    return 0 < settings.patience <= waited // settings.eval_interval
+    since_best = run.step - run.history.get("best_step", run.step)
+    return 0 < settings.patience <= since_best // settings.eval_interval
+
+
+def must_keep(run: TrainingRun) -> bool:
+    """Return whether these weights are the best so far and `patience` may end the run with them."""
+    return run.config.train.patience > 0 and run.history.get("best_step") == run.step
 
 
 def finish(run: TrainingRun) -> None:
-    """Measure the test split, show what the model writes and say where everything lies."""
-    folder = run.folder
-    run.model.set_windows(run.lasting_windows)
+    """Report the end: its reason, the best checkpoint, the test score, a sample, all files.
+
+    Loads the weights of the best checkpoint, which is also the one that other commands open.
+    """
+    from training.checkpoint import find
+
+    folder, best = run.folder, find(run.folder)
     print(f"\ntrained {run.step:,} steps.", end=" ")
+    if out_of_patience(run):
+        waited = f"{run.config.train.patience} evaluations in a row did not lower val_loss"
+        print(f"Stopped early: {waited} (train.patience).", end=" ")
+    if best.step != run.step:
+        print(f"The best weights are those of step {best.step:,}, used below.", end=" ")
+        run.load_weights(best)
+        run.step = best.step
+    run.model.set_windows(run.lasting_windows)
     if run.corpus.n_tokens("test"):
         print(f"On text it never saw: {run.score('test').bpb:.4f} bits per byte.", end=" ")
     print(f"""It writes:
 
 {run.sample()}
 
-checkpoint   {max((folder / "checkpoints").glob("step-*"))}
+checkpoint   {best.path}
 metrics      {folder / "metrics.jsonl"}
 samples      {folder / "samples.txt"}
-more text    python -m scripts.sample {folder}
-its loss     python -m scripts.evaluate {folder}""")
-
-
-def print_plan(run: TrainingRun) -> None:
-    """Say what will happen before it happens."""
-    from model.cost import cache_bytes, full_attention
-    from model.kernels import choose
-    from model.window import reach
-
-    config, shape = run.config, run.model.config
-    seq_len, tokens = config.data.seq_len, run.corpus.n_tokens("train")
-    total = config.tokens_per_step * config.train.max_steps
-    seen = reach(shape.windows)
-    apart = config.data.document_mask
-    kernels = {
-        ": ".join(choose(shape.attention, window, seq_len, device=run.device.type, documents=apart))
-        for window in shape.windows
-    }
-    schedule = config.train.window_schedule
-    how = "" if schedule == "constant" else f" (train.window_schedule {schedule})"
-    sinks = f", {shape.sinks} sinks" if shape.sinks else ""
-    length = 100 * seq_len
-    cached = cache_bytes(shape, length, 4) / 1e6
-    uncached = cache_bytes(full_attention(shape), length, 4) / 1e6
-    rows = {
-        "run": f"{run.folder}, step {run.step:,} of {config.train.max_steps:,}",
-        "model": f"{sum(shape.parameter_counts().values()):,} parameters, {shape.n_layers} layers",
-        "windows": ", ".join(f"{w:,}" if w else "full" for w in shape.windows) + sinks + how,
-        "reach": f"{seen:,} tokens through all layers" if seen else "everything before",
-        "attention": "; ".join(sorted(kernels)),
-        "cache": f"{cached:.2f} MB of keys and values after {length:,} tokens, "
-        f"{uncached:.2f} MB without windows",
-        "text": f"{tokens:,} training tokens of {run.corpus.n_bytes('train') / tokens:.2f} bytes",
-        "step": f"{config.tokens_per_step:,} tokens; {total:,} in all: {total / tokens:.2f} epochs",
-        **run.reasons,
-    }
-    print("\n".join(f"{name:10} {text}" for name, text in rows.items()))
-    print("\nCtrl-C saves, and --resume goes on.\n", flush=True)
+more text    python -m scripts.sample {shlex.quote(str(folder))}
+its loss     python -m scripts.evaluate {shlex.quote(str(folder))}""")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from checks.check import Findings, check
 from checks.differences import max_difference, require, row_differences
 from checks.fixture import Fixture
 from checks.passes import cached_logits, weighted_gradients
-from model import kernels
+from model.kernels import Visibility, attend, attend_with
 from model.transformer import Transformer
 from model.window import reach, visible, visible_pairs
 
@@ -86,23 +86,26 @@ def _kernel_outputs(
     """Yield the output of every kernel, and of `dense` as the cache and its queries use it."""
     q, k, v = (arguments[name] for name in "qkv")
     options = {name: arguments[name] for name in arguments.keys() - {"q", "k", "v"}}
-    positions = torch.arange(q.shape[2])
-    yield kernels.dense(q, k, v, positions, positions, window, sinks, **options)
-    # As in a cache: keys in any order, and one empty slot.
-    order, empty = fixture.permutation(len(positions)), fixture.noise(*k[:, :, :1].shape)
+    positions, text = torch.arange(q.shape[2])[None], Visibility(window, sinks)
+    yield attend_with("dense", q, k, v, text, **options)
+    # As a ring holds keys: in any order behind the sinks, and one empty slot.
+    front, empty = min(sinks, positions.shape[1]), fixture.noise(*k[:, :, :1].shape)
+    behind = front + fixture.permutation(positions.shape[1] - front)
+    order = torch.cat((torch.arange(front), behind))
     keys, values = (torch.cat((x[:, :, order], empty), dim=2) for x in (k, v))
-    slots = torch.cat((positions[order], torch.tensor([-1])))
-    yield kernels.dense(q, keys, values, positions, slots, window, sinks, **options)
-    last = positions[len(positions) // 2 :]
-    of_last = {name: x[:, :, last] if name == "q_sinks" else x for name, x in options.items()}
-    yield kernels.dense(q[:, :, last], k, v, last, positions, window, sinks, **of_last)
+    slots = torch.cat((positions[:, order], torch.tensor([[-1]])), dim=1)
+    yield attend(q, keys, values, Visibility(window, sinks, positions, slots), **options)
+    last = positions[:, positions.shape[1] // 2 :]
+    of_last = {name: x[:, :, last[0]] if name == "q_sinks" else x for name, x in options.items()}
+    of_cache = Visibility(window, sinks, last, positions)
+    yield attend(q[:, :, last[0]], k, v, of_cache, **of_last)
     if window is not None:
-        yield kernels.blocked(q, k, v, window, sinks, **options)
-    yield kernels.attend(q, k, v, window, sinks, "auto", **options)
+        yield attend_with("blocked", q, k, v, text, **options)
+    yield attend(q, k, v, text, "auto", **options)
     if "flex" in fixture.kernels:  # forward only: flex has no gradients on a CPU
         q, k, v = (x.detach() for x in (q, k, v))
         options = {name: x.detach() for name, x in options.items()}
-        yield kernels.flex(q, k, v, window, sinks, **options)
+        yield attend_with("flex", q, k, v, text, **options)
 
 
 @check("logits", "logits equal those of the model written as loops", 1e-10)
@@ -136,7 +139,7 @@ def check_precision(fixture: Fixture) -> Findings:
         rounded, exact = _rounded(fixture.variant(sink_token=False, attention_sinks=0), dtype)
         for start in (0, 100_000):
             cache = fixture.cache(model=rounded, dtype=dtype)
-            cache.seen += start
+            cache.first_position += start
             actual = cached_logits(rounded, cache, tokens, fixture.widest + 1)
             yield _rounding_error(actual, exact(tokens))
 

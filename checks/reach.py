@@ -77,7 +77,7 @@ def check_rope(fixture: Fixture) -> Findings:
     expected = tested(tokens)[0]
     for start in (1_000, 1_000_000, 10_000_000):
         cache = fixture.cache(model=tested)
-        cache.seen += start
+        cache.first_position += start
         yield from row_differences(
             cached_logits(tested, cache, tokens, fixture.widest + 1)[0], expected
         )

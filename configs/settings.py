@@ -87,6 +87,10 @@ class DataSettings:
     documents: str = setting(
         "file", "what a document is in .txt and .md files", choices=("file", "line", "paragraph")
     )
+    separator: str | None = setting(
+        None, "text that separates documents in text files, as <|endoftext|>"
+    )
+    strict: bool = setting(False, "refuse rows that have no text instead of skipping them")
     hub_config: str | None = setting(None, "configuration of the Hub's dataset, if it has some")
     hub_split: str = setting("train", "which split of the Hub's dataset is read")
     revision: str | None = setting(None, "branch, tag or commit of the Hub's data; null: main")

@@ -1,6 +1,7 @@
-"""Text to batches. Knows nothing of the model.
+"""From text to training batches. This room does not know the model.
 
-    sources -> documents -> tokenizer -> prepare (shards on disk) -> batches.batch(step)
+    sources -> documents -> splits -> tokenizer -> prepare (token shards on disk) -> batches
 
-One arrow a file; each is called with plain arguments and can be used alone.
+One file per arrow; each is called with plain arguments and can be used alone. data/text.py calls
+them in order.
 """

@@ -1,11 +1,12 @@
-"""The parts of a source cut into tokens, by one process or by several, a part at a time.
+"""Tokenize the chunks of a source, in one process or in several, one chunk at a time.
 
-    <folder>/00012.bin     the tokens of part 12, in blocks that are each of one split
+    <folder>/00012.bin     the tokens of chunk 12, in blocks; each block belongs to one split
     <folder>/00012.json    its blocks, [["train", 1048576], ["val", 52310], ...], and the counts
 
-A part's two files follow from source, tokenizer and splitter alone. Each is written whole, the
-.json last: what lies there is finished, and whoever was killed goes on with the parts that are
-missing. A process holds a document and a block of each split in memory, however large the part.
+The two files of a chunk depend on source, tokenizer and splitter only. Each is written atomically,
+the .json last, so a chunk that has both is finished, and an interrupted job continues with the
+missing chunks. A process holds one document and one block per split in memory, however large the
+chunk is.
 """
 
 import json
@@ -24,21 +25,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.documents import Document, Source
-from data.splits import SPLITS, Splitter
+from data.documents import Source
+from data.splits import SPLITS, Section, Splitter
 from data.tokenizer import Tokenizer
 from errors import UserError
 from storage import atomic_write
 
-BLOCK = 1 << 20  # tokens of a split that are held until they are written
-NAMES_LISTED = 200  # more documents than these are counted, not named
-WORTH = 32_000_000  # bytes; with less, starting processes takes longer than they save
-_NOTHING: dict[str, Any] = {"n_documents": 0, "n_tokens": 0, "n_bytes": 0}
-GLANCE = 0.2  # seconds between two looks at how far the processes are
+BLOCK = 1 << 20  # tokens of one split that are collected before they are written
+NAMES_LISTED = 200  # a split with more documents records their number, not their names
+PARALLEL_BYTES = 32_000_000  # of text; for less, starting processes takes longer than it saves
+POLL_SECONDS = 0.2  # between two updates of the progress bar
+
+Report = Callable[[int], object]  # called with the bytes of each document that is tokenized
 
 
-class PartRecord(NamedTuple):
-    """What a part's file holds: (split, tokens) of each block, and the counts of each split."""
+class ChunkRecord(NamedTuple):
+    """The .json file of a chunk: (split, tokens) of each block, and the counts of each split."""
 
     blocks: list[tuple[str, int]]
     counts: dict[str, dict[str, Any]]  # split -> n_documents, n_tokens, n_bytes, documents
@@ -46,7 +48,7 @@ class PartRecord(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """What to cut, how, and where to put it."""
+    """What is tokenized, how, and into which folder; `dtype` is that of the token ids."""
 
     source: Source
     splitter: Splitter
@@ -54,128 +56,133 @@ class Job:
     folder: Path
     dtype: str
 
-    def read(self, number: int) -> PartRecord | None:
-        """Read the record of a part that is finished, or None."""
-        place = self.folder / f"{number:05d}"
+    def read(self, number: int) -> ChunkRecord | None:
+        """Read the record of a finished chunk; None if it is missing or malformed."""
+        path = self.folder / f"{number:05d}"
         try:
-            record = PartRecord(**json.loads(place.with_suffix(".json").read_bytes()))
-            size = place.with_suffix(".bin").stat().st_size
-        except (OSError, ValueError, TypeError):  # there is none, or it is none
+            record = ChunkRecord(**json.loads(path.with_suffix(".json").read_bytes()))
+            n_bytes = path.with_suffix(".bin").stat().st_size
+        except (OSError, ValueError, TypeError):
             return None
-        whole = size == sum(n for _, n in record.blocks) * np.dtype(self.dtype).itemsize
-        return record if whole else None
+        expected = sum(size for _, size in record.blocks) * np.dtype(self.dtype).itemsize
+        return record if n_bytes == expected else None
 
     def blocks(self, number: int, split: str) -> Iterator[NDArray]:
-        """Yield the tokens that a finished part has for `split`, block after block."""
+        """Yield the tokens of `split` in a finished chunk, block after block."""
         record = self.read(number)
         assert record is not None, number
         start = 0
-        for its, size in record.blocks:
-            if its == split:
+        for block_split, size in record.blocks:
+            if block_split == split:
                 yield np.fromfile(
                     self.folder / f"{number:05d}.bin", self.dtype, count=size,
                     offset=start * np.dtype(self.dtype).itemsize,
                 )  # fmt: skip
             start += size
 
-    def tokenize(self, number: int, report: Callable[[int], object]) -> None:
-        """Cut one part into tokens and write it; `report` is told each document's bytes."""
-        record = PartRecord(
-            [],
-            {split: _NOTHING | {"documents": []} for split in SPLITS},
-        )
-        documents = self.splitter.divide(number, self.source.part(number))
-        place = self.folder / f"{number:05d}"
-        blocks = self._blocks(documents, record, report)
-        atomic_write(place.with_suffix(".bin"), (block.tobytes() for block in blocks))
-        atomic_write(place.with_suffix(".json"), json.dumps(record._asdict()).encode())
+    def tokenize(self, number: int, report: Report) -> None:
+        """Tokenize one chunk and write its files. Raises `UserError` if it cannot be read."""
+        counts = {
+            split: {"n_documents": 0, "n_tokens": 0, "n_bytes": 0, "documents": []}
+            for split in SPLITS
+        }
+        record = ChunkRecord([], counts)
+        sections = self.splitter.divide(number, self.source.part(number))
+        path = self.folder / f"{number:05d}"
+        blocks = self._blocks(sections, record, report)
+        atomic_write(path.with_suffix(".bin"), (block.tobytes() for block in blocks))
+        atomic_write(path.with_suffix(".json"), json.dumps(record._asdict()).encode())
 
     def _blocks(
-        self, documents: Iterator[Document], record: PartRecord, report: Callable[[int], object]
+        self, sections: Iterator[Section], record: ChunkRecord, report: Report
     ) -> Iterator[NDArray]:
-        held: dict[str, list[NDArray]] = {split: [] for split in SPLITS}
-        sizes = dict.fromkeys(SPLITS, 0)  # tokens held
+        """Yield the blocks of a chunk in the order in which they fill, and complete `record`."""
+        pending: dict[str, list[NDArray]] = {split: [] for split in SPLITS}
+        sizes = dict.fromkeys(SPLITS, 0)  # tokens in `pending`
 
         def release(split: str) -> NDArray:
-            block = np.concatenate(held[split])
-            held[split].clear()
+            block = np.concatenate(pending[split])
+            pending[split].clear()
             sizes[split] = 0
             record.blocks.append((split, len(block)))
             return block
 
-        for document in documents:
-            assert document.split is not None
-            count = record.counts[document.split]
-            ids = self.tokenizer.encode_document(document.text)
-            n_bytes = len(document.text.encode())
-            count["n_documents"] += 1
-            count["n_tokens"] += len(ids)
-            count["n_bytes"] += n_bytes
-            if count["n_documents"] <= NAMES_LISTED:
-                count["documents"].append(document.name)
-            held[document.split].append(np.array(ids, self.dtype))
-            sizes[document.split] += len(ids)
-            if sizes[document.split] >= BLOCK:
-                yield release(document.split)
+        for section in sections:
+            ids = self.tokenizer.encode_document(section.text)
+            n_bytes = len(section.text.encode())
+            counts = record.counts[section.split]
+            counts["n_documents"] += section.begins
+            counts["n_tokens"] += len(ids)
+            counts["n_bytes"] += n_bytes
+            if len(counts["documents"]) < NAMES_LISTED:
+                counts["documents"].append(section.name)
+            pending[section.split].append(np.array(ids, self.dtype))
+            sizes[section.split] += len(ids)
+            if sizes[section.split] >= BLOCK:
+                yield release(section.split)
             report(n_bytes)
         for split in SPLITS:
-            if held[split]:
+            if pending[split]:
                 yield release(split)
 
 
-def tokenize_parts(job: Job, processes: int | None) -> None:
-    """Cut what is not there yet, in `processes` processes (None: one for each core, where there is
-    enough to do). Raises `UserError` for what the user can mend, whoever met it."""
+def tokenize_chunks(job: Job, processes: int | None) -> None:
+    """Tokenize the chunks that are missing, in `processes` processes.
+
+    None means one process per core, or one in all for less than `PARALLEL_BYTES`. Raises the
+    `UserError` of any process.
+    """
     from tqdm import tqdm
 
     numbers = range(job.source.n_parts)
     missing = [number for number in numbers if job.read(number) is None]
     if len(missing) < len(numbers):
         done = len(numbers) - len(missing)
-        print(f"{done:,} of {len(numbers):,} parts are there from before", file=sys.stderr)
-    left = sum(map(job.source.part_bytes, missing))
+        print(f"{done:,} of {len(numbers):,} chunks are already tokenized", file=sys.stderr)
+    n_bytes = sum(map(job.source.part_bytes, missing))
     if processes is None:
-        processes = 1 if left < WORTH else os.cpu_count() or 1
-    bar = tqdm(desc="tokenizing", total=left, unit="B", unit_scale=True, leave=False,
+        processes = 1 if n_bytes < PARALLEL_BYTES else os.cpu_count() or 1
+    bar = tqdm(desc="tokenizing", total=n_bytes, unit="B", unit_scale=True, leave=False,
                dynamic_ncols=True, disable=None)  # fmt: skip
     with bar:
         if min(processes, len(missing)) <= 1:
             for number in missing:
                 job.tokenize(number, bar.update)
         else:
-            _in_processes(job, missing, min(processes, len(missing)), bar)
+            _tokenize_in_parallel(job, missing, min(processes, len(missing)), bar)
 
 
 # ---------------------------------------------------------------------------- several processes
 
 
-def _in_processes(job: Job, numbers: Sequence[int], processes: int, bar: Any) -> None:
-    # Not forked: a fork of a process with threads (torch's) may hang.
+def _tokenize_in_parallel(job: Job, numbers: Sequence[int], processes: int, bar: Any) -> None:
+    # Spawned, not forked: a fork of a process with threads (torch's) may hang.
     context = multiprocessing.get_context("spawn")
     progress, stopping = context.Value("q", 0), context.Value("b", 0, lock=False)
-    about = (job.source, job.splitter, job.tokenizer.model_bytes, job.folder, job.dtype)
-    with ProcessPoolExecutor(processes, context, _begin, (*about, progress, stopping)) as pool:
+    shared = (job.source, job.splitter, job.tokenizer.model_bytes, job.folder, job.dtype,
+              progress, stopping)  # fmt: skip
+    with ProcessPoolExecutor(processes, context, _start_worker, shared) as pool:
         futures = {pool.submit(_work, number) for number in numbers}
         try:
             while futures:
-                finished, futures = wait(futures, GLANCE, FIRST_EXCEPTION)
+                finished, futures = wait(futures, POLL_SECONDS, FIRST_EXCEPTION)
                 for future in finished:
                     future.result()
                 bar.update(progress.value - bar.n)
         except BrokenProcessPool:
             raise UserError(
-                "a process that cut text into tokens was killed, perhaps for want of memory: run "
-                "the same command again, it goes on; data.processes=1 takes the least"
+                "a process that tokenized text was killed, possibly out of memory: run the same "
+                "command again to continue; data.processes=1 needs the least memory"
             ) from None
-        finally:  # Ctrl-C, or a mistake that a process met: the others stop at their next document
+        finally:  # after Ctrl-C or an error in a process, the others stop at their next document
             stopping.value = 1
             pool.shutdown(cancel_futures=True)
 
 
-_worker: tuple[Job, Callable[[int], object]] | None = None  # of this process, if it is one of them
+_worker: tuple[Job, Report] | None = None  # set in the processes that `_start_worker` starts
 
 
-def _begin(
+def _start_worker(
     source: Source, splitter: Splitter, model: bytes, folder: Path, dtype: str,
     progress: Any, stopping: Any,
 ) -> None:  # fmt: skip
@@ -192,7 +199,7 @@ def _begin(
 
 
 def follow_parent() -> None:
-    """Leave Ctrl-C to the parent of this process, and end when it is gone, even by a kill -9."""
+    """Ignore Ctrl-C in this child process, and end it when its parent ends, even by kill -9."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

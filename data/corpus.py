@@ -1,6 +1,6 @@
-"""Token shards, opened: what `prepare` leaves behind and trainings read.
+"""A corpus: token shards on disk and their manifest, opened for reading.
 
-The manifest says what there is; nothing is read but what is asked for.
+The shards are memory-mapped: only the tokens that are used are read.
 """
 
 import hashlib
@@ -12,45 +12,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.batches import Batches
-from data.shards import Tokens
+from data.shards import JoinedTokens
 
 CANONICAL: dict[str, Any] = {"sort_keys": True, "ensure_ascii": True}  # one spelling of a value
 
 
 class Corpus:
-    """Shards that are complete, as `prepare` left them: tokens by split, and their numbers."""
+    """The complete shards of a source, as `data.prepare.prepare` wrote them, by split."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder = folder
         self.manifest = manifest
 
-    def tokens(self, split: str) -> "NDArray | Tokens":
-        """Map the ids of a split into memory, read-only; 16 or 32 bits each, as they are stored."""
+    def tokens(self, split: str) -> NDArray | JoinedTokens:
+        """Return the ids of a split, memory-mapped, read-only; 16 or 32 bits each, as stored."""
         dtype = np.dtype(self.manifest["dtype"])
         files = [self.folder / file["name"] for file in self.manifest["splits"][split]["files"]]
         shards = [np.memmap(file, dtype=dtype, mode="r") for file in files]
-        return Tokens(shards) if len(shards) > 1 else shards[0] if shards else np.empty(0, dtype)
+        if len(shards) > 1:
+            return JoinedTokens(shards)
+        return shards[0] if shards else np.empty(0, dtype)
 
     def n_tokens(self, split: str) -> int:
-        """Ids in a split."""
+        """Return the number of ids in a split."""
         return self.manifest["splits"][split]["n_tokens"]
 
     def n_bytes(self, split: str) -> int:
-        """Bytes of text, in UTF-8: what bits per byte are counted by."""
+        """Return the bytes of text in a split, in UTF-8: what bits per byte divide by."""
         return self.manifest["splits"][split]["n_bytes"]
 
     def n_documents(self, split: str) -> int:
-        """Documents, and pieces of some, in a split."""
+        """Return the number of documents that begin in a split."""
         return self.manifest["splits"][split]["n_documents"]
 
-    def batches(self, **about: Any) -> Batches:
-        """Make the training batches; `about` is what `Batches` takes."""
-        return Batches(self.tokens("train"), **about)
+    def batches(self, *, seq_len: int, batch_size: int, seed: int) -> Batches:
+        """Return the training batches. Raises `UserError` if the tokens fill no sequence."""
+        return Batches(self.tokens("train"), seq_len=seq_len, batch_size=batch_size, seed=seed)
 
     @property
     def data_hash(self) -> str:
-        """Hash what a model can see of the data: the tokens of each split, and the tokenizer. Where
-        the text came from, its files' names and places, is not in it."""
+        """Hash what a model can see of the data: the tokens of each split, and the tokenizer. The
+        names and folders of the files that the text came from do not change it."""
         shards = {
             name: [file["sha256"] for file in split["files"]]
             for name, split in self.manifest["splits"].items()
@@ -59,5 +61,5 @@ class Corpus:
 
 
 def hash_of(values: dict[str, Any]) -> str:
-    """Hash plain values, whatever the order of their keys; hexadecimal."""
+    """Hash plain values, independent of the order of keys; hexadecimal."""
     return hashlib.sha256(json.dumps(values, **CANONICAL).encode()).hexdigest()

@@ -1,22 +1,23 @@
-"""What a source of text is: documents in a fixed order, and the parts in which they can be read.
+"""A source of text: documents in a fixed order, and the chunks in which they are read.
 
-A source never holds its text. It is cut into parts that can be read apart, by any process, in any
-order: a thousand stories, sixteen megabytes of a file, a file of a dataset. What the parts yield,
-one after the other, is the corpus; how many processes read them changes nothing.
+A source does not hold its text in memory. It is cut into chunks, such as a thousand stories,
+sixteen megabytes of a file or one file of a dataset. Any process can read any chunk, in any order.
+The documents of all chunks, one chunk after the other, are the corpus; the number of processes
+that read them changes nothing.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-OWN_TEXT = "use your own text: data.source=files data.path=FILE"  # a way out that is always open
+OWN_TEXT = "use your own text: data.source=files data.path=FILE"  # advice that helps in every case
 
 
 @dataclass(frozen=True)
 class Document:
-    """A text that stands for itself. `name`, one of its own in its source, decides its split, so it
-    must not depend on time or machine; `text` is never empty. `split`, where a source has splits of
-    its own, is train, val or test."""
+    """One document. Its `name` is unique in its source and decides its split, so it must not depend
+    on the time or the machine. `text` is never empty. `split` is train, val or test if the source
+    has its own splits, otherwise None."""
 
     name: str
     text: str
@@ -24,25 +25,27 @@ class Document:
 
 
 class Source(ABC):
-    """What the rest of the room asks of a source. It is sent to other processes: it holds names and
-    numbers, no open files and no text."""
+    """The interface of every source. A source is sent to other processes, so it holds names and
+    numbers, but no open files and no text."""
 
     n_parts: int = 1
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hash what the documents are made from; equal hash, equal documents and equal parts."""
+        """Return a hash of what the documents are made from: if it is equal, the documents and the
+        chunks are equal."""
 
     @abstractmethod
     def part(self, number: int) -> Iterator[Document]:
-        """Yield the documents of one part, 0 to n_parts - 1, in the same order each time. Raises
-        `UserError` if it cannot."""
+        """Yield the documents of one chunk, 0 to n_parts - 1, in the same order each time. Raises
+        `UserError` if they cannot be read."""
 
     def part_bytes(self, number: int) -> int:
-        """Say about how many bytes a part has, for the progress bar and the choice of processes."""
+        """Return the approximate size of a chunk in bytes, for the progress bar and for the number
+        of processes."""
         return 1
 
     def documents(self) -> Iterator[Document]:
-        """Yield every document, part after part."""
+        """Yield every document, chunk after chunk."""
         for number in range(self.n_parts):
             yield from self.part(number)

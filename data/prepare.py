@@ -1,28 +1,16 @@
-"""Documents to memory-mapped token shards, cut into train, val and test.
+"""Tokenize a source into memory-mapped token shards, split into train, val and test.
 
     <cache>/shards/<key>/train-00000.bin  train-00001.bin  val-00000.bin  ...  manifest.json
 
-The key names everything that decides the content (the source's text, the tokenizer, the split), so
-what is there with its manifest, written last, is what would be made again. A shard holds `SHARD`
-ids, the last of a split what is left; a document is `<s> ... </s>`, in 16 bits a token, or 32 where
-the vocabulary needs them, and goes on in the next shard where one is full.
+The key names everything that decides the content: the source's text, the tokenizer and the split.
+The manifest is written last, so shards with a manifest are complete and are used again. A shard
+holds `SHARD_TOKENS` ids, the last shard of a split the rest. An id takes 16 bits, or 32 if the
+vocabulary needs them. A document is `<s> ... </s>`; if a shard is full, it continues in the next.
 
-The work is done in parts (data/chunks.py), by several processes; then the parts are joined, in
-their order, into shards, and go. So neither the number of processes nor a kill changes a byte,
-memory holds a few blocks of tokens, and the disk, for a while, the tokens twice.
-
-At a trillion tokens, on many nodes (a plan on paper; here is one machine). Who tokenises what: part
-p is node p mod n's; parts need nothing of each other, and a lost node's are the ones whose .json is
-missing, to be taken by any other. 4 TB of text at 5 MB/s a core is 9 days of one core, 9 minutes
-of 1,500. Joining is per split a running sum over the parts' counts (a line of JSON each): it tells
-every node which tokens of which parts are its shards; it reads those, from the shared store or
-from their makers, and writes 2 TB in 15,000 shards of 128 MB. How a step finds its samples: as it
-does here. A sample's number gives, by a pure function of the seed, a window's number, and that,
-divided by the shard's size, a file and a place in it (data/batches.py); rank r of R takes rows r,
-r + R, ... of the step, and asks nobody. What moves over the network: in training only those reads,
-2 bytes a token (2 MB for a step of a million tokens), from an object store or a local copy of the
-shards in use; the manifest once; gradients are another matter. What would change is the check of
-every hash at every start (`_find`): each node would check the shards that it opens.
+One or several processes tokenize the source's chunks (data/chunks.py). Then the chunks are joined
+in their order into shards, and deleted. So the number of processes and an interruption change no
+byte; memory holds a few blocks of tokens, and during the work the disk holds the tokens twice.
+docs/scaling.md plans the same for a trillion tokens on many machines.
 """
 
 import hashlib
@@ -35,27 +23,31 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from data.chunks import NAMES_LISTED, Job, tokenize_parts
+from data.chunks import NAMES_LISTED, Job, tokenize_chunks
 from data.corpus import CANONICAL, Corpus, hash_of
 from data.documents import Source
 from data.mixture import interleave
 from data.splits import SPLITS, choose
-from data.tokenizer import Tokenizer, train_tokenizer
-from storage import atomic_write, cache_folder, exclusive_lock, sha256_of
+from data.tokenizer import Tokenizer
+from data.vocabulary import train_tokenizer
+from storage import atomic_write, cache_folder, lock, remove_torn_files, sha256_of
 
-FORMAT = 2  # of the shards and the manifest; also to be raised when encoding changes
-SHARD = 1 << 26  # tokens in a shard: 128 MB at 16 bits
+FORMAT = 2  # version of shards and manifest; must be raised if encoding changes
+SHARD_TOKENS = 1 << 26  # tokens in a shard: 128 MB at 16 bits
 
 
 def training_texts(
     source: Source, *, split: str, val_fraction: float, test_fraction: float
 ) -> Iterator[str]:
-    """Yield the training split's text: what a tokenizer may learn from."""
+    """Yield the texts of the training split, the only texts that a tokenizer learns from.
+
+    Raises `UserError` if the text cannot be split as asked.
+    """
     splitter = choose(source, split=split, val_fraction=val_fraction, test_fraction=test_fraction)
     for number in range(source.n_parts):
-        for document in splitter.divide(number, source.part(number)):
-            if document.split == "train":
-                yield document.text
+        for section in splitter.divide(number, source.part(number)):
+            if section.split == "train":
+                yield section.text
 
 
 def tokenizer_for(
@@ -67,10 +59,11 @@ def tokenizer_for(
     val_fraction: float,
     test_fraction: float,
 ) -> Tokenizer:
-    """Train the tokenizer of the training splits of sources, mixed by weight, or find it in the
-    cache.
+    """Return the tokenizer of the training splits of `sources`, mixed by weight.
 
-    Raises `UserError` where the text allows no such vocabulary.
+    It is trained, or read from the cache. A text that allows fewer than `vocab_size` tokens gets
+    the largest vocabulary possible, and a note says so. Raises `UserError` for an impossible split
+    or vocabulary.
     """
     import sentencepiece
 
@@ -86,13 +79,20 @@ def tokenizer_for(
         "shares": shares,
         "tokenizer": [type, vocab_size],
     }
-    place = cache_folder() / "tokenizers" / f"{hash_of(content)[:16]}.model"
-    if not place.is_file():
+    path = cache_folder() / "tokenizers" / f"{hash_of(content)[:16]}.model"
+    if not path.is_file():
         texts = [(training_texts(source, **shares), weight) for source, weight in sources]
         model = train_tokenizer(interleave(texts), type=type, vocab_size=vocab_size)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(place, model)
-    return Tokenizer(place.read_bytes())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, model)
+    tokenizer = Tokenizer(path.read_bytes())
+    if tokenizer.vocab_size < vocab_size and type != "char":
+        print(
+            f"note: the tokenizer has {tokenizer.vocab_size:,} tokens, the most that the text "
+            f"allows, not {vocab_size:,}",
+            file=sys.stderr,
+        )
+    return tokenizer
 
 
 # ---------------------------------------------------------------------------- the shards
@@ -107,41 +107,40 @@ def prepare(
     test_fraction: float,
     folder: Path | None = None,
     processes: int | None = None,
-    shard: int = SHARD,
+    shard_tokens: int = SHARD_TOKENS,
 ) -> Corpus:
-    """Tokenize a source into shards below `folder` (None: the cache's), or find them there.
+    """Tokenize a source into shards below `folder` (None: the cache), or find them there.
 
-    `processes` work at it (None: one for each core, where it is worth it); `shard` is the number
-    of tokens in a file. A shard that is missing, cut short or altered is made again; after a kill,
-    what was finished is kept. Raises `UserError` when the text cannot be split so.
+    `processes` processes tokenize (None: one per core if it is worth it). A shard that is missing,
+    truncated or altered is written again; an interrupted call continues where it stopped. Raises
+    `UserError` if the source cannot be read or split as asked.
     """
     content = {
         "format": FORMAT, "source": source.fingerprint(), "tokenizer": tokenizer.fingerprint(),
         "split": split, "val_fraction": val_fraction, "test_fraction": test_fraction,
-        "shard": shard,
+        "shard": shard_tokens,
     }  # fmt: skip
-    place = (folder or cache_folder() / "shards") / hash_of(content)[:16]
-    if corpus := _find(place, content):
+    target = (folder or cache_folder() / "shards") / hash_of(content)[:16]
+    if corpus := _find(target, content):
         return corpus
-    place.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(place):
-        if corpus := _find(place, content):
+    target.mkdir(parents=True, exist_ok=True)
+    with lock(target, wait=True):
+        if corpus := _find(target, content):  # another process wrote it in the meantime
             return corpus
-        for torn in place.rglob(".*.part"):  # of a process that was killed while it wrote
-            torn.unlink()
+        remove_torn_files(target)
         splitter = choose(
             source, split=split, val_fraction=val_fraction, test_fraction=test_fraction
         )
-        print(f"tokenizing into {place} ...", file=sys.stderr, flush=True)
-        (place / "parts").mkdir(exist_ok=True)
+        print(f"tokenizing into {target} ...", file=sys.stderr, flush=True)
+        (target / "chunks").mkdir(exist_ok=True)
         dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
-        job = Job(source, splitter, tokenizer, place / "parts", dtype)
-        tokenize_parts(job, processes)
-        manifest = content | {"dtype": dtype, "splits": _join(job, place, shard)}
+        job = Job(source, splitter, tokenizer, target / "chunks", dtype)
+        tokenize_chunks(job, processes)
+        manifest = content | {"dtype": dtype, "splits": _join(job, target, shard_tokens)}
         manifest["sha256"] = hash_of(manifest)
-        atomic_write(place / "manifest.json", json.dumps(manifest, indent=1, **CANONICAL).encode())
-        shutil.rmtree(place / "parts")
-    corpus = Corpus(place, manifest)
+        atomic_write(target / "manifest.json", json.dumps(manifest, indent=1, **CANONICAL).encode())
+        shutil.rmtree(target / "chunks")
+    corpus = Corpus(target, manifest)
     documents = sum(map(corpus.n_documents, SPLITS))
     counts = ", ".join(f"{name} {corpus.n_tokens(name):,}" for name in SPLITS)
     print(f"tokens of {documents:,} documents: {counts}", file=sys.stderr)
@@ -149,10 +148,10 @@ def prepare(
 
 
 def _find(folder: Path, content: dict[str, Any]) -> Corpus | None:
-    """Open what an earlier run left, if it is complete and unaltered.
+    """Open the shards that an earlier call wrote; None if they are incomplete or altered.
 
-    Reading the shards once costs less than the source's fingerprint did, and it is what lets the
-    rest of the house trust that every id is in the vocabulary.
+    Hashing the shards costs less than the source's fingerprint did, and guarantees that every id is
+    in the vocabulary.
     """
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
@@ -163,13 +162,13 @@ def _find(folder: Path, content: dict[str, Any]) -> Corpus | None:
             for file in manifest["splits"][split]["files"]:
                 if sha256_of(folder / file["name"]) != file["sha256"]:
                     return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # whatever it has become
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # any damage
         return None
     return Corpus(folder, manifest)
 
 
-def _join(job: Job, folder: Path, shard: int) -> dict[str, Any]:
-    """Write the finished parts, in their order, as shards; return the manifest's entries."""
+def _join(job: Job, folder: Path, shard_tokens: int) -> dict[str, Any]:
+    """Write the finished chunks, in their order, as shards; return the manifest's entries."""
     records = [job.read(number) for number in range(job.source.n_parts)]
     splits = {}
     for split in SPLITS:
@@ -181,40 +180,40 @@ def _join(job: Job, folder: Path, shard: int) -> dict[str, Any]:
         blocks = (block for number in range(len(records)) for block in job.blocks(number, split))
         entry["files"] = [
             {"name": (name := f"{split}-{number:05d}.bin"),
-             "sha256": _write_shard(folder / name, blocks_of_one)}
-            for number, blocks_of_one in enumerate(_cut(blocks, shard))
+             "sha256": _write_shard(folder / name, shard_blocks)}
+            for number, shard_blocks in enumerate(_regroup(blocks, shard_tokens))
         ]  # fmt: skip
         splits[split] = entry
     return splits
 
 
-def _cut(blocks: Iterator[NDArray], size: int) -> Iterator[Iterator[NDArray]]:
-    """Cut a stream of blocks anew, after every `size` tokens; each piece must be used up before the
-    next is asked for."""
-    rest = next(blocks, None)
+def _regroup(blocks: Iterator[NDArray], size: int) -> Iterator[Iterator[NDArray]]:
+    """Group a stream of blocks into groups of `size` tokens; cut blocks at the borders. Each group
+    must be read to its end before the next one is asked for."""
+    block = next(blocks, None)
 
-    def piece() -> Iterator[NDArray]:
-        nonlocal rest
-        left = size
-        while rest is not None and left:
-            yield rest[:left]
-            used = min(left, len(rest))
-            left -= used
-            rest = rest[used:] if used < len(rest) else next(blocks, None)
+    def group() -> Iterator[NDArray]:
+        nonlocal block
+        missing = size
+        while block is not None and missing:
+            yield block[:missing]
+            used = min(missing, len(block))
+            missing -= used
+            block = block[used:] if used < len(block) else next(blocks, None)
 
-    while rest is not None:
-        yield piece()
+    while block is not None:
+        yield group()
 
 
 def _write_shard(path: Path, blocks: Iterator[NDArray]) -> str:
     """Write a shard; return the hash of its content."""
     digest = hashlib.sha256()
 
-    def chunks() -> Iterator[bytes]:
+    def contents() -> Iterator[bytes]:
         for block in blocks:
-            chunk = block.tobytes()
-            digest.update(chunk)
-            yield chunk
+            content = block.tobytes()
+            digest.update(content)
+            yield content
 
-    atomic_write(path, chunks())
+    atomic_write(path, contents())
     return digest.hexdigest()

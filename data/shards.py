@@ -1,4 +1,4 @@
-"""Shards in a row: ids in several files as one array, longer than memory if need be."""
+"""Several token shards, or the tokens of several corpora, as one array that stays on disk."""
 
 from collections.abc import Sequence
 
@@ -6,23 +6,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Tokens:
-    """The shards of a split in a row, as one array of ids. Asked for a slice or an array of places,
-    it reads those from the mapped files, and no more."""
+class JoinedTokens:
+    """Arrays of token ids, one after another, read as one array.
 
-    def __init__(self, shards: "Sequence[NDArray | Tokens]") -> None:
-        self._shards = shards
-        self._starts = np.cumsum([0, *map(len, shards)])
-        self.dtype: np.dtype = shards[0].dtype
+    An index is a slice or an integer array of any shape; only the ids asked for are read from the
+    memory-mapped files.
+    """
+
+    def __init__(self, arrays: "Sequence[NDArray | JoinedTokens]") -> None:
+        self._arrays = arrays
+        self._starts = np.cumsum([0, *map(len, arrays)])
+        self.dtype: np.dtype = arrays[0].dtype
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __getitem__(self, places: slice | NDArray) -> NDArray:
-        at = np.arange(*places.indices(len(self))) if isinstance(places, slice) else places
-        which = np.searchsorted(self._starts, at, side="right") - 1
-        ids = np.empty(at.shape, self.dtype)
-        for number in np.unique(which):
-            here = which == number
-            ids[here] = self._shards[number][at[here] - self._starts[number]]
+    def __getitem__(self, index: slice | NDArray) -> NDArray:
+        positions = np.arange(*index.indices(len(self))) if isinstance(index, slice) else index
+        owners = np.searchsorted(self._starts, positions, side="right") - 1
+        ids = np.empty(positions.shape, self.dtype)
+        for number in np.unique(owners):
+            chosen = owners == number
+            ids[chosen] = self._arrays[number][positions[chosen] - self._starts[number]]
         return ids

@@ -1,40 +1,51 @@
-"""Who gets what: the split, train, val or test, that a document or a piece of it belongs to.
+"""Splits: which documents, or sections of documents, belong to train, val and test.
 
-`choose` looks at a source and gives a `Splitter`, a rule that any process can apply to any part:
+`choose` looks at a source and returns a `Splitter`, a rule that any process can apply to any chunk:
 
-    Own      the source says it itself (the story world: splits that share no plot and hero)
-    Drawn    split: document; by the hash of a document's name, so that one more moves no other
-    Listed   the same where documents are few: exact shares, at least one document each
-    Tail     split: tail; the whole text is cut at two places, as nanoGPT has it
+    Own      the source names the split of each document (the story world: splits share no plot)
+    Drawn    split=document: the hash of a document's name decides, so a further document moves none
+    Listed   split=document with few documents: exact shares, at least one document each
+    Tail     split=tail: the whole text is cut at two positions, as in nanoGPT
 """
 
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate, islice
 
 from data.documents import Document, Source
 from errors import UserError
 
 SPLITS = ("train", "val", "test")
-MANY = 10_000  # documents; of so many, shares drawn by hash are close enough to those asked for
+MANY = 10_000  # documents: from here on, shares drawn by hash are close enough to those asked for
+
+
+@dataclass(frozen=True)
+class Section:
+    """A document, or what one split gets of it."""
+
+    name: str  # of the document
+    text: str
+    split: str  # train, val or test
+    begins: bool = True  # the document begins here; so documents can be counted once
 
 
 class Splitter(ABC):
-    """A rule that says of each document of a part what goes into which split."""
+    """A rule that assigns the documents of a chunk to splits."""
 
     @abstractmethod
-    def divide(self, part: int, documents: Iterable[Document]) -> Iterator[Document]:
-        """Give the documents of a part, in order, the split they belong to; one that belongs to
-        several comes in pieces."""
+    def divide(self, number: int, documents: Iterable[Document]) -> Iterator[Section]:
+        """Yield the documents of chunk `number`, in order, with their splits; a document that
+        belongs to several splits is yielded in sections."""
 
 
 def choose(source: Source, *, split: str, val_fraction: float, test_fraction: float) -> Splitter:
-    """Make the rule for a source. Reads one document of it where it has splits of its own, `MANY`
-    at most for split=document, and all for split=tail.
+    """Return the rule for a source.
 
-    Raises `UserError` when a split that should get something gets nothing.
+    Reads one document if the source has splits of its own, at most `MANY` documents for
+    split=document, and all documents for split=tail. Raises `UserError` if a split with a share
+    above 0 would be empty.
     """
     _check(split, val_fraction, test_fraction)
     first = next(source.documents(), None)
@@ -46,16 +57,16 @@ def choose(source: Source, *, split: str, val_fraction: float, test_fraction: fl
             for number in range(source.n_parts)
         ]
         return Tail.of(lengths, val_fraction, test_fraction)
-    named = ((part, document.name) for part in range(source.n_parts)
-             for document in source.part(part))  # fmt: skip
+    named = ((number, document.name) for number in range(source.n_parts)
+             for document in source.part(number))  # fmt: skip
     few = list(islice(named, MANY))
     if len(few) == MANY:
         return Drawn(val_fraction, test_fraction)
     names = [name for _, name in few]
     splits = assign_documents(names, val_fraction=val_fraction, test_fraction=test_fraction)
     listed: list[list[str]] = [[] for _ in range(source.n_parts)]
-    for (part, _), its in zip(few, splits, strict=True):
-        listed[part].append(its)
+    for (number, _), document_split in zip(few, splits, strict=True):
+        listed[number].append(document_split)
     return Listed(listed)
 
 
@@ -65,7 +76,7 @@ def _check(split: str, val_fraction: float, test_fraction: float) -> None:
     if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
         raise UserError(
             f"data.val_fraction ({val_fraction}) and data.test_fraction ({test_fraction}) must not "
-            "be negative, and leave something to train on: their sum must be below 1"
+            "be negative, and their sum must be below 1, so that something is left to train on"
         )
 
 
@@ -73,50 +84,57 @@ def _check(split: str, val_fraction: float, test_fraction: float) -> None:
 
 
 class Own(Splitter):
-    """Each document says which split it is of."""
+    """Each document names its split."""
 
-    def divide(self, part: int, documents: Iterable[Document]) -> Iterator[Document]:
-        yield from documents
+    def divide(self, number: int, documents: Iterable[Document]) -> Iterator[Section]:
+        for document in documents:
+            assert document.split is not None, document.name
+            yield Section(document.name, document.text, document.split)
 
 
 @dataclass(frozen=True)
 class Drawn(Splitter):
-    """The hash of a document's name, a number from 0 to 1, decides: below `test_fraction` it is
-    test, below the sum of both val. It needs to know nothing of the other documents."""
+    """The hash of a document's name, as a number from 0 to 1, decides: below `test_fraction` it is
+    test, below the sum of both fractions val. No other document matters."""
 
     val_fraction: float
     test_fraction: float
 
-    def divide(self, part: int, documents: Iterable[Document]) -> Iterator[Document]:
+    def divide(self, number: int, documents: Iterable[Document]) -> Iterator[Section]:
         for document in documents:
-            place = int.from_bytes(_rank(document.name)[:8], "big") / 2**64
-            held_out = "test" if place < self.test_fraction else "val"
-            is_held_out = place < self.test_fraction + self.val_fraction
-            yield replace(document, split=held_out if is_held_out else "train")
+            draw = int.from_bytes(_rank(document.name)[:8], "big") / 2**64
+            if draw < self.test_fraction:
+                split = "test"
+            else:
+                split = "val" if draw < self.test_fraction + self.val_fraction else "train"
+            yield Section(document.name, document.text, split)
 
 
 @dataclass(frozen=True)
 class Listed(Splitter):
-    """Of each part, the splits of its documents."""
+    """The split of each document is listed, per chunk."""
 
-    listed: Sequence[Sequence[str]]
+    splits: Sequence[Sequence[str]]
 
-    def divide(self, part: int, documents: Iterable[Document]) -> Iterator[Document]:
-        for document, split in zip(documents, self.listed[part], strict=True):
-            yield replace(document, split=split)
+    def divide(self, number: int, documents: Iterable[Document]) -> Iterator[Section]:
+        for document, split in zip(documents, self.splits[number], strict=True):
+            yield Section(document.name, document.text, split)
 
 
 @dataclass(frozen=True)
 class Tail(Splitter):
-    """Cut the text, all documents in a row, at two places: first train, then val, then test; n
-    characters give train the first int(n * (1 - val - test))."""
+    """Cut the text (all documents, one after another) at two positions: first train, then val, then
+    test. Of n characters, train gets the first int(n * (1 - val - test))."""
 
-    offsets: tuple[int, ...]  # characters before each part
-    ends: tuple[int, ...]  # of each split in the whole text
+    offsets: tuple[int, ...]  # characters before each chunk
+    ends: tuple[int, ...]  # of each split, in characters of the whole text
 
     @classmethod
     def of(cls, lengths: Sequence[int], val_fraction: float, test_fraction: float) -> "Tail":
-        """Make it for parts of `lengths` characters."""
+        """Return the rule for chunks of `lengths` characters.
+
+        Raises `UserError` if a split with a share above 0 would be empty.
+        """
         total = sum(lengths)
         train_end = int(total * (1 - (val_fraction + test_fraction)))
         ends = (train_end, int(total * (1 - test_fraction)), total)
@@ -125,33 +143,37 @@ class Tail(Splitter):
             if share > 0 and start == stop:
                 raise UserError(
                     f"data.split=tail leaves nothing for {split}: the text has {total:,} "
-                    "characters, give more or another data.val_fraction, data.test_fraction"
+                    "characters; give more text or change data.val_fraction or data.test_fraction"
                 )
         return cls(tuple(accumulate(lengths, initial=0)), ends)
 
-    def divide(self, part: int, documents: Iterable[Document]) -> Iterator[Document]:
-        offset = self.offsets[part]
+    def divide(self, number: int, documents: Iterable[Document]) -> Iterator[Section]:
+        offset = self.offsets[number]
         for document in documents:
+            begins = True
             for split, start, stop in zip(SPLITS, (0, *self.ends), self.ends, strict=False):
-                inside = document.text[max(start - offset, 0) : max(stop - offset, 0)]
-                if inside:
-                    yield Document(document.name, inside, split)
+                text = document.text[max(start - offset, 0) : max(stop - offset, 0)]
+                if text:
+                    yield Section(document.name, text, split, begins)
+                    begins = False
             offset += len(document.text)
 
 
 def assign_documents(
     names: Sequence[str], *, val_fraction: float, test_fraction: float
 ) -> list[str]:
-    """Hold out whole documents, in exact shares, by the rank of the hashes of their names. Raises
-    `UserError` where too few are left to train on."""
+    """Return the split of each document: exact shares, by the rank of the hash of its name.
+
+    Raises `UserError` if too few documents are left to train on.
+    """
     n_test, n_val = (
         max(1, round(fraction * len(names))) if fraction > 0 else 0
         for fraction in (test_fraction, val_fraction)
     )
     if n_test + n_val >= len(names):
         raise UserError(
-            f"data.split=document cannot hold out {n_val} for val and {n_test} for test of "
-            f"{len(names)} documents and train on the rest: use data.split=tail"
+            f"the text has {len(names)} document(s), too few to hold out {n_val} for val and "
+            f"{n_test} for test: data.split=tail holds out the end of the text instead"
         )
     seen: dict[str, int] = {}
     ranks = []

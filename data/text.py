@@ -1,8 +1,12 @@
-"""From the settings of a text to its tokenizer and its token shards.
+"""From the settings of a text to its tokenizer and its corpus.
 
-settings -> sources (documents) -> tokenizer -> corpus (token shards, memory-mapped)
+    settings -> sources (documents) -> tokenizer -> corpus (token shards, memory-mapped)
+
+The settings are any objects with the attributes that the two protocols list: this room does not
+know the config.
 """
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -11,27 +15,27 @@ from data.corpus import Corpus
 from data.documents import Source
 from data.mixture import MixedCorpus
 from data.prepare import prepare, tokenizer_for
-from data.shards import Tokens
+from data.shards import JoinedTokens
 from data.sources.open import open_source
 from data.tokenizer import Tokenizer
 from errors import UserError
 
-# The settings that each source is opened with, beside its name and its path.
+# Settings that are passed on to `open_source` by name; the protocol below need not list them.
 _SOURCE_SETTINGS = (
-    "field", "documents", "stories", "near", "far", "hub_config", "hub_split", "revision",
-    "streaming",
+    "field", "documents", "separator", "strict", "stories", "near", "far", "hub_config",
+    "hub_split", "revision", "streaming",
 )  # fmt: skip
 
 
 class TextSettings(Protocol):
-    """What is read of a config's section `data`; every name in `_SOURCE_SETTINGS` as well."""
+    """The attributes of a config's section `data` that are read here, beside `_SOURCE_SETTINGS`."""
 
     @property
     def source(self) -> str: ...
     @property
     def path(self) -> str | None: ...
     @property
-    def mix(self) -> Any: ...
+    def mix(self) -> Mapping[str, float] | None: ...
     @property
     def split(self) -> str: ...
     @property
@@ -43,7 +47,7 @@ class TextSettings(Protocol):
 
 
 class TokenizerSettings(Protocol):
-    """What is read of a config's section `tokenizer`."""
+    """The attributes of a config's section `tokenizer` that are read here."""
 
     @property
     def type(self) -> str: ...
@@ -52,24 +56,28 @@ class TokenizerSettings(Protocol):
 
 
 def open_sources(text: TextSettings) -> dict[str, Source]:
-    """Open the source, or all sources of `mix`, by name as `mix` spells it: `files:notes/`.
+    """Return the sources of a text by name: one, or all of `mix`, named as in `mix`
+    (`files:notes/`).
 
-    Raises `UserError` for a source that cannot be read.
+    Raises `UserError` if a source cannot be read.
     """
     settings = {name: getattr(text, name) for name in _SOURCE_SETTINGS}
     if text.mix is None:
         return {text.source: open_source(text.source, path=text.path, **settings)}
     sources = {}
     for name in text.mix:
-        source, _, path = name.partition(":")
-        sources[name] = open_source(source, path=path or None, **settings)
+        kind, _, path = name.partition(":")
+        sources[name] = open_source(kind, path=path or None, **settings)
     return sources
 
 
 def text_tokenizer(
-    text: TextSettings, settings: TokenizerSettings, sources: dict[str, Source]
+    text: TextSettings, settings: TokenizerSettings, sources: Mapping[str, Source]
 ) -> Tokenizer:
-    """Train the tokenizer on the training split of `sources`, or find it in the cache."""
+    """Return the tokenizer of the training splits of `sources`: trained, or read from the cache.
+
+    Raises `UserError` for an impossible split or vocabulary.
+    """
     weights = text.mix or {}
     return tokenizer_for(
         [(source, weights.get(name, 1.0)) for name, source in sources.items()],
@@ -80,11 +88,12 @@ def text_tokenizer(
 
 
 def open_corpus(
-    text: TextSettings, tokenizer: Tokenizer, sources: dict[str, Source] | None = None
+    text: TextSettings, tokenizer: Tokenizer, sources: Mapping[str, Source] | None = None
 ) -> Corpus | MixedCorpus:
-    """Open the token shards of a text, and write them first where the cache has none.
+    """Return the corpus of a text; shards that the cache lacks are written first.
 
-    Pass `sources` to reuse sources that are already open.
+    Pass `sources` to reuse sources that are already open. Raises `UserError` if a source cannot be
+    read or split as asked.
     """
     corpora = {
         name: prepare(source, tokenizer, **_split_settings(text), processes=text.processes)
@@ -97,12 +106,12 @@ def open_text(
     text: TextSettings,
     settings: TokenizerSettings,
     tokenizer: Tokenizer | None = None,
-    sources: dict[str, Source] | None = None,
+    sources: Mapping[str, Source] | None = None,
 ) -> tuple[Tokenizer, Corpus | MixedCorpus]:
-    """Return the tokenizer and the token shards of a text.
+    """Return the tokenizer and the corpus of a text.
 
-    Without a `tokenizer`, one is trained on the training split, as `settings` says. Pass `sources`
-    to reuse sources that are already open.
+    Pass a `tokenizer` to use it in place of the text's own, and `sources` to reuse sources that are
+    already open. Raises `UserError` if a source cannot be read, split or tokenized as asked.
     """
     sources = sources or open_sources(text)
     tokenizer = tokenizer or text_tokenizer(text, settings, sources)
@@ -111,7 +120,7 @@ def open_text(
 
 def open_split(
     text: TextSettings, tokenizer: Tokenizer, split: str, expected_hash: str
-) -> tuple[NDArray | Tokens, int]:
+) -> tuple[NDArray | JoinedTokens, int]:
     """Return the tokens of one split, (n,) integers, and the bytes of the text they encode.
 
     Raises `UserError` if the text is not the one whose `data_hash` is `expected_hash`, or if the

@@ -1,119 +1,41 @@
-"""SentencePiece: train, encode, decode, decode a stream.
+"""The tokenizer: text to token ids and back, in one piece or as a stream.
 
-BPE or unigram pieces with the 256 bytes to fall back on (SentencePiece, arXiv 1808.06226), so every
-text comes back exactly: decode(encode(text)) == text. Ids 0, 1, 2 are <unk>, <s>, </s>, then the
-bytes <0x00>..<0xFF>, then the pieces. Punctuation and the newlines after it may share a piece
-(".\\n\\n"), words never share one with a newline: "think," + "\\n" + "And".
+A trained SentencePiece model (data/vocabulary.py) of BPE or unigram pieces, or single characters,
+with the 256 bytes to fall back on (arXiv 1808.06226), so every text is restored exactly:
+decode(encode(text)) == text. Ids 0, 1, 2 are <unk>, <s>, </s>; then come the bytes <0x00>..<0xFF>,
+then the pieces. Punctuation and the newlines after it may share a piece (".\\n\\n"); a word never
+shares one with a newline: "think," + "\\n" + "And".
 """
 
 import codecs
 import hashlib
-import io
 import re
-import sys
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from errors import UserError
 
-TYPES = ("bpe", "unigram", "char")
 SPACE_MARK = "\u2581"  # stands for a space in SentencePiece's pieces
-TRAINING_LIMIT = 32_000_000  # characters; more text changes few pieces and costs memory and time
+FIRST_PIECE = 3 + 256  # id of the first piece, after the specials and the bytes
 
-FIRST_PIECE = 3 + 256  # its id: after the specials and the bytes
-_CHUNK = 4096  # characters; SentencePiece passes over lines that are longer than it is told
-_BLOCK = 1 << 18  # characters encoded at once: some 100 bytes of memory each
-_KEPT, _LONGEST = 1 << 17, 32  # words whose ids are kept, and their characters: tens of MB
+_BLOCK = 1 << 18  # characters encoded at once, each in about 100 bytes of memory
+_MAX_WORDS = 1 << 17  # words whose ids are cached: tens of MB
+_LONGEST_WORD = 32  # characters; longer words are not cached
 _WORD = re.compile(" *[^ ]+| +")
-_RESERVED = re.compile("[\0\u2581\u2585]")  # SentencePiece skips a line that has its own marks
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-_LOSSLESS: dict[str, Any] = {
-    "byte_fallback": True,
-    "normalization_rule_name": "identity",
-    "remove_extra_whitespaces": False,
-    "allow_whitespace_only_pieces": True,
-    "add_dummy_prefix": False,
-    "character_coverage": 1.0,
-    "split_digits": True,
-    "required_chars": f"\n{SPACE_MARK}",  # a space spelled in bytes would come back as the mark
-    "max_sentence_length": 4 * _CHUNK,  # bytes
-    "num_threads": 16,  # unigram's sums depend on it: the same everywhere, the same pieces
-    "minloglevel": 2,
-}
 
-
-def train_tokenizer(texts: Iterable[str], *, type: str, vocab_size: int) -> bytes:
-    """Learn pieces from `texts` (the training split's, no other) and return the serialized model.
-
-    The same texts give the same bytes. `vocab_size` counts everything, specials and bytes too; for
-    `char` it is an upper bound, as the vocabulary is the characters there are. Only the first
-    `TRAINING_LIMIT` characters are used. Raises `UserError` where the text allows no such size.
-    """
-    import sentencepiece
-
-    if type not in TYPES:
-        raise UserError(f"tokenizer.type is {type!r}: one of {', '.join(TYPES)}")
-    chunks = list(_training_chunks(texts))
-    if not chunks:
-        raise UserError("data: there is no text to train a tokenizer on")
-    _check_smallest(vocab_size, chunks)
-    size = sum(len(chunk.encode()) for chunk in chunks) / 1e6
-    print(f"training the tokenizer ({type}, {vocab_size:,} pieces) on {size:.1f} MB ...",
-          end=" ", file=sys.stderr, flush=True)  # fmt: skip
-    start, model = time.perf_counter(), io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(chunks), model_writer=model, model_type=type,
-            vocab_size=vocab_size, hard_vocab_limit=type != "char", **_LOSSLESS,
-        )  # fmt: skip
-    except RuntimeError as error:
-        print(file=sys.stderr)
-        if not (largest := re.search(r"set it to a value <= (\d+)", str(error))):
-            raise
-        raise UserError(
-            f"tokenizer.vocab_size is {vocab_size:,}, too many for so little text: the largest "
-            f"possible is {int(largest[1]):,}"
-        ) from error
-    print(f"{time.perf_counter() - start:.1f} s", file=sys.stderr)
-    return model.getvalue()
-
-
-def _check_smallest(vocab_size: int, chunks: Iterable[str]) -> None:
-    """Refuse a vocabulary that cannot hold every character; of `char`, SentencePiece would
-    leave the rare ones out without a word."""
-    smallest = FIRST_PIECE + len({"\n", " "}.union(*chunks))
-    if vocab_size < smallest:
-        raise UserError(
-            f"tokenizer.vocab_size is {vocab_size:,}, too few for 3 specials, 256 bytes and the "
-            f"text's characters: the smallest possible is {smallest:,}"
-        )
-
-
-def _training_chunks(texts: Iterable[str]) -> Iterator[str]:
-    """Cut the texts, newlines and all, into what SentencePiece takes for lines."""
-    left = TRAINING_LIMIT
-    for text in texts:
-        for part in _RESERVED.split(_well_formed(text[:left])):
-            for start in range(0, len(part), _CHUNK):
-                yield part[start : start + _CHUNK]
-        left -= len(text)
-        if left <= 0:
-            note = f"note: the tokenizer learns from the first {TRAINING_LIMIT:,} characters"
-            print(note, file=sys.stderr)
-            return
-
-
-def _well_formed(text: str) -> str:
-    """Replace lone surrogates, which no UTF-8 can carry, by U+FFFD."""
+def well_formed(text: str) -> str:
+    """Replace lone surrogates, which UTF-8 cannot encode, by U+FFFD."""
     return _SURROGATE.sub("\ufffd", text)
 
 
 class Tokenizer:
-    """A trained model. Raises `UserError` for bytes that are none, or one that loses text.
+    """A trained SentencePiece model.
 
-    `decode` is total over ids in range: bytes that are no character give U+FFFD, specials nothing.
+    Raises `UserError` if the bytes are not such a model, or if the model does not restore text.
+    `decode` accepts all ids in range: bytes that do not form a character become U+FFFD, specials
+    become nothing.
     """
 
     def __init__(self, model_bytes: bytes) -> None:
@@ -121,50 +43,49 @@ class Tokenizer:
 
         self.model_bytes = model_bytes
         try:
-            if not model_bytes:  # SentencePiece would take them for a model, and complain later
+            if not model_bytes:  # SentencePiece would accept them, and fail later
                 raise RuntimeError("no bytes")
             self._model = sentencepiece.SentencePieceProcessor(model_proto=model_bytes)
             ids = range(self._model.vocab_size())
             self._bytes = [_piece_bytes(self._model, id) for id in ids]
             self._space_mark = [self._model.piece_to_id(f"<0x{b:02X}>") for b in b"\xe2\x96\x81"]
             probe = f"<s>  a \ufb01\r\n\0{SPACE_MARK}\u00e9 "
-            self._known_words: dict[str, list[int]] | None = {} if self._has_words() else None
+            self._word_ids: dict[str, list[int]] | None = {} if self._has_words() else None
             lossless = (
                 min(self.bos_id, self.eos_id) >= 0 and self.decode(self.encode(probe)) == probe
             )
-        except (
-            RuntimeError,
-            ValueError,
-            IndexError,
-        ) as error:  # UnicodeDecodeError is a ValueError
+        except (RuntimeError, ValueError, IndexError) as error:  # also UnicodeDecodeError
             raise UserError("the tokenizer is not a SentencePiece model: train it again") from error
         if not lossless:
             raise UserError("the tokenizer loses text or lacks <s>, </s>: train it with Breeze")
 
     @property
     def vocab_size(self) -> int:
+        """The number of token ids: specials, bytes and pieces."""
         return len(self._bytes)
 
     @property
     def bos_id(self) -> int:
+        """The id of <s>, with which documents begin."""
         return self._model.bos_id()
 
     @property
     def eos_id(self) -> int:
+        """The id of </s>, with which documents end."""
         return self._model.eos_id()
 
     def fingerprint(self) -> str:
-        """Hash the model, in hexadecimal."""
+        """Return the SHA-256 of the model, in hexadecimal."""
         return hashlib.sha256(self.model_bytes).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Turn text into ids. Nothing is added, and no spelling gives a special token: "<s>" is
-        three characters. A lone surrogate counts as U+FFFD."""
+        """Return the ids of a text. No special token is added, and none can be spelled: "<s>" is
+        three characters. A lone surrogate is encoded as U+FFFD."""
         ids: list[int] = []
-        for number, part in enumerate(_well_formed(text).split(SPACE_MARK)):
+        for number, piece in enumerate(well_formed(text).split(SPACE_MARK)):
             if number:
-                ids += self._space_mark  # as bytes: the piece would mean a space
-            for block in _blocks(part):
+                ids += self._space_mark  # spelled in bytes: as a piece it would mean a space
+            for block in _blocks(piece):
                 ids += self._encode(block)
         return ids
 
@@ -177,52 +98,61 @@ class Tokenizer:
         return [self.bos_id, *self.encode(text)]
 
     def _has_words(self) -> bool:
-        """Whether a word's ids depend on nothing around it: pieces are merged by rank, as in BPE,
-        and none goes on into a space. (Unigram adds up a whole text's chances, and rounds them.)"""
+        """Whether the ids of a word are independent of the words around it.
+
+        So it is if pieces are merged by rank, as in BPE, and no piece continues after a word into a
+        space. Unigram sums the log-probabilities of the whole text, with rounding errors.
+        """
         pieces = range(FIRST_PIECE, len(self._bytes))
         return all(self._model.get_score(id) == FIRST_PIECE - id for id in pieces) and not any(
             re.search(rb"[^ ] ", self._bytes[id]) for id in pieces
         )
 
     def _encode(self, text: str) -> list[int]:
-        """Encode a block; where it has words, each only when it is new: three times as fast."""
-        known = self._known_words
-        if known is None:
+        """Encode a block. If words are independent, each is encoded once: three times as fast."""
+        if self._word_ids is None:
             return self._model.encode(text)
         ids: list[int] = []
         for word in _WORD.findall(text):
-            found = known.get(word)
-            if found is None:
-                found = self._model.encode(word)
-                if len(known) < _KEPT and len(word) <= _LONGEST:
-                    known[word] = found
-            ids += found
+            word_ids = self._word_ids.get(word)
+            if word_ids is None:
+                word_ids = self._model.encode(word)
+                if len(self._word_ids) < _MAX_WORDS and len(word) <= _LONGEST_WORD:
+                    self._word_ids[word] = word_ids
+            ids += word_ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Turn ids into text. Raises `UserError` for an id that is not in the vocabulary."""
+        """Return the text of ids. Raises `UserError` for an id that is not in the vocabulary."""
         return b"".join(self.token_bytes(id) for id in ids).decode("utf-8", "replace")
 
     def token_bytes(self, id: int) -> bytes:
-        """Give the bytes that a token stands for: b"" for a special."""
+        """Return the bytes of a token, b"" for a special.
+
+        Raises `UserError` for an id that is not in the vocabulary.
+        """
         if not 0 <= id < len(self._bytes):
             raise UserError(f"token id {id} is not in the vocabulary: 0 to {len(self._bytes) - 1}")
         return self._bytes[id]
 
     def piece(self, id: int) -> str:
-        """Name a token as SentencePiece does, for people to look at: "▁the", "<0x0A>", "<s>"."""
+        """Return SentencePiece's name of a token, for display: "▁the", "<0x0A>", "<s>".
+
+        Raises `UserError` for an id that is not in the vocabulary.
+        """
         self.token_bytes(id)
         return self._model.id_to_piece(int(id))
 
     def stream(self) -> "TokenStream":
-        """Start to decode token by token."""
+        """Return a decoder that takes one token at a time."""
         return TokenStream(self)
 
 
 class TokenStream:
-    """Decode as tokens arrive. What `push` and `flush` gave, joined, is `decode` of the whole.
+    """A decoder of tokens as they arrive. The texts that `push` and `flush` return, joined, equal
+    `decode` of all tokens.
 
-    A character may take up to four tokens, its bytes; until it is complete it is held back:
+    A character may take up to four tokens, one per byte. It is returned when it is complete:
 
         push <0xC3> -> ""      push <0xA9> -> "é"      push <0xC3>, flush -> "\\ufffd"
     """
@@ -232,11 +162,14 @@ class TokenStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, id: int) -> str:
-        """Take a token; give the text that is certain now."""
+        """Add a token; return the characters that it completes.
+
+        Raises `UserError` for an id that is not in the vocabulary.
+        """
         return self._decoder.decode(self._tokenizer.token_bytes(id))
 
     def flush(self) -> str:
-        """Give what is held back, as U+FFFD; the stream can then start again."""
+        """Return U+FFFD for an incomplete character, else ""; the stream can then be used again."""
         return self._decoder.decode(b"", final=True)
 
 
@@ -252,7 +185,7 @@ def _piece_bytes(model: Any, id: int) -> bytes:
 
 
 def _blocks(text: str) -> Iterator[str]:
-    """Cut a long text before spaces, where no piece is cut: a space only ever starts one."""
+    """Cut a long text before spaces. That cuts no piece, because a space only begins pieces."""
     start = 0
     while start < len(text):
         stop = start + _BLOCK

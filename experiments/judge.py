@@ -1,89 +1,133 @@
 """Do the stories that a model writes hold together? `python -m experiments.judge RUN`
 
-Lets a model that was trained on stories write some, reads them with data/stories/judge.py, and
-prints its score card beside that of as many true stories that the model never saw: contradictions,
-slips of grammar, and how much was copied from the training text.
+Lets a model that was trained on stories write some, reads them with the judge of data/stories, and
+prints a score card: contradictions, language errors, and how much is copied from the training
+stories. Beside it stands the card of as many true stories that the model has not seen.
 """
 
 import re
 import statistics
 import sys
 from bisect import bisect_left
-from collections.abc import Sequence
-from itertools import count, islice
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
+import numpy as np
+from tqdm import tqdm
+
+from arguments import add_run
+from data.stories.judge import UNKNOWN_WORD, judge
 from errors import ArgumentParser, UserError, command
+from experiments.result import add_json, write_json
+from experiments.story_run import StoryRun, open_story_run
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
-    from inference.trained import TrainedModel
+RUN_OF_WORDS = 20  # so many words in a row are copied, not repeated by chance
+MULTIPLIER = 0x9E3779B97F4A7C15  # of a rolling hash: any large odd number
+ROWS = 10  # stories that are generated in one batch
 
-RUN_OF_WORDS = 20  # that long a run of words is no accident
-MULTIPLIER = 0x9E3779B97F4A7C15  # of a hash of words, any large odd number
-ROWS = 10  # stories written side by side
+
+@dataclass(frozen=True)
+class ScoreCard:
+    """What the judge found in some stories. Copied: what the training stories contain too."""
+
+    median_words: float
+    uses_checked: int
+    contradictions: int
+    stories_without_contradiction: int
+    language_errors_per_1000_words: float
+    unknown_words: int
+    longest_copied_run: int  # words
+    copied_share: float  # of all runs of RUN_OF_WORDS words
+
+
+@dataclass(frozen=True)
+class JudgeResult:
+    """The card of a model's stories beside that of as many true ones."""
+
+    checkpoint: str
+    stories: int
+    written: ScoreCard
+    true: ScoreCard
+
+
+LINES: tuple[tuple[str, Callable[[ScoreCard], str]], ...] = (
+    ("words in a story, median", lambda card: f"{card.median_words:,.0f}"),
+    ("uses of facts that were checked", lambda card: f"{card.uses_checked:,}"),
+    ("contradictions", lambda card: f"{card.contradictions:,}"),
+    ("stories without a contradiction", lambda card: f"{card.stories_without_contradiction:,}"),
+    ("language errors per 1,000 words", lambda card: f"{card.language_errors_per_1000_words:.2f}"),
+    ("words outside the world's vocabulary", lambda card: f"{card.unknown_words:,}"),
+    ("longest run of words copied from training", lambda card: f"{card.longest_copied_run:,}"),
+    (f"runs of {RUN_OF_WORDS} words copied from training", lambda card: f"{card.copied_share:.1%}"),
+)
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print two columns, the model's stories and true ones; with --show, what was found."""
+    """Print two columns, the model's stories and true ones; with --show the stories as well."""
     parser = ArgumentParser(
         prog="python -m experiments.judge",
         description="Judge the stories that a model writes.",
         epilog="example: python -m experiments.judge runs/quickstart --stories 50 --show",
     )
-    parser.add_argument("run", nargs="?", default="runs/quickstart", help="a run or a checkpoint")
-    parser.add_argument("--stories", type=int, default=20, help="how many to write (20)")
-    parser.add_argument("--max-tokens", type=int, default=800, help="length of a story (800)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other stories (0)")
-    parser.add_argument("--show", action="store_true", help="print the stories and what is wrong")
+    add_run(parser)
+    parser.add_argument("--stories", type=int, default=20, help="stories to write (20)")
+    parser.add_argument("--max-tokens", type=int, default=800, help="tokens in a story (800)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (0)")
+    parser.add_argument("--show", action="store_true", help="print the stories and their errors")
+    add_json(parser)
     arguments = parser.parse_args(argv)
     for name in ("stories", "max_tokens"):
         if getattr(arguments, name) < 1:
             option = name.replace("_", "-")
             raise UserError(f"--{option} is {getattr(arguments, name)}: at least 1")
-
-    from data.stories.telling import story
-    from data.stories.world import split_of
-    from inference.trained import open_trained
-
-    opened = open_trained(arguments.run)
-    told = opened.config.data.stories
-    if opened.config.data.source != "stories":
-        raise UserError(
-            f"{arguments.run} was not trained on stories: the judge knows no other text"
-        )
-    written = _write(opened, arguments.stories, arguments.max_tokens, arguments.seed)
-    unseen = (story(0, n).text for n in count(told) if split_of(n) == "test")
-    true = list(islice(unseen, arguments.stories))
-    training = [story(0, n).text for n in range(told) if split_of(n) == "train"]
+    run = open_story_run(arguments)
+    written = _write_stories(run, arguments.stories, arguments.max_tokens, arguments.seed)
     if arguments.show:
         _show(written)
-    print(f"{opened.checkpoint.path}: {len(written)} stories, beside as many true ones")
+    result = measure(run, written)
+    write_json(arguments.json, result)
+    print(f"{result.checkpoint}: {result.stories} stories, beside as many true ones")
     print(f"{'':<44}{'written':>10}{'true':>10}")
-    cards = _score_card(written, training), _score_card(true, training)
-    for label in cards[0]:
-        print(f"{label:<44}{cards[0][label]:>10}{cards[1][label]:>10}")
+    for label, cell in LINES:
+        print(f"{label:<44}{cell(result.written):>10}{cell(result.true):>10}")
     return 0
 
 
-def _write(opened: "TrainedModel", stories: int, max_tokens: int, seed: int) -> list[str]:
-    """Let the model write from the beginning; of a story without an end, whole sentences."""
-    from tqdm import tqdm
+def measure(run: StoryRun, written: Sequence[str]) -> JudgeResult:
+    """Score the stories that a model wrote, and as many true ones that it has not seen."""
+    true = [story.text for story in islice(run.unseen(), len(written))]
+    training = run.training_texts()
+    return JudgeResult(
+        str(run.trained.checkpoint.path),
+        len(written),
+        _score(written, training),
+        _score(true, training),
+    )
 
-    from model import Sampling, generate
 
-    tokenizer, wanted = opened.tokenizer, opened.config.sample
+def _write_stories(run: StoryRun, stories: int, max_tokens: int, seed: int) -> list[str]:
+    """Let the model write from BOS on. The last sentence of a story without EOS is cut off."""
+    from model import Sampling, generate  # imports torch, which --help and errors do without
+
+    tokenizer, settings = run.trained.tokenizer, run.trained.config.sample
     sampling = Sampling(
-        wanted.temperature, wanted.top_k, wanted.top_p, wanted.min_p, wanted.repetition_penalty
+        settings.temperature,
+        settings.top_k,
+        settings.top_p,
+        settings.min_p,
+        settings.repetition_penalty,
     )
     texts = []
     for first in range(0, stories, ROWS):
         rows = min(ROWS, stories - first)
         stream = generate(
-            opened.model,
+            run.trained.model,
             [[tokenizer.bos_id]] * rows,
             max_tokens,
             sampling=sampling,
@@ -100,31 +144,27 @@ def _write(opened: "TrainedModel", stories: int, max_tokens: int, seed: int) -> 
     return texts
 
 
-def _score_card(texts: Sequence[str], training: Sequence[str]) -> dict[str, str]:
-    """Sum up what the judge finds in the texts, and what stands in the training text."""
-    from data.stories.judge import judge
-
+def _score(texts: Sequence[str], training: Sequence[str]) -> ScoreCard:
+    """Judge the texts and compare them with the training stories."""
     verdicts = [judge(text) for text in texts]
     words = sum(len(text.split()) for text in texts)
-    wrong = sum(len(verdict.contradictions) for verdict in verdicts)
-    faults = [slip for verdict in verdicts for slip in verdict.slips]
-    longest, seen = _copied(texts, training)
-    return {
-        "words in a story, median": f"{statistics.median(len(t.split()) for t in texts):,.0f}",
-        "facts that were needed and known": f"{sum(verdict.checked for verdict in verdicts):,}",
-        "contradictions": f"{wrong:,}",
-        "stories without a contradiction": f"{sum(not v.contradictions for v in verdicts):,}",
-        "slips of grammar in 1,000 words": f"{1000 * len(faults) / max(1, words):.2f}",
-        "words that the world does not have": f"{sum('no word' in slip for slip in faults):,}",
-        "longest run of words from training": f"{longest:,}",
-        f"runs of {RUN_OF_WORDS} words that training has": f"{seen:.1%}",
-    }
+    errors = [error for verdict in verdicts for error in verdict.language_errors]
+    longest, share = _copied(texts, training)
+    return ScoreCard(
+        median_words=statistics.median(len(text.split()) for text in texts),
+        uses_checked=sum(verdict.uses_checked for verdict in verdicts),
+        contradictions=sum(len(verdict.contradictions) for verdict in verdicts),
+        stories_without_contradiction=sum(not verdict.contradictions for verdict in verdicts),
+        language_errors_per_1000_words=1000 * len(errors) / max(1, words),
+        unknown_words=sum(error.startswith(UNKNOWN_WORD) for error in errors),
+        longest_copied_run=longest,
+        copied_share=share,
+    )
 
 
 def _copied(texts: Sequence[str], training: Sequence[str]) -> tuple[int, float]:
-    """The longest run of words that the training text has too, and the share of 20-word runs."""
-    import numpy as np
-
+    """Return the length of the longest run of words that the training stories contain too, and the
+    share of runs of `RUN_OF_WORDS` words that they contain."""
     numbers: dict[str, int] = {}
     source, *written = (
         np.array([numbers.setdefault(word, len(numbers)) for word in text.split()], np.uint64)
@@ -132,21 +172,21 @@ def _copied(texts: Sequence[str], training: Sequence[str]) -> tuple[int, float]:
     )
 
     def shared(length: int) -> list[bool]:
-        """Of each run of so many words of the texts, whether the training text has it."""
-        runs = np.concatenate([_runs(words, length) for words in written]).tolist()
-        known = set(runs).intersection(_runs(source, length).tolist())
+        """Return of each run of `length` words of the texts whether it is in the training text."""
+        runs = np.concatenate([_hash_runs(words, length) for words in written]).tolist()
+        known = set(runs).intersection(_hash_runs(source, length).tolist())
         return [run in known for run in runs]
 
-    # Where n words in a row were copied, so were n - 1: the first length of which none was is found
-    # by halving.
+    # If n words in a row were copied, so were n - 1. So binary search finds the shortest length
+    # without a copied run.
     lengths = range(1, max(map(len, written)) + 1)
     longest = bisect_left(lengths, True, key=lambda length: not any(shared(length)))
-    seen = shared(RUN_OF_WORDS)
-    return longest, sum(seen) / max(1, len(seen))
+    copied = shared(RUN_OF_WORDS)
+    return longest, sum(copied) / max(1, len(copied))
 
 
-def _runs(words: "NDArray[np.uint64]", length: int) -> "NDArray[np.uint64]":
-    """Hash each run of so many words to 64 bits (Karp and Rabin, 1987)."""
+def _hash_runs(words: "NDArray[np.uint64]", length: int) -> "NDArray[np.uint64]":
+    """Hash each run of `length` words to 64 bits (Karp and Rabin, 1987)."""
     count = max(0, len(words) - length + 1)
     hashes = words[:count] * 0
     for place in range(length):
@@ -155,14 +195,12 @@ def _runs(words: "NDArray[np.uint64]", length: int) -> "NDArray[np.uint64]":
 
 
 def _show(texts: Sequence[str]) -> None:
-    """Print each text and what the judge says about it."""
-    from data.stories.judge import judge
-
+    """Print each text and what the judge finds in it."""
     for number, text in enumerate(texts):
         verdict = judge(text)
         print(f"--- story {number}\n{text}")
-        for found in (*verdict.contradictions, *verdict.slips):
-            print(f"  ! {found}")
+        for error in (*verdict.contradictions, *verdict.language_errors):
+            print(f"  ! {error}")
         print(flush=True)
 
 

@@ -73,21 +73,11 @@ class Skipped:
 
 def attention(case: Case) -> "Attention":
     """Return the kernel of `case` as a function of q, k, v, each (1, H, T, Dh)."""
-    import torch
+    from model.kernels import Visibility, attend_with
 
-    from model import kernels
-
-    def dense(q: "Tensor", k: "Tensor", v: "Tensor") -> "Tensor":
-        positions = torch.arange(q.shape[2])
-        return kernels.dense(q, k, v, positions, positions, case.window, case.sinks)
-
-    if case.kernel == "dense":
-        return dense
-    if case.kernel == "full":
-        return kernels.full
-    kernel = {"blocked": kernels.blocked, "flex": kernels.flex}[case.kernel]
     warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
-    return lambda q, k, v: kernel(q, k, v, case.window, case.sinks)
+    visibility = Visibility(*case.rule)
+    return lambda q, k, v: attend_with(case.kernel, q, k, v, visibility)
 
 
 def draw(case: Case, length: int) -> "list[Tensor]":

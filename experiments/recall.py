@@ -1,158 +1,214 @@
 """How far back does a model remember? `python -m experiments.recall RUN ...`
 
-Lets trained models read stories that no one has read before, up to a word that an earlier fact
-decides ("the kite was put in the barn ... it was still in the"), and asks which of the words that
-would fit they find likeliest. Prints the share they get right by the distance from the fact, in
-tokens: within the window it is one look back; beyond it has to come through the layers; and a fact
-further back than the text that a model was trained on is out of sight. With --by kind, by what the
-fact is about.
+Trained models read stories that they have not seen, up to a use: a word that an earlier fact
+decides ("the kite was put in the barn ... it was still in the"). The answer is right if the model
+finds the right word likelier than every other candidate. The table gives the share of right answers
+by the distance from the fact in tokens; with --by kind, by what the fact is about. Within the
+window a model can look back directly; beyond it, what it knows came through the layers.
 
-Some answers can be guessed: of the places, few are ones that something lies *under*. So each model
-is also asked without the fact, from the text behind it alone: what it remembers is the difference.
+Some answers can be guessed: few places are ones that a thing lies *under*. So each question is also
+asked without the fact, with only the text behind it. The difference is what the model remembers.
 """
 
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import count, pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from itertools import chain, islice, pairwise
+from typing import TYPE_CHECKING
 
+from tqdm import tqdm
+
+from arguments import add_run
+from data.stories import Probe
 from errors import ArgumentParser, UserError, command
+from experiments.result import add_json, write_json
+from experiments.story_run import StoryRun, open_story_run
 
 if TYPE_CHECKING:
     from data.tokenizer import Tokenizer
-    from inference.trained import TrainedModel
 
 ROWS = 16  # questions in a forward pass
 KINDS = ("colour", "place", "number", "treat", "word", "holder")
-EDGES = (1, 9, 17, 33, 65, 129, 257)  # distances at which columns begin [tokens]
-SPANS = (*(f"{a}-{b - 1}" for a, b in pairwise(EDGES)), f"{EDGES[-1]}-")
+EDGES = (1, 9, 17, 33, 65, 129, 257)  # tokens: the least distance of each column
+DISTANCES = (*(f"{a}-{b - 1}" for a, b in pairwise(EDGES)), f"{EDGES[-1]}-")
 
 
-class Question(NamedTuple):
-    """What a model reads, and the first tokens of the words between which it has to choose."""
+@dataclass(frozen=True)
+class Question:
+    """What a model reads, and the first tokens that tell the candidates apart."""
 
     kind: str  # what the fact is about
     tokens: list[int]
-    behind: list[int]  # the same without the fact and what stands before it
+    without_fact: list[int]  # BOS and the tokens behind the fact
     right: int
     wrong: list[int]
-    distance: int  # keys that reach from the query back to the fact
+    distance: int  # keys from the query back to the fact
+
+
+@dataclass(frozen=True)
+class Column:
+    """The share of right answers in one column; None where no question belongs to it."""
+
+    name: str
+    questions: int
+    right: float | None
+    right_without_fact: float | None
+    right_by_chance: float | None
+
+
+@dataclass(frozen=True)
+class RunRecall:
+    """What one run remembers."""
+
+    run: str
+    windows: tuple[int | None, ...]  # of each layer; None: full attention
+    columns: tuple[Column, ...]
+
+
+@dataclass(frozen=True)
+class RecallResult:
+    """What several runs remember, by `distance` or by `kind`."""
+
+    by: str
+    runs: tuple[RunRecall, ...]
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a line for each run."""
+    """Print a table with two lines for each run."""
     parser = ArgumentParser(
         prog="python -m experiments.recall",
         description="Ask models trained on stories what they remember.",
         epilog="example: python -m experiments.recall runs/sweep/window-16 runs/sweep/window-full",
     )
-    parser.add_argument("runs", nargs="*", default=["runs/quickstart"], metavar="RUN",
-                        help="runs or checkpoints (runs/quickstart)")  # fmt: skip
-    parser.add_argument("--questions", type=int, default=1000, help="how many to ask (1000)")
+    add_run(parser, several=True)
+    parser.add_argument("--questions", type=int, default=1000, help="questions to ask (1000)")
     parser.add_argument("--by", choices=("distance", "kind"), default="distance",
-                        help="columns: how far the fact is, or its kind (distance)")  # fmt: skip
+                        help="columns: distance from the fact, or its kind (distance)")  # fmt: skip
+    add_json(parser)
     arguments = parser.parse_args(argv)
     if arguments.questions < 1:
-        raise UserError(f"--questions is {arguments.questions}: ask at least one")
-
-    from inference.trained import open_trained
-
-    opened = [open_trained(path) for path in arguments.runs]
-    for path, run in zip(arguments.runs, opened, strict=True):
-        if run.config.data.source != "stories":
-            raise UserError(f"{path} was not trained on stories: nothing is known to ask it")
-    width = max(len("  without the fact"), *map(len, arguments.runs))
-    names = KINDS if arguments.by == "kind" else SPANS
-    about = "what the fact is about" if arguments.by == "kind" else "the distance, in tokens"
-    print(f"right answers by {about}; n: how many were asked")
-
-    def line(label: str, window: object, cells: Sequence[str]) -> None:
-        print(f"{label:{width}}  {window:>6}" + "".join(f"{cell:>9}" for cell in cells), flush=True)
-
-    line("", "window", names)
-    for path, run in zip(arguments.runs, opened, strict=True):
-        questions = _questions(run, arguments.questions)
-        columns = [question.kind if names == KINDS else _span(question) for question in questions]
-        hits = _ask(run, [question.tokens for question in questions], questions, path)
-        guesses = _ask(run, [question.behind for question in questions], questions, path)
-        line(path, run.model.config.windows[0] or "full", _means(hits, columns, names))
-        line("  without the fact", "", _means(guesses, columns, names))
-    chances = [1 / (1 + len(question.wrong)) for question in questions]
-    line("by chance", "", _means(chances, columns, names))
-    line("n", "", [f"{columns.count(name):,}" for name in names])
+        raise UserError(f"--questions is {arguments.questions}: at least 1")
+    runs = [open_story_run(arguments, path) for path in arguments.runs]
+    measured = tuple(measure(run, arguments.questions, arguments.by) for run in runs)
+    result = RecallResult(arguments.by, measured)
+    write_json(arguments.json, result)
+    _print(result)
     return 0
 
 
-def _span(question: Question) -> str:
-    return SPANS[sum(question.distance >= edge for edge in EDGES) - 1]
+def measure(run: StoryRun, questions: int, by: str) -> RunRecall:
+    """Ask a model and average its answers in columns `by` distance or kind."""
+    asked = list(islice(_questions(run), questions))
+    places = [question.kind if by == "kind" else _distance_of(question) for question in asked]
+    right = _answer(run, [question.tokens for question in asked], asked)
+    without_fact = _answer(run, [question.without_fact for question in asked], asked)
+    by_chance = [1 / (1 + len(question.wrong)) for question in asked]
+
+    def mean(scores: Sequence[float], name: str) -> float | None:
+        cell = [score for score, place in zip(scores, places, strict=True) if place == name]
+        return sum(cell) / len(cell) if cell else None
+
+    columns = tuple(
+        Column(
+            name,
+            places.count(name),
+            mean(right, name),
+            mean(without_fact, name),
+            mean(by_chance, name),
+        )
+        for name in (KINDS if by == "kind" else DISTANCES)
+    )
+    return RunRecall(run.path, tuple(run.trained.model.config.windows), columns)
 
 
-def _means(scores: Sequence[float], columns: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Give the mean of the scores in each column."""
-    table = [[score for score, at in zip(scores, columns, strict=True) if at == name]
-             for name in names]  # fmt: skip
-    return [f"{sum(cell) / len(cell):.1%}" if cell else "-" for cell in table]
+def _distance_of(question: Question) -> str:
+    """Return the name of the column that a question's distance belongs to."""
+    return DISTANCES[sum(question.distance >= edge for edge in EDGES) - 1]
 
 
-def _questions(run: "TrainedModel", wanted: int) -> list[Question]:
-    """Take them from test stories after those that the run was trained on."""
-    from data.stories.telling import story
-    from data.stories.world import split_of
-
-    questions: list[Question] = []
-    for index in count(run.config.data.stories):
-        if split_of(index) == "test":
-            text, probes = story(0, index)
-            for probe in probes:
-                questions += _question(run.tokenizer, text, *probe)
-                if len(questions) == wanted:
-                    return questions
-    raise AssertionError("stories have no end")
+def _questions(run: StoryRun) -> Iterator[Question]:
+    """Yield the questions of unseen stories, without end."""
+    for text, probes in run.unseen():
+        yield from chain.from_iterable(
+            _question(run.trained.tokenizer, text, probe) for probe in probes
+        )
 
 
-def _question(
-    tokenizer: "Tokenizer",
-    text: str,
-    kind: str,
-    fact: tuple[int, int],
-    use: tuple[int, int],
-    right: str,
-    wrong: tuple[str, ...],
-) -> Iterator[Question]:
-    """Cut the text where the right word begins to differ from the others; those that begin as it
-    does are left out, and where none is left there is no question."""
-    before, known = text[: use[0]], len(tokenizer.encode(text[: fact[1]]))
-    answers = [tokenizer.encode(before + word) for word in (right, *wrong)]
+def _question(tokenizer: "Tokenizer", text: str, probe: Probe) -> Iterator[Question]:
+    """Cut the text where the right word begins to differ from the other candidates.
+
+    A candidate that begins with the same token is left out. Yields nothing if none remains.
+    """
+    before, fact_end = text[: probe.use[0]], len(tokenizer.encode(text[: probe.fact[1]]))
+    answers = [tokenizer.encode(before + word) for word in (probe.right, *probe.wrong)]
     start = next(n for n, tokens in enumerate(zip(*answers, strict=False)) if len(set(tokens)) > 1)
-    first = answers[0][start]
-    others = sorted({answer[start] for answer in answers} - {first})
-    if others:
-        bos, read = tokenizer.bos_id, answers[0][:start]
-        distance = max(1, start - known + 1)
-        yield Question(kind, [bos, *read], [bos, *read[known:]], first, others, distance)
+    right = answers[0][start]
+    wrong = sorted({answer[start] for answer in answers} - {right})
+    if wrong:
+        bos, tokens = tokenizer.bos_id, answers[0][:start]
+        distance = max(1, start - fact_end + 1)
+        yield Question(
+            probe.kind, [bos, *tokens], [bos, *tokens[fact_end:]], right, wrong, distance
+        )
 
 
-def _ask(
-    run: "TrainedModel", texts: Sequence[list[int]], questions: Sequence[Question], label: str
-) -> list[bool]:
-    """Let the model answer each question after its text, with as much of it before the answer as
-    the model was trained on."""
-    import torch
-    from tqdm import tqdm
+def _answer(run: StoryRun, texts: Sequence[list[int]], questions: Sequence[Question]) -> list[bool]:
+    """Return for each question whether the model finds the right token likeliest after its text.
 
-    seq_len = run.config.data.seq_len
-    hits = []
+    A text longer than the model's training sequences is cut off at its beginning.
+    """
+    import torch  # takes seconds, which --help and errors do without
+
+    seq_len = run.trained.config.data.seq_len
+    answers = []
     with torch.inference_mode():
-        for first in tqdm(range(0, len(questions), ROWS), label, leave=False, disable=None):
+        for first in tqdm(range(0, len(questions), ROWS), run.path, leave=False, disable=None):
             asked = questions[first : first + ROWS]
-            read = [torch.tensor(text[-seq_len:]) for text in texts[first : first + ROWS]]
-            rows = torch.nn.utils.rnn.pad_sequence(read, batch_first=True)  # no row sees its end
-            logits = run.model(rows)
-            for question, tokens, row in zip(asked, read, logits, strict=True):
-                likely = row[len(tokens) - 1]
-                hits.append(bool(likely[question.right] > likely[question.wrong].max()))
-    return hits
+            rows = [torch.tensor(text[-seq_len:]) for text in texts[first : first + ROWS]]
+            # A query sees no later token, so the padding changes nothing.
+            logits = run.trained.model(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True))
+            for question, row, row_logits in zip(asked, rows, logits, strict=True):
+                last = row_logits[len(row) - 1]
+                answers.append(bool(last[question.right] > last[question.wrong].max()))
+    return answers
+
+
+# ---------------------------------------------------------------------------- the table
+
+
+def _print(result: RecallResult) -> None:
+    """Print the table. Runs that were asked the same share the last two lines."""
+    about = "what the fact is about" if result.by == "kind" else "distance in tokens"
+    print(f"share of right answers by {about}; n: number of questions")
+    windows = [_describe(run.windows) for run in result.runs]
+    widths = max(20, *(len(run.run) for run in result.runs)), max(6, *map(len, windows))
+
+    def line(label: str, window: str, cells: Sequence[str]) -> None:
+        row = f"{label:{widths[0]}}  {window:>{widths[1]}}" + "".join(f"{c:>9}" for c in cells)
+        print(row, flush=True)
+
+    line("", "window", [column.name for column in result.runs[0].columns])
+    for number, (run, window) in enumerate(zip(result.runs, windows, strict=True)):
+        line(run.run, window, [_percent(column.right) for column in run.columns])
+        line("  without the fact", "", [_percent(c.right_without_fact) for c in run.columns])
+        next_run = result.runs[number + 1] if number + 1 < len(result.runs) else None
+        if next_run is None or _asked(next_run) != _asked(run):
+            line("by chance", "", [_percent(column.right_by_chance) for column in run.columns])
+            line("n", "", [f"{column.questions:,}" for column in run.columns])
+
+
+def _asked(run: RunRecall) -> list[tuple[int, float | None]]:
+    return [(column.questions, column.right_by_chance) for column in run.columns]
+
+
+def _describe(windows: Sequence[int | None]) -> str:
+    """Return the different windows of the layers, as "64" or "64, full"."""
+    return ", ".join(str(window or "full") for window in dict.fromkeys(windows))
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
 
 
 if __name__ == "__main__":

@@ -104,7 +104,8 @@ class Splits:
 
 def _cell(corpus: Splits, name: str, type: str, size: int, notes: list[str]) -> str:
     """Train and measure; where that cannot be, give "-" and note the reason."""
-    from data.tokenizer import Tokenizer, train_tokenizer
+    from data.tokenizer import Tokenizer
+    from data.vocabulary import train_tokenizer
 
     try:
         model = train_tokenizer(corpus.documents("train"), type=type, vocab_size=size)

@@ -124,7 +124,7 @@ def _prepare(folder: Path, words: Sequence[str], processes: int, what: str) -> M
     n_files = len(list((folder / "text").iterdir()))
     while process.poll() is None:
         peak = max(peak, sum(map(_memory, _family(process.pid))))
-        if what == "half" and 2 * len(list(cache.glob("shards/*/parts/*.json"))) >= n_files:
+        if what == "half" and 2 * len(list(cache.glob("shards/*/chunks/*.json"))) >= n_files:
             process.kill()
         time.sleep(GLANCE)
     said = process.communicate()[1]

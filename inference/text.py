@@ -73,22 +73,28 @@ def continue_text(
     )  # fmt: skip
     for count, step in enumerate(steps, 1):
         for row in tuple(running):
-            token, stream = step[row], streams[row]
-            reason: FinishReason | None = None
+            token = step[row]
             assert token is not None  # a row that drew BOS or EOS is no longer in `running`
-            text = stream.push(token)
-            if stream.stopped:
-                reason = "stop"
-            elif token in ends:
-                reason = "end"
-            elif count == max_tokens:
-                reason = "length"
+            text, reason = _advance(streams[row], token, ends, is_last=count == max_tokens)
             if reason is not None:
                 running.remove(row)
-                text += stream.flush()
             yield Piece(row, text, reason)
         if not running:
             return
+
+
+def _advance(
+    stream: "TextStream", token: int, ends: Sequence[int], is_last: bool
+) -> tuple[str, FinishReason | None]:
+    """Return the text that `token` adds, and why the row ends with it, or None."""
+    text = stream.push(token)
+    if stream.stopped:
+        return text, "stop"
+    if token in ends:
+        return text + stream.flush(), "end"
+    if is_last:
+        return text + stream.flush(), "length"
+    return text, None
 
 
 def _tokenize(

@@ -1,6 +1,6 @@
-"""The architecture: a Mistral-style decoder. Knows nothing of files, text, YAML or training.
+"""The architecture: a Mistral-style decoder. It knows nothing of files, text, YAML or training.
 
-Shape letters used in every comment below this folder:
+Shape letters in all comments of this folder:
 
     B batch          D dim                    V vocab_size
     T query length   H query heads            W sliding window (keys)
@@ -8,7 +8,7 @@ Shape letters used in every comment below this folder:
     N blocks         G = H / K queries per key head
                      Dh head_dim
 
-Names are imported on first use, so that reading a config does not import torch.
+The names below are imported on first use, so that reading a config does not import torch.
 """
 
 from importlib import import_module

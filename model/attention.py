@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from model.cache import Ring
 from model.config import ModelConfig
-from model.kernels import attend, dense
+from model.kernels import Visibility, attend
 from model.rope import Rope, rotate
 
 
 class Positions(NamedTuple):
-    """Where the tokens of a forward pass stand, for one layer."""
+    """Positions and rotations of the tokens of one forward pass, for one layer."""
 
     positions: Tensor | None  # (B, T) in their documents, -1 for padding; None: 0..T-1
-    documents: Tensor | None  # (B, T), 0 for what belongs to all; None: one document
-    turn: Tensor  # rotation at the positions
-    sink_turn: Tensor | None  # rotation of queries as they look at sinks; None: no sinks
+    documents: Tensor | None  # (B, T); 0: visible to all documents; None: one document a row
+    rotation: Tensor  # complex factors for queries and keys
+    sink_rotation: Tensor | None  # the same for queries as they look at sinks; None: no sinks
 
 
 class Attention(nn.Module):
@@ -40,7 +40,7 @@ class Attention(nn.Module):
         self.sink_logits = nn.Parameter(torch.zeros(config.n_heads)) if config.sink_logits else None
 
     def configure(self, config: ModelConfig, layer: int) -> None:
-        """Take what has no weights from the config: window, sinks, rotation."""
+        """Set the attributes that carry no parameters: window, sinks, rotary base."""
         self.window = config.windows[layer]
         self.sinks = 0 if self.window is None else config.sinks
         local = self.window is not None and config.rope_theta_local is not None
@@ -52,29 +52,26 @@ class Attention(nn.Module):
             )
         )
 
-    def forward(self, x: Tensor, places: Positions, ring: Ring | None) -> Tensor:
-        """Attend over x (B, T, D), whose tokens stand at `places`.
+    def forward(self, x: Tensor, tokens: Positions, ring: Ring | None) -> Tensor:
+        """Map x (B, T, D), the tokens at these positions, to (B, T, D).
 
-        Without a ring the tokens are a text from its beginning; with one they continue what the
-        ring holds.
+        Without a ring the tokens are a text from its beginning; with one they continue the cached
+        text.
         """
         q = self.wq(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, H, T, Dh)
         k = self.wk(x).unflatten(-1, (self.n_kv_heads, -1)).transpose(1, 2)  # (B, K, T, Dh)
         v = self.wv(x).unflatten(-1, (self.n_kv_heads, -1)).transpose(1, 2)
-        q_sinks = None if places.sink_turn is None else rotate(q, places.sink_turn)
-        q, k = rotate(q, places.turn), rotate(k, places.turn)
-        if ring is None:
-            out = attend(
-                q, k, v, self.window, self.sinks, self.kernel, q_sinks=q_sinks,
-                positions=places.positions, documents=places.documents,
-                sink_logits=self.sink_logits,
-            )  # fmt: skip
-        else:
-            assert places.positions is not None
-            keys, values, at = ring.concat_with_cached(k, v, places.positions)
-            out = dense(
-                q, keys, values, places.positions, at, self.window, self.sinks,
-                q_sinks=q_sinks, sink_logits=self.sink_logits,
-            )  # fmt: skip
-            ring.write(k, v, places.positions)
+        k, key_positions = rotate(k, tokens.rotation), None
+        if ring is not None:
+            assert tokens.positions is not None
+            k, v, key_positions = ring.update(k, v, tokens.positions)
+            q = q.to(k.dtype)  # under autocast the cache keeps the dtype of the weights
+        q_sinks = None if tokens.sink_rotation is None else rotate(q, tokens.sink_rotation)
+        q = rotate(q, tokens.rotation)
+        visibility = Visibility(
+            self.window, self.sinks, tokens.positions, key_positions, tokens.documents
+        )
+        out = attend(
+            q, k, v, visibility, self.kernel, q_sinks=q_sinks, sink_logits=self.sink_logits
+        )
         return self.wo(out.transpose(1, 2).flatten(-2))

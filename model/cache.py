@@ -1,24 +1,30 @@
 """RollingKVCache: keys and values of the last W positions of each layer, in a ring (Mistral 7B,
 arXiv 2310.06825, section 2, "Rolling Buffer Cache").
 
-Position p is written to slot `p mod W`; every slot remembers which position it holds. W = 4:
+Position p is written to slot `p mod W`; every slot stores the position that it holds. W = 4:
 
-    positions written   slot 0   1   2   3       seen by the next query
-    0 1 2                    0   1   2   -       0 1 2 + itself          (- is -1: empty)
-    0 1 2 3                  0   1   2   3       1 2 3 + itself
-    0 1 2 3 4                4   1   2   3       2 3 4 + itself
-    0 1 2 3 4 5 6            4   5   6   3       4 5 6 + itself
+    positions written   slot 0   1   2   3       visible to query 3, 3, 4, 6 (its own key included)
+    0 1 2                    0   1   2   -       0 1 2 and 3, once it is written    (-: -1, empty)
+    0 1 2 3                  0   1   2   3       0 1 2 3
+    0 1 2 3 4                4   1   2   3       1 2 3 4
+    0 1 2 3 4 5 6            4   5   6   3       3 4 5 6
 
-Masks come from the stored positions, so the order in the ring does not matter and nothing is ever
-rolled. With sinks, the first n positions have slots of their own in front of the ring, for ever:
-p < n is slot p, later ones are slot `n + (p - n) mod W`. Every key is rotated once, at its own
-position: that of a sink is the same in the text and in the cache (see `window.sink_view`).
+Masks are computed from the stored positions, so the order in the ring does not matter and nothing
+is ever moved. With sinks, the first n positions have slots of their own in front of the ring and
+are never overwritten: p < n is slot p, later ones are slot `n + (p - n) mod W`. Every key is
+rotated once, at its own position: queries rotate differently for sinks (see `window.sink_view`).
 
-A chunk of new tokens attends over `held + new` first and is written afterwards: writing first would
-overwrite keys that the chunk's early queries still need.
+Writing and attending (`Ring.update`):
 
-Going back (`crop`) is possible as long as no later query would miss a key that was overwritten: one
-token, and one more for every spare slot. Beyond that it is refused, never answered wrongly.
+    one token      Write it, then attend over the ring in place. This is exact: the slot that the
+                   token overwrites holds position p - W or an earlier one, outside its window.
+    a chunk        Attend over a copy of the ring joined with the chunk, because the first queries
+                   of the chunk still need the keys that its last tokens overwrite.
+    full layers    Nothing is ever overwritten: write, then attend over the filled slots in place.
+
+Shapes depend on the numbers of tokens and slots and never on the data, so a decoding step can be
+compiled. Going back (`crop`) is possible as long as no later query needs a key that was
+overwritten: by one token, and by one more for every spare slot. Beyond that it is an error.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,58 +36,89 @@ from errors import UserError
 from model.config import ModelConfig
 from model.window import Window, visible
 
+FILLED_STEP = 64  # full layers attend over a multiple of so many slots: few different shapes
+
 
 class Ring:
-    """One layer's slots: k and v (B, K, slots, Dh), positions (B, slots) with -1 for empty."""
+    """One layer's slots: k and v (B, K, slots, Dh), positions (B, slots) with -1 for empty ones.
+
+    `forgets` says whether new tokens overwrite earlier ones. A layer that must keep every token has
+    a slot for each, and `filled` is the number of slots, from the first, that may hold a token.
+    """
 
     def __init__(
-        self, shape: tuple[int, int, int, int], sinks: int, dtype: torch.dtype, device: torch.device
+        self,
+        shape: tuple[int, int, int, int],
+        sinks: int,
+        forgets: bool,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
-        self.k = torch.zeros(shape, dtype=dtype, device=device)
-        self.v = torch.zeros_like(self.k)
-        self.positions = torch.full((shape[0], shape[2]), -1, device=device)
-        self.sinks = sinks
-        self.size = shape[2] - sinks  # slots of the ring proper
+        batch_size, n_kv_heads, slots, head_dim = shape
+        self.sinks, self.forgets = sinks, forgets
+        self.size = slots - sinks  # slots of the ring without the sinks' own
+        self.filled = slots
+        self._discard = slots  # one more slot: it takes what is not kept, and no query reads it
+        keys = torch.zeros(batch_size, n_kv_heads, slots + 1, head_dim, dtype=dtype, device=device)
+        self._k, self._v = keys, torch.zeros_like(keys)
+        self._positions = torch.full((batch_size, slots + 1), -1, device=device)
+        self.k, self.v = self._k[:, :, :slots], self._v[:, :, :slots]
+        self.positions = self._positions[:, :slots]
 
-    def concat_with_cached(self, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
-        """Join what is held with a chunk's k, v (B, K, T, Dh) and positions (B, T)."""
-        return (
-            torch.cat((self.k, k), dim=2),
-            torch.cat((self.v, v), dim=2),
+    def update(self, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Add a chunk: k, v (B, K, T, Dh) at positions (B, T), which rise in each row; -1: padding.
+
+        Returns the keys, values (B, K, S, Dh) and positions (B, S) that its queries attend over:
+        the ring's own tensors for one token, or if the layer keeps every token. No gradient flows
+        through what is read from the ring.
+        """
+        exists = positions >= 0
+        if positions.shape[1] == 1 or not self.forgets:
+            self._write(k, v, positions, exists)
+            filled = self.filled
+            return self.k[:, :, :filled], self.v[:, :, :filled], self.positions[:, :filled]
+        # Sinks are read from their own slots, those of this chunk included.
+        self._write(k, v, positions, exists & (positions < self.sinks))
+        joined = (
+            torch.cat((self.k, k.to(self.k.dtype)), dim=2),
+            torch.cat((self.v, v.to(self.v.dtype)), dim=2),
             torch.cat((self.positions, positions), dim=1),
         )
-
-    def write(self, k: Tensor, v: Tensor, positions: Tensor) -> None:
-        """Keep the chunk's sinks and, of each row, its last `size` positions; padding (-1) is not
-        kept."""
         last = positions.amax(dim=1, keepdim=True)
-        kept = (positions >= 0) & ((positions > last - self.size) | (positions < self.sinks))
-        row, column = kept.nonzero(as_tuple=True)
-        position = positions[row, column]
+        self._write(k, v, positions, exists & (positions > last - self.size))
+        return joined
+
+    def _write(self, k: Tensor, v: Tensor, positions: Tensor, kept: Tensor) -> None:
+        """Write the tokens for which `kept` (B, T) is true to their slots."""
         slot = torch.where(
-            position < self.sinks, position, self.sinks + (position - self.sinks) % self.size
+            positions < self.sinks, positions, self.sinks + (positions - self.sinks) % self.size
         )
-        # Detached: what is held has no gradient, or the graph would grow with every call.
-        self.k[row, :, slot] = k.detach()[row, :, column].to(self.k.dtype)
-        self.v[row, :, slot] = v.detach()[row, :, column].to(self.v.dtype)
-        self.positions[row, slot] = position
+        slot = torch.where(kept, slot, self._discard)
+        row = torch.arange(len(slot), device=slot.device)[:, None]
+        # Detached: a gradient would keep the graph of every earlier call alive.
+        self._k[row, :, slot] = k.detach().transpose(1, 2).to(self._k.dtype)
+        self._v[row, :, slot] = v.detach().transpose(1, 2).to(self._v.dtype)
+        self._positions[row, slot] = torch.where(kept, positions, -1)
 
     def can_continue(self, at: Tensor, window: Window) -> Tensor:
-        """Say of each row (B,) whether all that a query at position `at` (B,) sees before it, and
-        so all that later ones see of it, is held."""
+        """Return, per row, whether every key visible before position `at` (B,) is still cached.
+
+        Later queries need no other of the earlier keys.
+        """
         i, j = at[:, None], self.positions
-        held = (visible(i, j, window, self.sinks) & (j >= 0) & (j < i)).sum(dim=1)
-        left = torch.zeros_like(at) if window is None else (at - window + 1).clamp(min=0)
-        return held == at - left + left.clamp(max=self.sinks)
+        cached = (visible(i, j, window, self.sinks) & (j >= 0) & (j < i)).sum(dim=1)
+        hidden = torch.zeros_like(at) if window is None else (at - window + 1).clamp(min=0)
+        return cached == at - hidden + hidden.clamp(max=self.sinks)
 
 
 class RollingKVCache:
-    """A cache whose memory is fixed when it is made: O(sum of the windows), whatever the length.
+    """A cache of fixed memory: O(sum of the windows), whatever the number of tokens.
 
     `capacity` is the number of tokens that a layer with full attention can hold; it is required if
-    there is one. A window wider than `capacity` holds `capacity` tokens. `spare` slots in each ring
-    allow to go back by as many tokens and one. `UserError` if a text outgrows a layer that may not
-    forget. A model's sink token is held beside the text and not counted.
+    the model has such a layer. A layer whose window is wider holds `capacity` tokens as well.
+    `spare` slots in each ring allow `crop` to go back by that many tokens and one. Raises
+    `UserError` if a text exceeds the capacity of a layer that must keep every token. A model's sink
+    token takes a slot of its own and does not count.
     """
 
     def __init__(
@@ -101,50 +138,61 @@ class RollingKVCache:
         assert config.head_dim is not None
         self.windows = config.windows
         self.layers: list[Ring] = []
-        self.capacity: int | None = None  # set if some layer may not forget
-        self.begin = int(config.sink_token)  # position of the first token of text
-        self.primed = not config.sink_token  # whether it holds the sink token, if there is one
+        self.capacity: int | None = None  # set if some layer must keep every token
+        self.first_position = int(config.sink_token)  # of the text
+        self.primed = not config.sink_token  # whether the sink token, if any, is cached
         for window in config.windows:
             sinks = 0 if window is None else config.sinks
             slots = None if window is None else window + sinks + spare  # None: one for every token
-            if slots is None or (capacity is not None and capacity + self.begin < slots):
+            forgets = True
+            if slots is None or (capacity is not None and capacity + self.first_position < slots):
                 assert capacity is not None
-                slots, sinks, self.capacity = capacity + self.begin, 0, capacity
+                slots, sinks, self.capacity = capacity + self.first_position, 0, capacity
+                forgets = False
             shape = (batch_size, config.n_kv_heads, slots, config.head_dim)
             try:
-                self.layers.append(Ring(shape, sinks, dtype, torch.device(device)))
-            except RuntimeError as error:  # what torch raises when memory is short
+                self.layers.append(Ring(shape, sinks, forgets, dtype, torch.device(device)))
+            except RuntimeError as error:  # torch has no exception of its own for lack of memory
                 raise UserError(f"no memory for a cache of {slots:,} tokens a layer") from error
         self.seen = torch.zeros(batch_size, dtype=torch.int64, device=device)  # tokens per row
-        self._longest = 0  # of `seen`, kept here so that checking it costs no transfer
+        self._set_longest(0)
 
-    def place(self, tokens: Tensor) -> Tensor:
-        """Give the tokens (B, T) their positions (B, T); a token of -1 is padding: its own is -1.
+    def _set_longest(self, longest: int) -> None:
+        """Set an upper bound of `seen`, kept on the host so that no call waits for the device."""
+        self._longest = longest
+        for ring in self.layers:
+            if not ring.forgets:
+                filled = -(-(self.first_position + longest) // FILLED_STEP) * FILLED_STEP
+                ring.filled = min(ring.size, max(filled, 1))
 
-        Counts them as seen. Raises `UserError` when a layer that may not forget is full.
+    def assign_positions(self, tokens: Tensor) -> Tensor:
+        """Return the positions (B, T) of new tokens (B, T); that of padding, a token of -1, is -1.
+
+        Counts the tokens as seen. Raises `UserError` if a layer that must keep every token is full.
         """
-        if self.capacity is not None and self._longest + tokens.shape[1] > self.capacity:
+        longest = self._longest + tokens.shape[1]
+        if self.capacity is not None and longest > self.capacity:
             raise UserError(
-                f"this cache holds {self.capacity:,} tokens and a layer with full attention (or a "
-                f"window wider than that) may not forget any: {self._longest + tokens.shape[1]:,} "
-                "do not fit; make it with a larger capacity"
+                f"this cache holds {self.capacity:,} tokens, and a layer with full attention (or a "
+                f"wider window) must keep every token: {longest:,} do not fit; make it with a "
+                "larger capacity"
             )
-        real = tokens >= 0
-        positions = torch.where(real, self.begin + self.seen[:, None] + real.cumsum(dim=1) - 1, -1)
-        self.seen += real.sum(dim=1)
-        self._longest += tokens.shape[1]
-        return positions
+        self._set_longest(longest)
+        exists = tokens >= 0
+        position = self.first_position + self.seen[:, None] + exists.cumsum(dim=1) - 1
+        self.seen += exists.sum(dim=1)
+        return torch.where(exists, position, -1)
 
     def crop(self, length: int | Sequence[int]) -> None:
-        """Go back to the first `length` tokens, of each row or row by row.
+        """Go back to the first `length` tokens of all rows, or of each row.
 
-        Raises `UserError`, with nothing changed, where the next query would miss keys that have
-        been overwritten, or where a row has not seen so many tokens.
+        Raises `UserError`, with nothing changed, if a row has seen fewer tokens, or if keys that
+        the next query needs were overwritten.
         """
         kept = torch.as_tensor(length, device=self.seen.device).expand_as(self.seen)
         if bool(((kept < 0) | (kept > self.seen)).any()):
             raise UserError(f"crop to {kept.tolist()}: the rows hold {self.seen.tolist()} tokens")
-        at = kept + self.begin
+        at = kept + self.first_position
         for ring, window in zip(self.layers, self.windows, strict=True):
             if self.primed and not bool(ring.can_continue(at, window).all()):
                 raise UserError(
@@ -155,32 +203,34 @@ class RollingKVCache:
         for ring in self.layers:
             ring.positions[ring.positions >= at[:, None]] = -1
         self.seen.copy_(kept)
-        self._longest = int(self.seen.max())
+        self._set_longest(int(self.seen.max()))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return all that it holds, to be saved or copied; not copied here."""
+        """Return all tensors of the cache, by name; they are not copied."""
         state = {"seen": self.seen, "primed": torch.tensor(self.primed)}
         for n, ring in enumerate(self.layers):
             state |= {f"{n}.k": ring.k, f"{n}.v": ring.v, f"{n}.positions": ring.positions}
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from what `state_dict` gave, bit for bit.
+        """Continue from what `state_dict` returned, bit for bit.
 
-        Raises `UserError`, with nothing changed, if it is that of a cache of another shape.
+        Raises `UserError`, with nothing changed, if the state is from a cache of another shape.
         """
         own = self.state_dict()
         described = [
-            {name: (tuple(held.shape), held.dtype) for name, held in each.items()}
+            {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in each.items()}
             for each in (own, state)
         ]
         if described[0] != described[1]:
             differ = sorted(dict(described[0].items() ^ described[1].items()))
-            raise UserError(f"the state is of another cache than this: see {', '.join(differ)}")
-        for name, held in own.items():
-            held.copy_(state[name])
+            raise UserError(
+                f"the state is from a cache of another shape: {', '.join(differ)} differ"
+            )
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
         self.primed = bool(state["primed"])
-        self._longest = int(self.seen.max())
+        self._set_longest(int(self.seen.max()))
 
     @property
     def nbytes(self) -> int:

@@ -1,6 +1,6 @@
 """ModelConfig: a model's shape, in Mistral's own field names (arXiv 2310.06825, table 1).
 
-Torch-free, so that `scripts/plan.py` can count a model's cost without building it.
+It does not import torch, so that `scripts/plan.py` can start at once.
 """
 
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from errors import UserError
 from model.window import Window, layer_windows
 
-ATTENTION = ("auto", "dense", "blocked", "flex")
-SCALING = ("none", "linear", "ntk", "yarn")
+ATTENTION = ("auto", "dense", "blocked", "flex")  # see model/kernels/__init__.py
+SCALING = ("none", "linear", "ntk", "yarn")  # see model/rope.py
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The architecture. Raises `UserError` naming the field when it makes no sense.
+    """The architecture. Raises `UserError`, which names the field, for values that are not valid.
 
     `sliding_window` counts keys, the query's own included; a list is tiled over the layers.
     """
@@ -29,18 +29,39 @@ class ModelConfig:
     hidden_dim: int | None = None  # None: 8/3 * dim rounded up to a multiple of 32
     sliding_window: int | Sequence[int | None] | None = 64
     attention_sinks: int = 0  # first tokens that stay visible (StreamingLLM, arXiv 2309.17453)
-    sink_token: bool = False  # a trained vector in front of every text; one more sink
-    sink_logits: bool = False  # a trained score in each head's softmax that has no value
+    sink_token: bool = False  # a learned vector in front of every text; one more sink
+    # Learned per-head sink logit: one more term in the softmax's denominator, with no value vector.
+    sink_logits: bool = False
     rope_theta: float = 10_000.0
-    rope_theta_local: float | None = None  # of layers with a window; None: rope_theta
+    rope_theta_local: float | None = None  # for layers with a window; None: rope_theta
     rope_scaling: str = "none"
-    rope_factor: float = 1.0  # how many times longer than trained
-    rope_original_len: int | None = None  # the trained length, for yarn
+    rope_factor: float = 1.0  # length of texts, as a multiple of the trained length
+    rope_original_len: int | None = None  # the trained length in tokens, for yarn
     norm_eps: float = 1e-5
     tie_embeddings: bool = False
     attention: str = "auto"
 
     def __post_init__(self) -> None:
+        self._check_sizes()
+        if self.attention_sinks < 0:
+            raise UserError(
+                f"model.attention_sinks is {self.attention_sinks}: it must be at least 0"
+            )
+        self._check_rope()
+        if not 0.0 < self.norm_eps < 1.0:
+            raise UserError(
+                f"model.norm_eps is {self.norm_eps}: it must be between 0 and 1, such as 1e-5"
+            )
+        if self.attention not in ATTENTION:
+            raise UserError(
+                f"model.attention is {self.attention!r}: it must be one of {', '.join(ATTENTION)}"
+            )
+        if isinstance(self.sliding_window, Sequence):
+            object.__setattr__(self, "sliding_window", tuple(self.sliding_window))
+        layer_windows(self.sliding_window, self.n_layers)
+
+    def _check_sizes(self) -> None:
+        """Derive head_dim and hidden_dim if they are None, and check all sizes."""
         for name in ("vocab_size", "dim", "n_layers", "n_heads", "n_kv_heads"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
@@ -62,41 +83,32 @@ class ModelConfig:
             raise UserError(f"model.hidden_dim is {self.hidden_dim}: it must be at least 1")
         if self.head_dim < 2 or self.head_dim % 2:  # type: ignore[operator]
             raise UserError(
-                f"model.head_dim is {self.head_dim}: RoPE turns pairs, so it must be even"
+                f"model.head_dim is {self.head_dim}: RoPE rotates pairs, so it must be even"
             )
-        if self.attention_sinks < 0:
-            raise UserError(f"model.attention_sinks is {self.attention_sinks}: 0 (none) or more")
+
+    def _check_rope(self) -> None:
         for name in ("rope_theta", "rope_theta_local"):
             theta = getattr(self, name)
             if theta is not None and not 1.0 < theta < float("inf"):
                 raise UserError(f"model.{name} is {theta}: it must be greater than 1")
-        self._check_scaling()
-        if not 0.0 < self.norm_eps < 1.0:
-            raise UserError(f"model.norm_eps is {self.norm_eps}: a small positive number, as 1e-5")
-        if self.attention not in ATTENTION:
-            raise UserError(f"model.attention is {self.attention!r}: one of {', '.join(ATTENTION)}")
-        if isinstance(self.sliding_window, Sequence):
-            object.__setattr__(self, "sliding_window", tuple(self.sliding_window))
-        layer_windows(self.sliding_window, self.n_layers)
-
-    def _check_scaling(self) -> None:
         if self.rope_scaling not in SCALING:
-            raise UserError(
-                f"model.rope_scaling is {self.rope_scaling!r}: one of {', '.join(SCALING)}"
-            )
+            allowed = ", ".join(SCALING)
+            raise UserError(f"model.rope_scaling is {self.rope_scaling!r}: one of {allowed}")
         if not 1.0 <= self.rope_factor < float("inf"):
             raise UserError(f"model.rope_factor is {self.rope_factor}: it must be at least 1")
         if self.rope_original_len is not None and self.rope_original_len < 1:
-            raise UserError(f"model.rope_original_len is {self.rope_original_len}: 1 or more")
+            raise UserError(
+                f"model.rope_original_len is {self.rope_original_len}: it must be at least 1"
+            )
         if self.rope_scaling == "yarn" and self.rope_original_len is None:
             raise UserError(
-                "model.rope_scaling yarn needs model.rope_original_len, the length in tokens that "
-                "the model was trained on"
+                "model.rope_scaling yarn needs model.rope_original_len, the length of the "
+                "sequences that the model was trained on, in tokens"
             )
 
     @property
     def sinks(self) -> int:
-        """Positions that stay visible behind a window: the sink token, and the first tokens."""
+        """Number of positions that stay visible: the sink token and the first tokens."""
         return self.attention_sinks + self.sink_token
 
     @property
@@ -105,7 +117,7 @@ class ModelConfig:
         return layer_windows(self.sliding_window, self.n_layers)
 
     def parameter_counts(self) -> dict[str, int]:
-        """Number of weights by part of the model; their sum is the model's size."""
+        """Return the number of weights in each part of the model; their sum is its size."""
         head_dim, hidden_dim = self.head_dim, self.hidden_dim
         assert head_dim is not None and hidden_dim is not None
         per_layer = {

@@ -1,11 +1,11 @@
-"""What a model costs, counted and not measured: arithmetic, cache, memory. Torch-free.
+"""The cost of a model, counted and not measured: arithmetic, cache, memory. Without torch.
 
-A matrix of n weights takes 2n floating-point operations (FLOPs) a token, a multiplication and an
-addition each. Attention takes 4 * head_dim for each head and each pair of a query and a key that it
-sees: half for the score, half for the weighted value. The backward pass costs twice the forward
-pass (PaLM, arXiv 2204.02311, appendix B). Norms, rotations and softmax are left out, as is usual.
+A matrix of n weights takes 2n floating-point operations (FLOPs) per token: n multiplications and n
+additions. Attention takes 4 * head_dim for each head and each visible pair of query and key: half
+for the score, half for the weighted value. The backward pass costs twice the forward pass (PaLM,
+arXiv 2204.02311, appendix B). Norms, rotations and softmax are left out, as is usual.
 
-Pairs are counted as `visible_pairs` has them, so a window's saving shows, to the last pair.
+`visible_pairs` counts exactly the pairs that a window lets through.
 """
 
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ FLOAT32 = 4  # bytes of a number in weights, gradients, moments and checkpoints
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes that training holds; only `activations` is an estimate."""
+    """Bytes of memory that training needs; only `activations` is an estimate."""
 
     weights: int
     gradients: int
@@ -27,11 +27,12 @@ class TrainingMemory:
 
     @property
     def total(self) -> int:
+        """All bytes."""
         return self.weights + self.gradients + self.moments + self.activations
 
     @property
     def checkpoint(self) -> int:
-        """Bytes of a checkpoint file: what has to survive a crash."""
+        """Bytes of a checkpoint file: weights and moments."""
         return self.weights + self.moments
 
 
@@ -41,7 +42,7 @@ def full_attention(config: ModelConfig) -> ModelConfig:
 
 
 def matmul_parameters(config: ModelConfig) -> int:
-    """Count the weights that each token is multiplied with; a tied table still makes the logits."""
+    """Count the weights that a token is multiplied with; tied embeddings count, for the logits."""
     counts = config.parameter_counts()
     return counts["attention"] + counts["feed_forward"] + config.vocab_size * config.dim
 
@@ -65,14 +66,14 @@ def training_flops(config: ModelConfig, seq_len: int) -> int:
 
 
 def flops_per_token(config: ModelConfig, seq_len: int) -> float:
-    """Return the training FLOPs of a token, on average over a sequence; MFU divides by this."""
+    """Return the training FLOPs per token, the mean over a sequence; used for MFU."""
     return training_flops(config, seq_len) / seq_len
 
 
 def cache_bytes(config: ModelConfig, length: int, bytes_per_value: int = 2) -> int:
     """Count the bytes of keys and values cached after `length` tokens of one sequence.
 
-    A layer keeps its window and its sinks and never more; without a window it keeps everything.
+    A layer caches its window and its sinks; a layer without a window caches every token.
     """
     assert config.head_dim is not None
     tokens = length + config.sink_token
@@ -86,10 +87,10 @@ def cache_bytes(config: ModelConfig, length: int, bytes_per_value: int = 2) -> i
 def training_memory(
     config: ModelConfig, micro_batch_size: int, seq_len: int, optimizer: str, bytes_per_value: int
 ) -> TrainingMemory:
-    """Count what training holds in memory; `bytes_per_value` is that of the activations.
+    """Count the memory of training; `bytes_per_value` is that of an activation.
 
-    AdamW keeps two moments of each weight. Muon keeps one of the matrices inside the blocks, and
-    leaves embeddings, norms and output to AdamW.
+    AdamW keeps two moments per weight. Muon keeps one per weight of the matrices inside the blocks;
+    AdamW updates embeddings, norms and output.
     """
     counts = config.parameter_counts()
     weights = FLOAT32 * sum(counts.values())
@@ -105,11 +106,11 @@ def training_memory(
 
 
 def _saved_values(config: ModelConfig) -> int:
-    """Estimate the numbers kept for the backward pass, a token: what each operation takes in.
+    """Estimate the numbers saved per token for the backward pass: the inputs of each operation.
 
-    In a layer: the residual and its norm, twice (4 dim); queries and keys before and after the
-    rotation, values, and what attention gives; gate, up, silu(gate) and their product. At the end
-    the logits and their softmax. Scores are not in it: blocked attention keeps none of size T * T.
+    In each layer: the residual stream and its norm, twice (4 dim); queries and keys before and
+    after the rotation, values, and the output of attention; gate, up, silu(gate) and the product.
+    At the end: the logits and their softmax. Scores are left out: blocked attention has few.
     """
     assert config.head_dim is not None and config.hidden_dim is not None
     heads = config.head_dim * (3 * config.n_heads + 3 * config.n_kv_heads)

@@ -1,7 +1,7 @@
 """Prefill in chunks, then decode token by token through the rolling cache. Ids in, ids out.
 
-Memory is O(window): the prompt is fed in chunks, and neither the cache nor anything here grows with
-the number of tokens generated.
+Memory is O(window): the prompt is read in chunks, and nothing here grows with the number of tokens
+that are generated.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,16 +11,16 @@ from torch import Tensor
 
 from errors import UserError
 from model.cache import RollingKVCache
-from model.sampling import Sampling, draw, probabilities
+from model.sampling import Sampling, draw, probabilities, uniform
 from model.transformer import Transformer
 
 PREFILL_CHUNK = 256  # tokens per forward pass over the prompt: bounds the memory of its scores
 
 
 def prefill(model: Transformer, prompts: Sequence[Sequence[int]], cache: RollingKVCache) -> Tensor:
-    """Feed the prompts, which may differ in length, and return the logits (B, V) after each.
+    """Read the prompts into the cache and return the logits (B, V) after each.
 
-    Shorter prompts are padded in front, so that all of them end in the same chunk.
+    Prompts may differ in length. Shorter ones are padded in front, so that all end in one chunk.
     """
     longest = max(map(len, prompts))
     tokens = torch.full((len(prompts), longest), -1)
@@ -43,15 +43,44 @@ def generate(
     stop: Sequence[int] = (),
     first_allowed: Tensor | None = None,
 ) -> Iterator[list[int | None]]:
-    """Continue each prompt; yield step by step a token per row, None for a row that ended.
+    """Continue each prompt; yield, step by step, a token per row, None for a row that has ended.
 
-    A row ends after a token of `stop`, which is yielded; all end after `max_tokens`. Row r draws
-    from its own random stream, (seed, r), whatever its neighbours. `first_allowed` (B, V) bool
-    marks the tokens that may come first in each row; None: all. Raises `UserError` for an empty
-    prompt or an id outside the vocabulary.
+    A row ends after a token of `stop`, which is yielded; all rows end after `max_tokens`. Row r has
+    a random stream of its own, (seed, r), so its text does not depend on other rows.
+    `first_allowed` (B, V) bool marks the tokens that may come first in each row; None: all. Raises
+    `UserError` for an empty prompt or an id outside the vocabulary.
     """
     sampling = sampling or Sampling()
-    vocab_size = model.config.vocab_size
+    _check(prompts, model.config.vocab_size)
+    weight = model.tok_embeddings.weight
+    capacity = max(map(len, prompts)) + max_tokens
+    cache = RollingKVCache(model.config, len(prompts), capacity, weight.dtype, weight.device)
+    occurred = None  # (B, V): the tokens of each row so far, which the repetition penalty reads
+    if sampling.repetition_penalty != 1.0:
+        shape = (len(prompts), model.config.vocab_size)
+        occurred = torch.zeros(shape, dtype=torch.bool, device=weight.device)
+        for row, prompt in enumerate(prompts):
+            occurred[row, torch.tensor(prompt)] = True
+    streams, stops = torch.arange(len(prompts)), frozenset(stop)
+    running = [True] * len(prompts)
+    logits = prefill(model, prompts, cache)
+    if first_allowed is not None:
+        logits = logits.masked_fill(~first_allowed.to(logits.device), -torch.inf)
+    for n in range(max_tokens):
+        tokens = draw(probabilities(logits, sampling, occurred), uniform(seed, streams, n))
+        drawn = tokens.tolist()
+        yield [token if runs else None for token, runs in zip(drawn, running, strict=True)]
+        running = [runs and token not in stops for token, runs in zip(drawn, running, strict=True)]
+        if not any(running) or n + 1 == max_tokens:
+            return
+        tokens = tokens.to(weight.device)[:, None]
+        if occurred is not None:
+            occurred.scatter_(1, tokens, True)
+        logits = model(tokens, cache=cache)[:, -1]
+
+
+def _check(prompts: Sequence[Sequence[int]], vocab_size: int) -> None:
+    """Raise `UserError` if a prompt cannot be continued."""
     if not prompts:
         raise UserError("there is no prompt to continue")
     for prompt in prompts:
@@ -59,29 +88,3 @@ def generate(
             raise UserError("a prompt has no tokens: begin with the tokenizer's BOS")
         if not all(0 <= token < vocab_size for token in prompt):
             raise UserError(f"a prompt has an id outside the vocabulary (0 to {vocab_size - 1})")
-    weight = model.tok_embeddings.weight
-    capacity = max(map(len, prompts)) + max_tokens
-    cache = RollingKVCache(model.config, len(prompts), capacity, weight.dtype, weight.device)
-    generators = [
-        torch.Generator().manual_seed((seed * 1_000_003 + r) % 2**63) for r in range(len(prompts))
-    ]
-    occurred = torch.zeros(len(prompts), vocab_size, dtype=torch.bool, device=weight.device)
-    for row, prompt in enumerate(prompts):
-        occurred[row, torch.tensor(prompt)] = True
-    running = [True] * len(prompts)
-    logits = prefill(model, prompts, cache)
-    if first_allowed is not None:
-        logits = logits.masked_fill(~first_allowed.to(logits.device), -torch.inf)
-    for n in range(max_tokens):
-        tokens = draw(probabilities(logits, sampling, occurred), generators)
-        yield [
-            token if runs else None for token, runs in zip(tokens.tolist(), running, strict=True)
-        ]
-        running = [
-            runs and token not in stop for token, runs in zip(tokens.tolist(), running, strict=True)
-        ]
-        if not any(running) or n + 1 == max_tokens:
-            return
-        tokens = tokens.to(weight.device)[:, None]
-        occurred.scatter_(1, tokens, True)
-        logits = model(tokens, cache=cache)[:, -1]

@@ -1,4 +1,4 @@
-"""The two parts of a block that know nothing of positions: RMSNorm and the SwiGLU feed-forward."""
+"""The parts of a block that work on each token alone: RMSNorm and the SwiGLU feed-forward."""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight, in fp32 inside torch's kernel (arXiv 1910.07467, equation 4)."""
+    """x / rms(x) * weight, which torch computes in fp32 (arXiv 1910.07467, equation 4)."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -16,7 +16,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension of x (..., D)."""
         normed = F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        if torch.is_autocast_enabled(x.device.type):  # once here, not once in each projection
+        if torch.is_autocast_enabled(x.device.type):  # once here instead of in each projection
             normed = normed.to(torch.get_autocast_dtype(x.device.type))
         return normed
 

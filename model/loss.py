@@ -1,7 +1,8 @@
 """Cross-entropy in nats, a few rows at a time.
 
-The logits of a batch are the largest tensor of a small model's step. Their gradient is computed
-while a chunk is still in the processor's cache, so that no fp32 copy of the whole exists.
+The logits of a batch are the largest tensor of a small model's step. The loss and the gradient of
+each few rows are computed together, while these are in the processor's cache, and no fp32 copy of
+all logits exists.
 """
 
 from typing import Any
@@ -13,6 +14,8 @@ ROWS = 256  # rows of logits handled at once
 
 
 class _CrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of logits (N, V) and targets (N,), whose forward computes the gradient."""
+
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
         wide = torch.promote_types(logits.dtype, torch.float32)
@@ -36,22 +39,23 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        gradient, ctx.gradient = ctx.gradient, None  # ours alone: scaled in place, so used once
-        assert gradient is not None, "backward a second time through the same cross_entropy"
+        gradient, ctx.gradient = ctx.gradient, None  # scaled in place, so used once
+        assert gradient is not None, "cross_entropy supports a single backward pass"
         return gradient.mul_(upstream), None
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean of -log softmax(logits)[target]: logits (..., V), targets (...); a scalar."""
+    """Return the mean of -log softmax(logits)[target], a scalar: logits (..., V), targets (...)."""
     return _CrossEntropy.apply(logits.flatten(0, -2), targets.flatten())
 
 
 def next_token_loss(
     model: nn.Module, inputs: Tensor, targets: Tensor, bos_id: int | None = None
 ) -> Tensor:
-    """Mean nats per token of `model` on inputs and targets (B, T); a scalar.
+    """Return the mean nats per token of `model` on inputs and targets (B, T), a scalar.
 
-    With `bos_id`, documents that share a sequence are kept apart: each begins with that token.
+    With `bos_id`, the documents of a sequence, each of which begins with that token, are masked
+    from one another.
     """
     documents = None if bos_id is None else (inputs == bos_id).cumsum(dim=1)
     return cross_entropy(model(inputs, documents=documents), targets)

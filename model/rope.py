@@ -1,15 +1,15 @@
 """Rotary position embedding (RoFormer, arXiv 2104.09864, section 3.2.2), computed from positions.
 
-Neighbouring pairs (x[2n], x[2n+1]) of a head, read as one complex number, turn by the angle
-`position * theta ** (-2n / Dh)`: the layout of Mistral's own weights. There is no table, so there
-is no last position: the angle at position ten million is as exact as that at the first.
-(Complex products are 4x faster on a CPU here than cos/sin on strided halves.)
+Each pair of neighbours (x[2n], x[2n+1]) of a head is one complex number. It rotates by the angle
+`position * theta ** (-2n / Dh)`, as in Mistral's own weights. There is no table of angles and so no
+last position: the angle at position ten million is as exact as the first.
+(On a CPU, complex products are 4x faster here than cos/sin on strided halves.)
 
-A model that is to read texts longer by the factor s than those it was trained on can turn slower:
+For texts longer by a factor s than those of training, the pairs can rotate more slowly:
 
-    linear   every frequency / s: positions are squeezed (arXiv 2306.15595)
-    ntk      theta * s^(Dh / (Dh - 2)): the slowest pair by s, the fastest hardly
-    yarn     pairs that turn often stay, slow ones / s, a ramp between (arXiv 2309.00071, section 3)
+    linear   every frequency / s (position interpolation, arXiv 2306.15595)
+    ntk      theta * s^(Dh / (Dh - 2)): the slowest frequency / s, the fastest unchanged
+    yarn     fast pairs unchanged, slow ones / s, a ramp between (arXiv 2309.00071, section 3)
 """
 
 import math
@@ -18,14 +18,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# YaRN's ramp: pairs that turn more often than this in the trained length stay as they are, and
-# those that turn less often than the other are squeezed (section 3.2, for Llama).
-MANY_TURNS, FEW_TURNS = 32, 1
+# YaRN's ramp: frequencies with more than FAST rotations in the trained length are unchanged, those
+# with fewer than SLOW are divided by the factor (section 3.2, for Llama).
+FAST, SLOW = 32, 1
 
 
 @dataclass(frozen=True)
 class Rope:
-    """How fast the pairs turn. `original_len` is the trained length in tokens, for YaRN."""
+    """How fast the pairs rotate. `original_len` is the trained length in tokens, for YaRN."""
 
     theta: float
     scaling: str = "none"
@@ -34,44 +34,46 @@ class Rope:
 
     @property
     def magnitude(self) -> float:
-        """What queries and keys are multiplied by: YaRN sharpens attention (section 3.4)."""
+        """The factor of queries and of keys: YaRN makes attention sharper (section 3.4)."""
         return 0.1 * math.log(self.factor) + 1.0 if self.scaling == "yarn" else 1.0
 
 
 def frequencies(head_dim: int, rope: Rope) -> Tensor:
-    """Radians per position of each pair: (Dh / 2,) float64, the fastest first."""
+    """Return the radians per position of each pair: (Dh / 2,) float64, the fastest first."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
-    if rope.scaling == "ntk" and head_dim > 2:  # a single pair turns at speed 1 under any theta
+    if rope.scaling == "ntk" and head_dim > 2:  # a single pair rotates at speed 1 for any theta
         return (rope.theta * rope.factor ** (head_dim / (head_dim - 2))) ** -exponents
     plain = rope.theta**-exponents
     if rope.scaling == "linear":
         return plain / rope.factor
     if rope.scaling == "yarn":
-        squeezed = _ramp(head_dim, rope)
-        return plain * (1 - squeezed) + plain / rope.factor * squeezed
+        slowed = _ramp(head_dim, rope)
+        return plain * (1 - slowed) + plain / rope.factor * slowed
     return plain
 
 
 def _ramp(head_dim: int, rope: Rope) -> Tensor:
-    """By how much each pair is squeezed, from 0 to 1."""
+    """Return how much each pair (Dh / 2,) slows down, from 0 (not at all) to 1 (by the factor)."""
     assert rope.original_len is not None
     length = rope.original_len
 
-    def pair_that_turns(times: float) -> float:
-        return head_dim / 2 * math.log(length / (times * 2 * math.pi)) / math.log(rope.theta)
+    def pair_with(rotations: float) -> float:
+        """The index, not rounded, of the pair with so many rotations in the trained length."""
+        return head_dim / 2 * math.log(length / (rotations * 2 * math.pi)) / math.log(rope.theta)
 
-    first = max(math.floor(pair_that_turns(MANY_TURNS)), 0)
-    last = min(math.ceil(pair_that_turns(FEW_TURNS)), head_dim - 1)
+    first = max(math.floor(pair_with(FAST)), 0)
+    last = min(math.ceil(pair_with(SLOW)), head_dim - 1)
     pairs = torch.arange(head_dim // 2, dtype=torch.float64)
     return ((pairs - first) / max(last - first, 0.001)).clamp(0, 1)
 
 
 def rotation(positions: Tensor, head_dim: int, rope: Rope, dtype: torch.dtype) -> Tensor:
-    """Compute the numbers to multiply by at positions (T,) or (B, T): complex (..., 1, T, Dh / 2).
+    """Compute the complex rotation factors at positions (T,) or (B, T): (..., 1, T, Dh / 2).
 
-    The 1 is where the heads broadcast. Single precision unless `dtype` is float64.
+    The dimension of size 1 is that of the heads. Single precision unless `dtype` is float64.
     """
-    # Angles grow with the position and must keep their fraction of a turn; MPS has no float64.
+    # An angle grows with its position, and only its remainder modulo 2 pi matters: fp32 would lose
+    # it. MPS has no float64.
     wide = torch.float32 if positions.device.type == "mps" else torch.float64
     speeds = frequencies(head_dim, rope).to(wide).to(positions.device)
     angles = (positions.to(wide).unsqueeze(-1) * speeds).unsqueeze(-3)
@@ -81,8 +83,8 @@ def rotation(positions: Tensor, head_dim: int, rope: Rope, dtype: torch.dtype) -
     return torch.polar(torch.full_like(angles, rope.magnitude), angles)
 
 
-def rotate(x: Tensor, turn: Tensor) -> Tensor:
-    """Turn the pairs of x (B, H, T, Dh) by what `rotation` computed; same shape and dtype."""
+def rotate(x: Tensor, factors: Tensor) -> Tensor:
+    """Rotate the pairs of x (B, H, T, Dh) by the factors of `rotation`; same shape and dtype."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    turned = torch.view_as_complex(wide.unflatten(-1, (-1, 2))) * turn
-    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+    rotated = torch.view_as_complex(wide.unflatten(-1, (-1, 2))) * factors
+    return torch.view_as_real(rotated).flatten(-2).to(x.dtype)

@@ -1,7 +1,7 @@
 """From logits to a token: repetition penalty, temperature, top-k, top-p, min-p. Pure functions.
 
-The filters apply in this order, each to what the one before left, as in most samplers. Sources:
-penalty, CTRL (arXiv 1909.05858, section 4.1); top-p, arXiv 1904.09751, section 3.1; min-p,
+They apply in this order, each to the tokens that the one before it kept, as in most samplers.
+Sources: penalty, CTRL (arXiv 1909.05858, section 4.1); top-p, arXiv 1904.09751, section 3.1; min-p,
 arXiv 2407.01082, section 3.
 """
 
@@ -17,11 +17,11 @@ from errors import UserError
 class Sampling:
     """How to draw a token. Raises `UserError` for a value outside its range.
 
-    temperature         0 = always the most likely token; 1 = the model's own distribution
-    top_k               keep the k most likely tokens; None = all
-    top_p               keep the fewest most likely tokens whose probabilities sum to this, (0, 1]
-    min_p               keep tokens at least this share as likely as the most likely one, [0, 1)
-    repetition_penalty  above 1 makes tokens that occurred before less likely; 1 = off
+    temperature         0: always the most likely token; 1: the model's own distribution
+    top_k               keep the k most likely tokens; None: all
+    top_p               keep the fewest most likely tokens whose probabilities sum to this; (0, 1]
+    min_p               keep tokens with this share of the largest probability, or more; [0, 1)
+    repetition_penalty  above 1: tokens that occurred before become less likely; 1: off
     """
 
     temperature: float = 1.0
@@ -46,25 +46,25 @@ class Sampling:
 def probabilities(logits: Tensor, sampling: Sampling, occurred: Tensor | None = None) -> Tensor:
     """Turn logits (B, V) into the probabilities (B, V) to draw from.
 
-    `occurred` (B, V) bool marks the tokens that the repetition penalty applies to.
+    `occurred` (B, V) bool marks the tokens that the repetition penalty makes less likely.
     """
     logits = logits.float()
     if occurred is not None and sampling.repetition_penalty != 1.0:
         penalty = sampling.repetition_penalty
-        punished = torch.where(logits > 0, logits / penalty, logits * penalty)
-        logits = torch.where(occurred, punished, logits)
-    if sampling.temperature < 1e-30:  # 0, or what fp32 would take for 0
+        lowered = torch.where(logits > 0, logits / penalty, logits * penalty)
+        logits = torch.where(occurred, lowered, logits)
+    if sampling.temperature < 1e-30:  # 0, or too close to 0 for fp32
         return torch.zeros_like(logits).scatter_(1, logits.argmax(-1, keepdim=True), 1.0)
-    # Subtracting the largest first keeps a tiny temperature from dividing into infinity.
+    # The largest logit is subtracted first: a tiny temperature would make it infinite.
     logits = (logits - logits.amax(-1, keepdim=True)) / sampling.temperature
     if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
         weakest = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < weakest, -torch.inf)
     if sampling.top_p < 1.0:
         ordered, order = logits.softmax(-1).sort(dim=-1, descending=True)
-        # A token stays if those before it have not yet reached top_p; the first always does.
+        # A token is kept if the probabilities before it sum to less than top_p.
         beyond = ordered.cumsum(-1) - ordered >= sampling.top_p
-        beyond[:, 0] = False  # even if fp32 takes top_p for 0
+        beyond[:, 0] = False  # the first is kept, even if top_p rounds to 0 in fp32
         logits = logits.masked_fill(torch.zeros_like(beyond).scatter(1, order, beyond), -torch.inf)
     probs = logits.softmax(-1)
     if sampling.min_p > 0.0:
@@ -73,13 +73,47 @@ def probabilities(logits: Tensor, sampling: Sampling, occurred: Tensor | None = 
     return probs
 
 
-def draw(probs: Tensor, generators: list[torch.Generator]) -> Tensor:
-    """Draw a token for each row of probs (B, V); returns (B,) int64.
+def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw a token for each row of probs (B, V) by inverting its cumulative distribution.
 
-    Each row has its own generator, so that a text does not depend on what is written beside it.
+    `uniforms` (B,) float64 are numbers in [0, 1), one a row; returns (B,) int64 on their device. A
+    token without probability is never drawn.
     """
-    rows = [
-        torch.multinomial(row, 1, generator=generator)
-        for row, generator in zip(probs.cpu(), generators, strict=True)
-    ]
-    return torch.cat(rows)
+    sums = probs.to(uniforms.device, torch.float64).cumsum(-1)
+    # Less than the last sum, for any number that `uniform` returns: so a token is always found.
+    target = uniforms[:, None] * sums[:, -1:]
+    return torch.searchsorted(sums, target, right=True).squeeze(1)
+
+
+def uniform(seed: int, rows: Tensor, step: int) -> Tensor:
+    """Return a random number in [0, 1) for each row of this step: (B,) float64.
+
+    `rows` (B,) int64 are the numbers of the random streams. The result is a hash of (seed, row,
+    step), computed for all rows at once (a counter-based generator: Salmon et al. 2011, "Parallel
+    random numbers: as easy as 1, 2, 3"). So the text of a row does not depend on other rows.
+    """
+    bits = _mix(_mix(torch.full_like(rows, _wrap(seed))) + rows)
+    bits = _mix(bits + step)
+    # The upper 52 bits. With 53, the product with a sum near 1 could round up to that sum.
+    return _shift(bits, 12).double() * 2.0**-52
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """Hash 64-bit integers: the step and finalizer of SplitMix64 (Steele et al. 2014, figure 16).
+
+    Sums and products are modulo 2^64.
+    """
+    bits = bits + _wrap(0x9E3779B97F4A7C15)
+    bits = (bits ^ _shift(bits, 30)) * _wrap(0xBF58476D1CE4E5B9)
+    bits = (bits ^ _shift(bits, 27)) * _wrap(0x94D049BB133111EB)
+    return bits ^ _shift(bits, 31)
+
+
+def _shift(bits: Tensor, by: int) -> Tensor:
+    """Shift right as unsigned integers; torch's own shift repeats the sign."""
+    return (bits >> by) & ((1 << (64 - by)) - 1)
+
+
+def _wrap(number: int) -> int:
+    """Reduce an integer modulo 2^64, as torch's signed 64-bit integers do."""
+    return (number + 2**63) % 2**64 - 2**63

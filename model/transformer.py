@@ -18,7 +18,7 @@ from model.window import Window, sink_view
 
 
 class TransformerBlock(nn.Module):
-    """One layer: attention and feed-forward, each behind a norm and beside a residual path."""
+    """One layer: attention and feed-forward, each after a norm and added to the residual stream."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -28,14 +28,14 @@ class TransformerBlock(nn.Module):
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
 
-    def forward(self, x: Tensor, places: Positions, ring: Ring | None) -> Tensor:
+    def forward(self, x: Tensor, tokens: Positions, ring: Ring | None) -> Tensor:
         """Map x (B, T, D) to (B, T, D)."""
-        x = x + self.attention(self.attention_norm(x), places, ring)
+        x = x + self.attention(self.attention_norm(x), tokens, ring)
         return x + self.feed_forward(self.ffn_norm(x))
 
 
 class Transformer(nn.Module):
-    """The model. Weights are drawn from torch's global generator; seed it first."""
+    """The model. Its weights are drawn from torch's global generator: seed it first."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -55,8 +55,8 @@ class Transformer(nn.Module):
     def initialise(self) -> None:
         """Draw the weights: matrices with standard deviation 1/sqrt(inputs), embeddings 0.02.
 
-        The projections that write into the residual path start at zero, so that each block starts
-        as the identity and the first steps are stable at high learning rates.
+        The projections that are added to the residual stream start at zero. So each block starts as
+        the identity, and the first steps are stable at high learning rates.
         """
         for name, weight in self.named_parameters():
             if name.endswith(("wo.weight", "w2.weight")):
@@ -67,7 +67,7 @@ class Transformer(nn.Module):
                 weight.normal_(std=weight.shape[1] ** -0.5)
 
     def set_windows(self, sliding_window: Window | Sequence[Window]) -> None:
-        """Give the same weights other windows; raises `UserError` as `ModelConfig` does."""
+        """Change the windows and keep the weights. Raises `UserError` as `ModelConfig` does."""
         self.config = replace(self.config, sliding_window=sliding_window)
         for n, layer in enumerate(self.layers):
             layer.attention.configure(self.config, n)  # type: ignore[operator, union-attr]
@@ -80,33 +80,35 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Compute logits (B, T, V) for tokens (B, T) int64.
 
-        `documents` (B, T) says what is packed in a row: tokens with equal numbers, side by side,
-        are a document, and each is read as if it were alone.
+        `documents` (B, T) numbers the documents that are packed in a row: neighbouring tokens with
+        equal numbers are one document, and each is read as if it were alone.
 
-        With a cache the tokens continue what it has seen: any chunk length, any number of calls. In
-        a cached call a token of -1 is padding: it has no position, no other token sees it, and its
-        own logits mean nothing.
+        With a cache the tokens continue the cached text: any chunk length, any number of calls. A
+        token of -1 is padding there: it has no position, no other token sees it, and its own logits
+        have no meaning.
         """
         if cache is not None:
             assert documents is None, "a cache holds one document a row"
             if not cache.primed:
-                self._prime(cache)
-            positions = cache.place(tokens)
+                self._cache_sink_token(cache)
+            positions = cache.assign_positions(tokens)
             x = self._blocks(self.tok_embeddings(tokens.clamp(min=0)), positions, None, cache)
             return self.output(self.norm(x))
         x = self.tok_embeddings(tokens)
-        first = 0 if self.sink_token is None else 1
-        places = None
+        n_front = 0 if self.sink_token is None else 1
+        numbers, text_positions = None, None
         if documents is not None:
-            documents, places = runs(documents)
-            places = places + first
-        if self.sink_token is not None:  # it stands in front, at position 0, and belongs to all
+            numbers, text_positions = number_documents(documents)
+            text_positions = text_positions + n_front
+        if self.sink_token is not None:  # at position 0, in document 0, which all documents see
             x = torch.cat((self.sink_token.to(x.dtype).expand(len(x), 1, -1), x), dim=1)
-            if documents is not None and places is not None:  # its document, 0, belongs to all
-                front = documents.new_zeros(len(documents), 1)
-                documents, places = (torch.cat((front, n), dim=1) for n in (documents, places))
-        x = self._blocks(x, places, documents, None)
-        return self.output(self.norm(x[:, first:]))
+            if numbers is not None and text_positions is not None:
+                zero = numbers.new_zeros(len(numbers), 1)
+                numbers, text_positions = (
+                    torch.cat((zero, n), dim=1) for n in (numbers, text_positions)
+                )
+        x = self._blocks(x, text_positions, numbers, None)
+        return self.output(self.norm(x[:, n_front:]))
 
     def _blocks(
         self,
@@ -117,27 +119,27 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Pass x (B, T, D) through the layers."""
         at = torch.arange(x.shape[1], device=x.device) if positions is None else positions
-        turns: dict[tuple[Rope, int | None], Tensor] = {}  # layers that are alike share theirs
+        computed: dict[tuple[Rope, int | None], Tensor] = {}  # layers of one kind share a rotation
 
-        def turn(rope: Rope, window: Window, sinks: int) -> Tensor:
+        def rotation_for(rope: Rope, window: Window, sinks: int) -> Tensor:
             last = None if window is None or not sinks else window + sinks
-            if (rope, last) not in turns:
+            if (rope, last) not in computed:
                 seen_from = at if last is None else sink_view(at, window, sinks)
                 head_dim = self.config.head_dim
                 assert head_dim is not None
-                turns[rope, last] = rotation(seen_from, head_dim, rope, x.dtype)
-            return turns[rope, last]
+                computed[rope, last] = rotation(seen_from, head_dim, rope, x.dtype)
+            return computed[rope, last]
 
         for n, layer in enumerate(self.layers):
             attention: Attention = layer.attention  # type: ignore[assignment]
             rope, window, sinks = attention.rope, attention.window, attention.sinks
-            sink_turn = turn(rope, window, sinks) if sinks else None
-            places = Positions(positions, documents, turn(rope, None, 0), sink_turn)
-            x = layer(x, places, None if cache is None else cache.layers[n])
+            sink_rotation = rotation_for(rope, window, sinks) if sinks else None
+            tokens = Positions(positions, documents, rotation_for(rope, None, 0), sink_rotation)
+            x = layer(x, tokens, None if cache is None else cache.layers[n])
         return x
 
-    def _prime(self, cache: RollingKVCache) -> None:
-        """Put the sink token, at position 0, into every row of an empty cache."""
+    def _cache_sink_token(self, cache: RollingKVCache) -> None:
+        """Write the sink token, at position 0, to every row of an empty cache."""
         assert self.sink_token is not None
         rows = len(cache.seen)
         positions = cache.seen.new_zeros(rows, 1)
@@ -145,9 +147,11 @@ class Transformer(nn.Module):
         cache.primed = True
 
 
-def runs(documents: Tensor) -> tuple[Tensor, Tensor]:
-    """Number the runs of equal numbers in documents (B, T) from 1, and count positions in each:
-    7 7 7 2 2 7 gives 1 1 1 2 2 3 and 0 1 2 0 1 0."""
+def number_documents(documents: Tensor) -> tuple[Tensor, Tensor]:
+    """Number the runs of equal integers in documents (B, T) from 1, and count positions in each.
+
+    7 7 7 2 2 7 gives 1 1 1 2 2 3 and 0 1 2 0 1 0.
+    """
     column = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
     begins = torch.ones_like(documents, dtype=torch.bool)
     begins[:, 1:] = documents[:, 1:] != documents[:, :-1]

@@ -1,12 +1,13 @@
-"""THE RULE: which keys may a query see? Kernels, cache, plan and pictures all ask here.
+"""THE RULE: which keys may a query see? Kernels, cache, plan and pictures all use this module.
 
 With W counting the query's own key, a query at position i sees the key at position j when
 
     j <= i   and   ( i - j < W   or   j < sinks )   and   document(i) == document(j)
 
-W = 1 is itself alone, W = None is full causal attention. Mistral 7B (arXiv 2310.06825, section 2);
-sinks: StreamingLLM (arXiv 2309.17453, section 3.2). Positions count from the beginning of the
-document. For T = 8, W = 3 (`#` seen, `.` hidden):
+or if key j is of document 0. For W = 1 the query sees its own key only; W = None is full causal
+attention. Positions count from the beginning of the document. Sources: Mistral 7B (arXiv
+2310.06825, section 2); sinks, StreamingLLM (arXiv 2309.17453, section 3.2). For T = 8, W = 3 (`#`
+visible, `.` hidden):
 
                 key 0 1 2 3 4 5 6 7
         query 0     # . . . . . . .
@@ -18,7 +19,7 @@ document. For T = 8, W = 3 (`#` seen, `.` hidden):
         query 6     . . . . # # # .
         query 7     . . . . . # # #
 
-Pure Python: the operators below work on integers and on tensors of positions alike.
+Pure Python: `visible` works on integers and on tensors of positions.
 """
 
 from collections.abc import Sequence
@@ -27,32 +28,33 @@ from typing import Any
 
 from errors import UserError
 
-Window = int | None  # keys a query sees, its own included; None: all before it
+Window = int | None  # number of keys a query sees, its own included; None: all earlier ones
 
 
 def visible(
     i: Any, j: Any, window: Window, sinks: int = 0, documents: tuple[Any, Any] | None = None
 ) -> Any:
-    """Say whether the query at position i sees the key at position j.
+    """Return whether the query at position i sees the key at position j.
 
-    `documents` are those of the query and of the key, where a row packs several; what is of
-    document 0 (a sink token) belongs to all. Integers give a bool; tensors broadcast to a bool
-    tensor. Positions must exist (>= 0): that a slot is empty is the cache's knowledge.
+    `documents` are the document of the query and that of the key, if several are packed in a row.
+    Tokens of document 0 (a sink token) are visible to every document. Integers give a bool; tensors
+    broadcast to a bool tensor. Positions are 0 or more: callers mask empty slots.
     """
     seen = j <= i
     if window is not None:
         seen = seen & ((i - j < window) | (j < sinks))
     if documents is not None:
-        of_i, of_j = documents
-        seen = seen & ((of_i == of_j) | (of_j == 0))
+        query_document, key_document = documents
+        seen = seen & ((query_document == key_document) | (key_document == 0))
     return seen
 
 
 def sink_view(positions: Any, window: Window, sinks: int) -> Any:
-    """Give the positions, a tensor, from which queries look at sinks: at most W + sinks - 1.
+    """Return the positions from which queries look at sinks: at most W + sinks - 1.
 
-    StreamingLLM counts positions inside the cache: sinks 0..n-1, then the W keys of the window. The
-    query is the last of these, so a sink never gets further away than anything seen in training.
+    `positions` is a tensor, and the result has its shape. StreamingLLM counts positions inside the
+    cache: sinks 0..n-1, then the W keys of the window. The query is the last of these, so its
+    distance to a sink never exceeds the distances of training.
     """
     return positions if window is None else positions.clamp(max=window + sinks - 1)
 
@@ -66,13 +68,13 @@ def layer_windows(sliding_window: Window | Sequence[Window], n_layers: int) -> t
     if not 1 <= len(pattern) <= n_layers:
         raise UserError(
             f"model.sliding_window lists {len(pattern)} windows for {n_layers} layers: "
-            f"give 1 to {n_layers}, they are repeated over the layers"
+            f"give 1 to {n_layers} windows, which are repeated over the layers"
         )
     for window in pattern:
         if window is not None and window < 1:
             raise UserError(
-                f"model.sliding_window is {window}: a query sees at least itself, so give 1 or "
-                "more, or null for full attention"
+                f"model.sliding_window is {window}: a query sees at least its own key, so give 1 "
+                "or more, or null for full attention"
             )
     return tuple(pattern[layer % len(pattern)] for layer in range(n_layers))
 
@@ -80,7 +82,7 @@ def layer_windows(sliding_window: Window | Sequence[Window], n_layers: int) -> t
 def reach(windows: Sequence[Window]) -> int | None:
     """Count the tokens, the last one included, that can influence the last output; None: all.
 
-    Each layer passes information on by W - 1 positions, so the stack reaches sum(W_l - 1) back.
+    Each layer moves information by up to W - 1 positions, so the stack reaches sum(W_l - 1) back.
     """
     if any(window is None for window in windows):
         return None
@@ -88,13 +90,13 @@ def reach(windows: Sequence[Window]) -> int | None:
 
 
 def visible_pairs(n_tokens: int, window: Window, sinks: int = 0) -> int:
-    """Count the (query, key) pairs that attention over `n_tokens` looks at, exactly.
+    """Count exactly the (query, key) pairs that are visible in a text of `n_tokens`.
 
-    Row i sees min(i + 1, W) keys, and those sinks that have left its window.
+    Query i sees min(i + 1, W) keys, and those sinks that are no longer in its window.
     """
     width = n_tokens if window is None else min(window, n_tokens)
     pairs = width * (width + 1) // 2 + (n_tokens - width) * width
-    # Row i = W + m has had keys 0..m leave its window; min(m + 1, sinks) of them are sinks.
+    # Keys 0..m have left the window of query W + m; min(m + 1, sinks) of them are sinks.
     left = n_tokens - width
     kept = min(sinks, left)
     return pairs + kept * (kept + 1) // 2 + (left - kept) * kept
@@ -103,13 +105,16 @@ def visible_pairs(n_tokens: int, window: Window, sinks: int = 0) -> int:
 def picture(
     n_tokens: int, window: Window, sinks: int = 0, documents: Sequence[int] | None = None
 ) -> str:
-    """Draw the mask: a line a query, a column a key, `#` where the query sees the key.
+    """Draw the mask: one line per query, one column per key, `#` where the query sees the key.
 
-    `documents` gives each token its document, equal ones side by side.
+    `documents` numbers the document of each token; neighbours with equal numbers are one document.
     """
-    of = documents or [1] * n_tokens
-    places = [(n, d) for d, run in groupby(of) for n, _ in enumerate(run)]  # (position, document)
+    tokens = [  # (position, document)
+        (position, document)
+        for document, run in groupby(documents or [1] * n_tokens)
+        for position, _ in enumerate(run)
+    ]
     return "\n".join(
-        " ".join("#" if visible(i, j, window, sinks, (d, e)) else "." for j, e in places)
-        for i, d in places
+        " ".join("#" if visible(i, j, window, sinks, (d, e)) else "." for j, e in tokens)
+        for i, d in tokens
     )

@@ -7,7 +7,7 @@ was trained with: the table shows what it loses, and whether it can use more.
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -86,14 +86,21 @@ def _read_split(trained: "TrainedModel", arguments: argparse.Namespace) -> tuple
     from data.text import open_split
 
     text, path = trained.config.data, arguments.data_path
+    is_movable = text.source == "files" and text.mix is None
+    remedy = "--file scores any text"
     if path is not None:
-        if text.source != "files" or text.mix is not None:
+        if not is_movable:
             raise UserError("--data-path needs a run with data.source=files: leave it out")
         text = replace(text, path=path)
-    with _errors_name(path="data.path" if path is None else "--data-path"):
-        return open_split(
-            text, trained.tokenizer, arguments.split, trained.checkpoint.metadata["data_hash"]
-        )
+    elif is_movable:
+        remedy = f"--data-path names the place of a moved text, {remedy}"
+    named = {"data.path": "data.path" if path is None else "--data-path"}
+    expected_hash = trained.checkpoint.metadata["data_hash"]
+    try:
+        with _errors_name(named, text.path):
+            return open_split(text, trained.tokenizer, arguments.split, expected_hash)
+    except UserError as error:
+        raise UserError(f"{error}; {remedy}") from None
 
 
 def _read_file(trained: "TrainedModel", arguments: argparse.Namespace) -> tuple[Any, int]:
@@ -110,7 +117,8 @@ def _read_file(trained: "TrainedModel", arguments: argparse.Namespace) -> tuple[
         text = replace(text, field=arguments.field)
     tokens: list[int] = []
     n_bytes = 0
-    with _errors_name(path="--file", field="--field"):
+    named = {"data.path": "--file", "data.field": "--field"}
+    with _errors_name(named, arguments.file):
         for document in open_sources(text)["files"].documents():
             tokens += trained.tokenizer.encode_document(document.text)
             n_bytes += len(document.text.encode())
@@ -118,16 +126,19 @@ def _read_file(trained: "TrainedModel", arguments: argparse.Namespace) -> tuple[
 
 
 @contextmanager
-def _errors_name(**options: str) -> Iterator[None]:
-    """Let errors name what the user wrote: with `path="--file"`, that option for `data.path`."""
+def _errors_name(options: Mapping[str, str], path: str | None) -> Iterator[None]:
+    """Let errors name `options` in place of settings: `{"data.path": "--file"}`.
+
+    An error about `path` that names none of them begins with the option for `data.path`.
+    """
     try:
         yield
     except UserError as error:
         message = str(error)
-        for name, option in options.items():
-            message = message.replace(f"data.{name}", option)
-        if "--file" not in options.values():
-            message += "; --data-path names the place of a moved text, --file scores any text"
+        for setting, option in options.items():
+            message = message.replace(setting, option)
+        if path and path in message and not any(option in message for option in options.values()):
+            message = f"{options['data.path']}: {message}"
         raise UserError(message) from None
 
 

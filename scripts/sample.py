@@ -113,7 +113,7 @@ def _read_prompt(arguments: argparse.Namespace) -> str | None:
     if arguments.prompt_file == "-":
         return _decode(sys.stdin.buffer.read(), "standard input")
     path = Path(arguments.prompt_file)
-    if not path.is_file():
+    if not path.exists() or path.is_dir():  # a pipe, as of `<(command)`, is read like a file
         raise UserError(f"--prompt-file {path} is not a file: check the name")
     return _decode(path.read_bytes(), str(path))
 

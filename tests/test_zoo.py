@@ -22,10 +22,11 @@ from torch import Tensor
 from checks import CHECKS, Check
 from model import attention, cache, generation, kernels, rope, transformer, window
 from model.config import ModelConfig
+from model.kernels import Visibility, flex, scores
 from model.transformer import Transformer
 
 W = 3  # the window of every model here that does not say another
-MASKS = kernels._plain_block_mask
+MASKS = flex.plain_block_mask
 Patch = pytest.MonkeyPatch
 
 
@@ -108,19 +109,31 @@ def in_band(patch: Patch, seen: Callable[[Any, int], Any]) -> None:
     everywhere(patch, ours, visible)
 
 
+def in_cached_calls(patch: Patch, change: Callable[[Visibility, int, int], Visibility]) -> None:
+    """Let `change(visibility, queries, keys)` decide what calls with a cache may see."""
+
+    def make(attend: Any) -> Any:
+        def changed(
+            q: Tensor, k: Tensor, v: Tensor, seen: Visibility, *rest: Any, **options: Any
+        ) -> Tensor:
+            if seen.key_positions is not None:
+                seen = change(seen, q.shape[2], k.shape[2])
+            return attend(q, k, v, seen, *rest, **options)
+
+        return changed
+
+    around(patch, attention, "attend", make)
+
+
 def cached(patch: Patch, window_of: Callable[[int, int], int | None]) -> None:
     """Give calls with a cache the window `window_of(window, tokens)`."""
 
-    def make(dense: Any) -> Any:
-        def attend(q: Tensor, *rest: Any, **options: Any) -> Tensor:
-            *others, window, sinks = rest
-            if window is not None:
-                window = window_of(window, q.shape[2])
-            return dense(q, *others, window, sinks, **options)
+    def change(seen: Visibility, length: int, _: int) -> Visibility:
+        if seen.window is None:
+            return seen
+        return seen._replace(window=window_of(seen.window, length))
 
-        return attend
-
-    around(patch, attention, "dense", make)
+    in_cached_calls(patch, change)
 
 
 @bug(
@@ -168,9 +181,10 @@ def window_under_another_name(patch: Patch) -> None:
     patch.setattr(ModelConfig, "windows", property(lambda self: (None,) * self.n_layers))
 
 
-@bug("cache", "karpathy/nanochat#452, repaired in #456; ROCm/hip-ep#144")
+@bug("crop", "karpathy/nanochat#452, repaired in #456; ROCm/hip-ep#144")
 def decoding_without_the_window(patch: Patch) -> None:
-    """The mask is made for prompts only: a single query sees all that the cache holds."""
+    """The mask is made for prompts only: a single query sees all that the cache holds. (A ring
+    without spare slots holds its window and nothing else.)"""
     cached(patch, lambda window, tokens: None if tokens == 1 else window)
 
 
@@ -214,17 +228,18 @@ def mask_kept_under_too_few_names(patch: Patch) -> None:
 
         return looked_up
 
-    around(patch, kernels, "_plain_block_mask", make)
+    around(patch, flex, "plain_block_mask", make)
 
 
 @bug("ragged", "unslothai/unsloth#9848, pytorch/pytorch#103749, lablup/mlxcel#679")
 def rows_that_see_nothing_are_nan(patch: Patch) -> None:
     """Hidden scores are -inf: a padded query has a softmax over nothing, and 0 * NaN spreads it."""
 
-    def softmax(scores: Tensor, seen: Tensor, sink_logits: Tensor | None = None) -> Tensor:
-        return scores.masked_fill(~seen, -torch.inf).softmax(-1)
+    def masked_softmax(scores: Tensor, mask: Tensor, return_lse: bool = False) -> Any:
+        scores = scores.masked_fill(~mask, -torch.inf)
+        return scores.softmax(-1), scores.logsumexp(-1)
 
-    patch.setattr(kernels, "_softmax", softmax)
+    everywhere(patch, scores.masked_softmax, masked_softmax)
 
 
 # The arithmetic of attention -----------------------------------------------------------------
@@ -241,8 +256,7 @@ def queries(patch: Patch, change: Callable[..., tuple[Any, Any, Any]]) -> None:
 
         return attend
 
-    for name in ("attend", "dense"):
-        around(patch, attention, name, make)
+    around(patch, attention, "attend", make)
 
 
 def learned(patch: Patch, change: Callable[[Tensor, int], Tensor]) -> None:
@@ -277,8 +291,7 @@ def heads_tiled(patch: Patch) -> None:
 
         return attend
 
-    for name in ("attend", "dense"):
-        around(patch, attention, name, make)
+    around(patch, attention, "attend", make)
 
 
 @bug("logits", "vllm-project/vllm-metal#550", **SINKS)
@@ -354,9 +367,9 @@ def halves_for_neighbours(patch: Patch) -> None:
     """Weights made for pairs (2n, 2n + 1) are turned in pairs (n, n + Dh / 2)."""
 
     def make(rotate: Any) -> Any:
-        def halves(x: Tensor, turn: Tensor) -> Tensor:
+        def halves(x: Tensor, rotation: Tensor) -> Tensor:
             neighbours = x.unflatten(-1, (2, -1)).mT.flatten(-2)
-            return rotate(neighbours, turn).unflatten(-1, (-1, 2)).mT.flatten(-2)
+            return rotate(neighbours, rotation).unflatten(-1, (-1, 2)).mT.flatten(-2)
 
         return halves
 
@@ -425,12 +438,12 @@ def every_chunk_begins_at_zero(patch: Patch) -> None:
 
 
 def reading(patch: Patch, change: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> None:
-    """Let `change(ring, joined, k, v, positions)` replace what a chunk attends over."""
+    """Let `change(ring, read, k, v, positions)` replace what a chunk attends over."""
 
-    def make(concat_with_cached: Any) -> Any:
-        return lambda ring, *new: change(ring, concat_with_cached(ring, *new), *new)
+    def make(update: Any) -> Any:
+        return lambda ring, *new: change(ring, update(ring, *new), *new)
 
-    around(patch, cache.Ring, "concat_with_cached", make)
+    around(patch, cache.Ring, "update", make)
 
 
 def writing(
@@ -440,32 +453,27 @@ def writing(
 ) -> None:
     """Write position p, counted after the sinks, to slot `slot_of(p, size)` of the ring."""
 
-    def write(ring: Any, k: Tensor, v: Tensor, positions: Tensor) -> None:
-        for row, column in (positions >= 0).nonzero().tolist():
+    def write(ring: Any, k: Tensor, v: Tensor, positions: Tensor, kept: Tensor) -> None:
+        for row, column in kept.nonzero().tolist():
             p = int(positions[row, column])
             slot = p if p < ring.sinks else ring.sinks + slot_of(p - ring.sinks, ring.size)
             ring.k[row, :, slot] = keep(k[row, :, column])
             ring.v[row, :, slot] = keep(v[row, :, column])
             ring.positions[row, slot] = p
 
-    patch.setattr(cache.Ring, "write", write)
+    patch.setattr(cache.Ring, "_write", write)
 
 
 def by_index(patch: Patch, first: Callable[[int, int], int]) -> None:
     """Mask a call with a cache by index: keys 0..S-1, queries from `first(T, S)` on."""
 
-    def make(dense: Any) -> Any:
-        def attend(
-            q: Tensor, k: Tensor, v: Tensor, i: Tensor, j: Tensor, *rest: Any, **options: Any
-        ) -> Tensor:
-            length, n_keys = q.shape[2], k.shape[2]
-            i = first(length, n_keys) + torch.arange(length)
-            j = torch.where(j < 0, -1, torch.arange(n_keys))
-            return dense(q, k, v, i, j, *rest, **options)
+    def change(seen: Visibility, length: int, n_keys: int) -> Visibility:
+        assert seen.key_positions is not None
+        i = first(length, n_keys) + torch.arange(length)
+        j = torch.where(seen.key_positions < 0, -1, torch.arange(n_keys))
+        return seen._replace(positions=i.expand(len(j), -1), key_positions=j)
 
-        return attend
-
-    around(patch, attention, "dense", make)
+    in_cached_calls(patch, change)
 
 
 @bug("cache", "pytorch/pytorch#108108 and #144858, onnx/onnx#8054, trymirai/lalamo#200")
@@ -485,8 +493,7 @@ def write_before_attend(patch: Patch) -> None:
     """A chunk is written first and read through a mask by slot: its early queries have lost keys
     and see later ones."""
 
-    def through_the_ring(ring: Any, _: Any, *new: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        ring.write(*new)
+    def through_the_ring(ring: Any, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
         slots = torch.arange(ring.positions.shape[1])
         return ring.k, ring.v, torch.where(ring.positions < 0, -1, slots)
 
@@ -498,8 +505,8 @@ def write_before_attend(patch: Patch) -> None:
 def cut_to_the_window_before_attending(patch: Patch) -> None:
     """Held and new keys are cut to the last W before the chunk attends to them."""
 
-    def cut(ring: Any, joined: Any, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        k, v, at = joined
+    def cut(ring: Any, read: Any, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        k, v, at = read
         return k, v, at.masked_fill(at <= at.amax(1, keepdim=True) - ring.size, -1)
 
     reading(patch, cut)
@@ -509,8 +516,8 @@ def cut_to_the_window_before_attending(patch: Patch) -> None:
 def rolled_one_step_early(patch: Patch) -> None:
     """At exactly W tokens the first key is dropped, though the query still sees it."""
 
-    def roll(ring: Any, joined: Any, *new: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        k, v, at = joined
+    def roll(ring: Any, read: Any, *new: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        k, v, at = read
         full = at.amax(1, keepdim=True) == ring.size - 1
         return k, v, at.masked_fill((at == 0) & full, -1)
 
@@ -533,11 +540,11 @@ def newest_evicted(patch: Patch) -> None:
 def rotated_again_when_read(patch: Patch) -> None:
     """Keys are rotated before they are cached, and once more each time they are read."""
 
-    def again(ring: Any, joined: Any, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        k, v, at = joined
+    def again(ring: Any, read: Any, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        k, v, at = read
         slots = ring.positions.shape[1]
-        turn = rope.rotation(ring.positions, k.shape[-1], rope.Rope(10_000.0), k.dtype)
-        return torch.cat((rope.rotate(k[:, :, :slots], turn), k[:, :, slots:]), dim=2), v, at
+        twice = rope.rotation(at[:, :slots], k.shape[-1], rope.Rope(10_000.0), k.dtype)
+        return torch.cat((rope.rotate(k[:, :, :slots], twice), k[:, :, slots:]), dim=2), v, at
 
     reading(patch, again)
 
@@ -557,17 +564,17 @@ def everything_kept_at_window_one(patch: Patch) -> None:
 def grow(patch: Patch, never_forgets: Callable[[Any], bool]) -> None:
     """Append to a ring instead of writing into it."""
 
-    def make(write: Any) -> Any:
-        def append(ring: Any, k: Tensor, v: Tensor, positions: Tensor) -> None:
-            if never_forgets(ring):
-                ring.k, ring.v = torch.cat((ring.k, k), 2), torch.cat((ring.v, v), 2)
-                ring.positions = torch.cat((ring.positions, positions), 1)
-            else:
-                write(ring, k, v, positions)
+    def make(update: Any) -> Any:
+        def append(ring: Any, k: Tensor, v: Tensor, positions: Tensor) -> Any:
+            if not never_forgets(ring):
+                return update(ring, k, v, positions)
+            ring.k, ring.v = torch.cat((ring.k, k), 2), torch.cat((ring.v, v), 2)
+            ring.positions = torch.cat((ring.positions, positions), 1)
+            return ring.k, ring.v, ring.positions
 
         return append
 
-    around(patch, cache.Ring, "write", make)
+    around(patch, cache.Ring, "update", make)
 
 
 @bug("memory", "meta-llama/llama-cookbook#247, wyf3/llm_related#7")
@@ -583,8 +590,10 @@ def graph_kept_in_the_cache(patch: Patch) -> None:
 def padding_seen(patch: Patch) -> None:
     """Padded keys are masked by nothing: they stand at position 0 like any other."""
 
-    def pads(ring: Any, joined: Any, k: Tensor, v: Tensor, at: Tensor) -> Any:
-        return *joined[:2], torch.cat((ring.positions, at.clamp(min=0)), dim=1)
+    def pads(ring: Any, read: Any, k: Tensor, v: Tensor, at: Tensor) -> Any:
+        if at.shape[1] == 1:
+            return read
+        return *read[:2], torch.cat((read[2][:, : -at.shape[1]], at.clamp(min=0)), dim=1)
 
     reading(patch, pads)
 
@@ -593,14 +602,14 @@ def padding_seen(patch: Patch) -> None:
 def rows_share_a_position(patch: Patch) -> None:
     """A step of decoding puts every row at the position of the longest."""
 
-    def make(place: Any) -> Any:
+    def make(assign_positions: Any) -> Any:
         def shared(self: Any, tokens: Tensor) -> Tensor:
-            at = place(self, tokens)
+            at = assign_positions(self, tokens)
             return at.amax(0, keepdim=True).expand_as(at) if tokens.shape[1] == 1 else at
 
         return shared
 
-    around(patch, cache.RollingKVCache, "place", make)
+    around(patch, cache.RollingKVCache, "assign_positions", make)
 
 
 # Sinks ---------------------------------------------------------------------------------------
@@ -620,13 +629,13 @@ def sinks_recede(patch: Patch) -> None:
 def new_key_left_behind_the_shift(patch: Patch) -> None:
     """What is held is rotated back into the cache's positions, query and new key are not."""
 
-    def shift(ring: Any, joined: Any, *new: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        k, v, at = joined
-        slots = ring.positions.shape[1]
-        back = (slots - 1 - new[2].amax(1, keepdim=True)).clamp(max=0).expand(-1, slots)
-        back = back * (torch.arange(slots) >= ring.sinks)
-        turn = rope.rotation(back, k.shape[-1], rope.Rope(10_000.0), k.dtype)
-        return torch.cat((rope.rotate(k[:, :, :slots], turn), k[:, :, slots:]), dim=2), v, at
+    def shift(ring: Any, read: Any, *new: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        k, v, at = read
+        slots, newest = ring.positions.shape[1], new[2].amax(1, keepdim=True)
+        held = (torch.arange(slots) >= ring.sinks) & (at[:, :slots] != newest)
+        back = (slots - 1 - newest).clamp(max=0) * held
+        shifted = rope.rotation(back, k.shape[-1], rope.Rope(10_000.0), k.dtype)
+        return torch.cat((rope.rotate(k[:, :, :slots], shifted), k[:, :, slots:]), dim=2), v, at
 
     reading(patch, shift)
 
@@ -635,16 +644,13 @@ def new_key_left_behind_the_shift(patch: Patch) -> None:
 def sinks_of_every_chunk(patch: Patch) -> None:
     """Each chunk of a prompt puts its own first tokens where the sinks of the text are kept."""
 
-    def make(write: Any) -> Any:
-        def anchored(ring: Any, k: Tensor, v: Tensor, at: Tensor) -> None:
-            write(ring, k, v, at)
-            if at.shape[1] >= ring.sinks > 0:
-                ring.k[:, :, : ring.sinks] = k[:, :, : ring.sinks].detach()
-                ring.v[:, :, : ring.sinks] = v[:, :, : ring.sinks].detach()
+    def anchor(ring: Any, read: Any, k: Tensor, v: Tensor, at: Tensor) -> Any:
+        if at.shape[1] >= ring.sinks > 0:
+            ring.k[:, :, : ring.sinks] = k[:, :, : ring.sinks].detach()
+            ring.v[:, :, : ring.sinks] = v[:, :, : ring.sinks].detach()
+        return read
 
-        return anchored
-
-    around(patch, cache.Ring, "write", make)
+    reading(patch, anchor)
 
 
 # Documents -----------------------------------------------------------------------------------
@@ -663,7 +669,7 @@ def documents_leak(patch: Patch) -> None:
 def positions_run_on(patch: Patch) -> None:
     """Positions count through the row: all documents but the first have no sinks. (Without sinks
     nothing shows: rotations are relative.)"""
-    ours = transformer.runs
+    ours = transformer.number_documents
 
     def run_on(documents: Tensor) -> tuple[Tensor, Tensor]:
         return ours(documents)[0], torch.arange(documents.shape[1]).expand_as(documents)

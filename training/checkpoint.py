@@ -1,21 +1,24 @@
-"""Checkpoints: one file each, whose name carries the hash of every byte in it.
+"""Checkpoints: one file each, whose name carries the hash of its content.
 
     checkpoints/step-00000800-9f86d081884c7d65.safetensors
         tok_embeddings.weight ...      the weights, under Mistral's names
         moments/<weight>.<moment>      the optimizer's moments, fp32
         tokenizer                      the SentencePiece model, as bytes
-        breeze (metadata)              canonical JSON: format, step, config, data hash, val loss
+        breeze (metadata)              JSON with sorted keys: format, step, config, data hash, loss
 
-Nothing in it depends on the clock, the host or the folder, so the same run gives the same bytes.
-There is no pickle and no pointer file that could disagree: the newest file with a right hash is it.
+No byte depends on the clock, the machine or the folder, so equal runs write equal files. There is
+no pickle, and no file that points to the newest checkpoint: the newest file with a valid hash is
+used.
 """
 
+import contextlib
 import hashlib
 import json
+import math
 import re
 import stat
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,17 +30,15 @@ from torch import Tensor
 
 from errors import UserError
 from storage import atomic_write, sha256_of
+from training.header import FORMAT, read_header, val_loss
 
-FORMAT = 1
-NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.safetensors")
-HISTORY = ("val_loss", "val_step", "best_loss", "best_step")  # what is said of validation
-LARGEST_HEADER = 100_000_000  # bytes; what safetensors itself accepts
+NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.safetensors")
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file whose hash is right and whose header is sane. Tensors are read on demand."""
+    """A file with a valid hash and a valid header. Tensors are read when they are asked for."""
 
     path: Path
     metadata: dict[str, Any]
@@ -45,18 +46,27 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """Updates that were done when it was saved."""
+        """Number of updates before it was saved."""
         return int(self.metadata["step"])
+
+    @property
+    def val_loss(self) -> float:
+        """Validation loss of these weights in nats per token; infinite if it was not measured."""
+        return val_loss(self.metadata)
 
     def tokenizer(self) -> bytes:
         """Read the SentencePiece model."""
         return bytes(self._read(["tokenizer"])["tokenizer"].numpy())
 
     def weights(self, expected: Shapes) -> dict[str, Tensor]:
-        """Read the weights; `UserError` unless names, shapes and dtype are those expected."""
-        found = {n for n in self.header if n != "tokenizer" and not n.startswith("moments/")}
-        for name in sorted(found ^ expected.keys()):
-            has = "has" if name in found else "lacks"
+        """Read the weights.
+
+        Raises `UserError` if their names, shapes or dtypes differ from `expected`, or if a weight
+        is not finite.
+        """
+        names = {name for name in self.header if name != "tokenizer" and not _is_moment(name)}
+        for name in sorted(names ^ expected.keys()):
+            has = "has" if name in names else "lacks"
             raise UserError(
                 f"{self.path} is of another architecture than its config: it {has} {name}"
             )
@@ -70,19 +80,33 @@ class Checkpoint:
         for name, weight in weights.items():
             if not weight.isfinite().all():
                 raise UserError(
-                    f"{self.path} holds weights that are not finite ({name}): the run that wrote "
-                    "it had diverged; use an earlier checkpoint"
+                    f"{self.path} holds weights that are not finite ({name}): the run had diverged "
+                    "when it wrote this file; use an earlier checkpoint"
                 )
         return weights
 
     def moments(self, expected: Shapes) -> dict[str, Tensor]:
-        """Read the optimizer's moments, of the weights whose shapes are given."""
-        names = [name for name in self.header if name.startswith("moments/")]
+        """Read the optimizer's moments; `expected` are the shapes of the weights.
+
+        Raises `UserError` if there are none, or if one fits no weight.
+        """
+        names = [name for name in self.header if _is_moment(name)]
+        if not names:
+            raise UserError(
+                f"{self.path} holds no moments of the optimizer, so it cannot be resumed: resume "
+                "the original run, or start a new one from these weights with "
+                f"train.init_from={self.path}"
+            )
         for name in names:
             weight = name.removeprefix("moments/").rpartition(".")[0]
             if self.header[name] != ("F32", expected.get(weight)):
                 raise UserError(f"{self.path} has a moment that fits no weight: {name}")
         return {n.removeprefix("moments/"): tensor for n, tensor in self._read(names).items()}
+
+    def without_moments(self) -> bytes:
+        """Return the content of a checkpoint that can be used but not resumed: no moments."""
+        tensors = self._read(name for name in self.header if not _is_moment(name))
+        return _serialize(tensors, self.metadata)
 
     def _read(self, names: Iterable[str]) -> dict[str, Tensor]:
         try:
@@ -90,6 +114,9 @@ class Checkpoint:
                 return {name: file.get_tensor(name) for name in names}
         except SafetensorError as error:
             raise UserError(f"{self.path} is damaged: {error}; use an earlier checkpoint") from None
+
+
+# ------------------------------------------------------------------- write
 
 
 def save(
@@ -105,17 +132,124 @@ def save(
     tensors = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     tensors |= {f"moments/{name}": moment.cpu().contiguous() for name, moment in moments.items()}
     tensors["tokenizer"] = torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8)
-    about = json.dumps(
-        {"format": FORMAT, "step": step, **metadata}, sort_keys=True, separators=(",", ":")
-    )
-    content = to_bytes(tensors, {"breeze": about})
+    content = _serialize(tensors, {"format": FORMAT, "step": step, **metadata})
     path = folder / f"step-{step:08d}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
     atomic_write(path, content)
     return path
 
 
+def prune(last: Path, keep: int) -> None:
+    """Delete checkpoints: keep the newest `keep` up to `last`, and the lowest validation loss.
+
+    `last` is the file that was just saved. Files of later steps were skipped as damaged when the
+    run was resumed. They are not counted, not read and not deleted.
+    """
+    losses = _losses(path for path in _by_step(last.parent) if _step(path) <= _step(last))
+    lowest = min(losses.values())
+    best = next(path for path in losses if losses[path] == lowest)
+    for path in list(losses)[:-keep]:
+        if path != best or lowest == math.inf:
+            path.unlink()
+
+
+def _serialize(tensors: dict[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
+    return to_bytes(
+        tensors, {"breeze": json.dumps(metadata, sort_keys=True, separators=(",", ":"))}
+    )
+
+
+# ------------------------------------------------------------------- choose
+
+
+def find(run: Path, which: str = "best") -> Checkpoint:
+    """Find the checkpoint that RUN means: a checkpoint file, or one in a run's folder.
+
+    `which` chooses in a folder: `best` (the lowest validation loss; the newest if no loss was
+    measured), `last` or a step. Damaged files are skipped and reported, as in `newest`. Raises
+    `UserError` if there is no such checkpoint.
+    """
+    if not run.exists():
+        raise UserError(f"there is no run {run}: train one with `python train.py`, or see runs/")
+    if not run.is_dir():
+        return read(run)
+    paths = _by_step(run / "checkpoints")
+    if not paths:
+        raise UserError(f"{run} has no checkpoints yet: train it first")
+    if which == "best":
+        order = _best_first(paths)
+    elif which == "last":
+        order = paths[::-1]
+    else:
+        order = [path for path in paths if str(_step(path)) == which]
+        steps = ", ".join(dict.fromkeys(str(_step(path)) for path in paths))
+        if not order:
+            raise UserError(
+                f"{run} has no checkpoint {which}: choose best, last or one of the steps {steps}"
+            )
+    return _first_valid(order)
+
+
+def newest(folder: Path) -> Checkpoint | None:
+    """Find the newest valid checkpoint in `folder`; each damaged file is skipped and reported.
+
+    Returns None if there is no file. Raises `UserError` if there are files and none is valid,
+    because a run must never start from zero in the folder of another.
+    """
+    paths = _by_step(folder)
+    return _first_valid(paths[::-1]) if paths else None
+
+
+def _first_valid(paths: Sequence[Path]) -> Checkpoint:
+    for path in paths:
+        try:
+            return read(path)
+        except UserError as error:
+            print(f"skipped: {error}", file=sys.stderr)
+    raise UserError(
+        f"none of the {len(paths)} checkpoints in {paths[0].parent} is valid: restore one, or "
+        "remove the run's folder to start from the beginning"
+    )
+
+
+def _best_first(paths: Sequence[Path]) -> list[Path]:
+    """Sort: first by validation loss, then those without one, the newest first."""
+    losses = _losses(paths)
+    measured = [path for path in paths if losses.get(path, math.inf) < math.inf]
+    others = [path for path in reversed(paths) if path not in measured]
+    return sorted(measured, key=lambda path: losses[path]) + others
+
+
+def _losses(paths: Iterable[Path]) -> dict[Path, float]:
+    """Return the validation loss of each file, infinite if it was not measured.
+
+    Files with a damaged header are left out.
+    """
+    losses = {}
+    for path in paths:
+        with contextlib.suppress(UserError):
+            losses[path] = val_loss(read_header(path)[0])
+    return losses
+
+
+def _by_step(folder: Path) -> list[Path]:
+    """List the checkpoints in `folder`, the oldest first."""
+    paths = (path for path in folder.glob("step-*") if NAME.fullmatch(path.name))
+    return sorted(paths, key=lambda path: (_step(path), path.name))
+
+
+def _step(path: Path) -> int:
+    return int(path.name.split("-")[1])
+
+
+def _is_moment(name: str) -> bool:
+    return name.startswith("moments/")
+
+
+# ------------------------------------------------------------------- read and check
+
+
 def read(path: Path) -> Checkpoint:
-    """Check one file by hash and header. Raises `UserError` that says what is wrong with it."""
+    """Check the hash and the header of one file. Raises `UserError` that says what is wrong."""
     if not path.exists():
         raise UserError(f"there is no checkpoint {path}")
     if not stat.S_ISREG(path.stat().st_mode):
@@ -126,114 +260,10 @@ def read(path: Path) -> Checkpoint:
             f"{path} is damaged (truncated or altered): its content does not match the hash in its "
             "name; use an earlier checkpoint"
         )
-    header = _header(path)
-    metadata = _about(path, header)
-    tensors = {
-        name: (about["dtype"], tuple(about["shape"]))
-        for name, about in header.items()
-        if name != "__metadata__"
-    }
+    metadata, tensors = read_header(path)
     if not named:
         print(
-            f"note: {path.name} carries no hash in its name, so damage to it cannot be noticed",
+            f"note: {path.name} has no hash in its name, so damage to it cannot be detected",
             file=sys.stderr,
         )
     return Checkpoint(path, metadata, tensors)
-
-
-def newest(folder: Path) -> Checkpoint | None:
-    """Find the newest valid checkpoint; each file skipped is named on stderr.
-
-    None if there is no file at all; `UserError` if there are files but none is valid: a run must
-    never start from zero over the remains of another.
-    """
-    paths = _by_step(folder)
-    for path in reversed(paths):
-        try:
-            return read(path)
-        except UserError as error:
-            print(f"skipped: {error}", file=sys.stderr)
-    if paths:
-        raise UserError(
-            f"none of the {len(paths)} checkpoints in {folder} is valid: restore one, or "
-            "remove the run's folder to start from the beginning"
-        )
-    return None
-
-
-def find(run: Path, which: str = "last") -> Checkpoint:
-    """Find the checkpoint that RUN means: a checkpoint file, or one of a run's folder.
-
-    `which` is `best`, `last` or a step.
-    """
-    if not run.exists():
-        raise UserError(f"there is no run {run}: train one with `python train.py`, or see runs/")
-    if not run.is_dir():
-        return read(run)
-    checkpoint = newest(run / "checkpoints")
-    if checkpoint is None:
-        raise UserError(f"{run} has no checkpoints yet: train it first")
-    return checkpoint
-
-
-def prune(last: Path, keep: int) -> None:
-    """Delete all but `keep` checkpoints up to `last` and the one with the lowest validation loss.
-
-    What is later than `last`, the file just saved, was skipped as damaged when the run went on: it
-    neither counts nor is it read, and it stays until the run arrives at that step again.
-    """
-    paths, measured = [], {}
-    for path in _by_step(last.parent):
-        if path.name.split("-")[1] > last.name.split("-")[1]:
-            continue
-        try:
-            about = _about(path, _header(path))
-        except UserError:  # damaged as well
-            continue
-        paths.append(path)
-        if about.get("val_step") == about["step"]:
-            measured[path] = about["val_loss"]
-    best = min(measured, key=lambda path: measured[path], default=None)
-    for path in paths[:-keep]:
-        if path != best:
-            path.unlink()
-
-
-def _by_step(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*") if NAME.fullmatch(path.name))
-
-
-def _about(path: Path, header: dict[str, Any]) -> dict[str, Any]:
-    """Parse what a checkpoint says of itself. Raises `UserError` for another program's file."""
-    try:
-        about = json.loads(header["__metadata__"]["breeze"])
-        assert about["format"] == FORMAT and isinstance(about["config"], dict)
-        assert type(about["step"]) is int and about["step"] >= 0
-        assert isinstance(about["data_hash"], str)
-        assert all(isinstance(about.get(key, 0), int | float) for key in HISTORY)
-        for name in header.keys() - {"__metadata__"}:
-            assert isinstance(header[name]["dtype"], str)
-            assert all(type(length) is int for length in header[name]["shape"])
-        assert header["tokenizer"]["dtype"] == "U8"
-    except (KeyError, TypeError, ValueError, AssertionError, AttributeError, RecursionError):
-        raise UserError(
-            f"{path} is a safetensors file, but not a checkpoint of Breeze (format {FORMAT})"
-        ) from None
-    return dict(about)
-
-
-def _header(path: Path) -> dict[str, Any]:
-    """Parse a safetensors header, 8 bytes of length and JSON, before any native parser sees it."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or not 2 <= length <= min(size - 8, LARGEST_HEADER):
-            raise UserError(
-                f"{path} is not a checkpoint: it does not begin like a safetensors file"
-            )
-        try:
-            header = json.loads(file.read(length))
-            assert isinstance(header, dict)
-        except (ValueError, AssertionError, RecursionError):
-            raise UserError(f"{path} is not a checkpoint: its header cannot be read") from None
-    return header

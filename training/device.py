@@ -1,26 +1,56 @@
 """What this machine offers: device, precision, compiler. Each choice comes with its reason.
 
-Choices depend on what the hardware says it can do, never on a measured time: the same config on the
-same machine must always train the same way.
+A choice depends on what the hardware reports about itself, never on a measured time. So the same
+config on the same machine always trains in the same way.
 """
 
 import ctypes
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 
 from errors import UserError
 
 
+@dataclass(frozen=True)
+class Hardware:
+    """Where and how the tensors are computed; `reasons` has a sentence for each choice."""
+
+    device: torch.device
+    dtype: torch.dtype  # of the matrix products
+    compiled: bool
+    reasons: dict[str, str]
+
+
+def choose_hardware(device: str, precision: str, compiled: bool | str) -> Hardware:
+    """Make the three choices from the values of `train.device`, `precision` and `compile`.
+
+    Raises `UserError` if the device does not exist.
+    """
+    chosen, device_reason = choose_device(device)
+    dtype, dtype_reason = choose_precision(precision, chosen)
+    is_compiled, compile_reason = choose_compile(compiled, chosen)
+    reasons = {
+        "device": f"{chosen.type} ({device_reason})",
+        "precision": f"{str(dtype).removeprefix('torch.')} ({dtype_reason})",
+        "compile": f"{'yes' if is_compiled else 'no'} ({compile_reason})",
+    }
+    return Hardware(chosen, dtype, is_compiled, reasons)
+
+
 def choose_device(wanted: str) -> tuple[torch.device, str]:
-    """Pick the device for `auto | cpu | cuda | mps`, and say why."""
+    """Choose the device for `auto | cpu | cuda | mps`; returns it and the reason.
+
+    Raises `UserError` if the machine has no such device.
+    """
     if wanted != "auto":
         backend = {"cpu": torch.cpu, "cuda": torch.cuda, "mps": torch.backends.mps}[wanted]
         if not backend.is_available():
             raise UserError(f"train.device is {wanted}, but PyTorch finds none: use auto or cpu")
-        return torch.device(wanted), "the config asks for it"
+        return torch.device(wanted), "set by the config"
     if torch.cuda.is_available():
         return torch.device("cuda"), torch.cuda.get_device_name()
     if torch.backends.mps.is_available():
@@ -29,52 +59,53 @@ def choose_device(wanted: str) -> tuple[torch.device, str]:
 
 
 def choose_precision(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
-    """Pick the dtype of matrix products for `auto | fp32 | bf16`, and say why."""
+    """Choose the dtype of matrix products for `auto | fp32 | bf16`; returns it and the reason."""
     if wanted != "auto":
-        return (torch.bfloat16 if wanted == "bf16" else torch.float32), "the config asks for it"
+        return (torch.bfloat16 if wanted == "bf16" else torch.float32), "set by the config"
     if device.type == "cuda":
-        fast, has = torch.cuda.is_bf16_supported(), "this GPU"
+        is_faster, hardware = torch.cuda.is_bf16_supported(), "this GPU"
     elif device.type == "cpu":
         amx, avx = torch.cpu._is_amx_tile_supported(), torch.cpu._is_avx512_bf16_supported()
-        fast, has = amx or avx, "AMX" if amx else "AVX512-BF16" if avx else "this CPU"
+        is_faster, hardware = amx or avx, "AMX" if amx else "AVX512-BF16" if avx else "this CPU"
     else:
-        fast, has = False, f"{device.type} (untested)"
-    if fast:
-        return torch.bfloat16, f"{has} multiplies bf16 faster"
-    return torch.float32, f"{has} gains nothing from bf16"
+        is_faster, hardware = False, f"{device.type} (untested)"
+    if is_faster:
+        return torch.bfloat16, f"{hardware} multiplies bf16 faster"
+    return torch.float32, f"{hardware} does not multiply bf16 faster"
 
 
 def choose_compile(wanted: bool | str, device: torch.device) -> tuple[bool, str]:
-    """Decide for `auto | true | false` whether to compile the blocks, and say why."""
+    """Choose for `auto | true | false` whether to compile the blocks; returns it and the reason."""
     if isinstance(wanted, bool):
-        return wanted, "the config asks for it"
+        return wanted, "set by the config"
     if device.type == "cuda":
-        return True, "it fuses what lies between the matrix products"
-    return False, "on this kind of device it takes half a minute and wins nothing"
+        return True, "fuses the operations between the matrix products"
+    return False, f"on {device.type} it takes half a minute and makes nothing faster"
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """Compute matrix products in `dtype`; weights and sums stay fp32."""
+    """Return a context that computes matrix products in `dtype`; weights and sums stay fp32."""
     if dtype == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype)
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory instead of giving it back to the kernel after each tensor.
+    """Make glibc keep freed memory instead of returning it to the kernel after each tensor.
 
-    Without it, activations are page-faulted in anew at every step. Does nothing on other systems.
+    Otherwise each step maps the memory of its activations anew, page by page. Does nothing on
+    systems without glibc.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:  # musl has none
+        if mallopt is not None:  # musl does not have it
             trim_threshold, mmap_threshold, largest = -1, -3, 2**31 - 1
             mallopt(trim_threshold, largest)
             mallopt(mmap_threshold, largest)
 
 
 def matmul_flops_per_s(device: torch.device, dtype: torch.dtype, size: int = 1024) -> float:
-    """Measure what a plain matrix product reaches here, in FLOP/s: the 100% of MFU."""
+    """Measure the rate of a plain matrix product in FLOP/s: 100% of the MFU."""
     a = torch.ones(size, size, dtype=dtype, device=device)
     best = 0.0
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""Resuming: the model, the tokenizer and the text must be those of the checkpoint."""
+"""Resuming: model, tokenizer, text and optimizer must be those of the checkpoint."""
 
 import sys
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 from errors import UserError
 from training.checkpoint import Checkpoint
 
-# Where the text lies and how many processes tokenize it may change: the text itself is compared.
+# The place of the text may change, because its content is compared; so may the number of processes.
 FREE_SETTINGS = {("data", "path"), ("data", "processes")}
 SECTIONS = ("model", "tokenizer", "data", "train", "sample")
 
@@ -19,14 +19,14 @@ def refuse_changes(
     *,
     tokenizer: bytes,
     data_hash: str,
-    name: str,
+    folder: str,
 ) -> None:
     """Compare a run with its checkpoint: configs as nested values, tokenizer, text.
 
     Raises `UserError` if model, tokenizer, text or optimizer changed; prints a note for every
-    other change. `name` is the run's folder, for the messages.
+    other change. `folder` is the run's, for the messages.
     """
-    remedy = "change it back, or begin another run with run_dir=runs/NAME"
+    remedy = "change it back, or start another run with run_dir=runs/NAME"
     if before["seed"] != now["seed"]:
         print(f"note: seed was {before['seed']} and is now {now['seed']}", file=sys.stderr)
     for section in SECTIONS:
@@ -35,13 +35,18 @@ def refuse_changes(
                 continue
             change = f"{section}.{key} was {before[section][key]} and is now {value}"
             if section in ("model", "tokenizer", "data") or key == "optimizer":
-                raise UserError(f"cannot resume {name}: {change}; {remedy}")
+                raise UserError(f"cannot resume {folder}: {change}; {remedy}")
             print(f"note: {' '.join(change.split())}", file=sys.stderr)
-    if tokenizer != checkpoint.tokenizer():
+    another_text = (
+        f"to train on with another text, start a new run from these weights: "
+        f"train.init_from={folder} run_dir=runs/NAME"
+    )
+    if tokenizer != checkpoint.tokenizer():  # the settings are equal, so the text is another
         raise UserError(
-            f"cannot resume {name}: the tokenizer is not the one in its checkpoint; {remedy}"
+            f"cannot resume {folder}: the text is not the one it was trained on (the tokenizer is "
+            f"not the one in its checkpoint); {another_text}"
         )
     if data_hash != checkpoint.metadata["data_hash"]:
         raise UserError(
-            f"cannot resume {name}: the text is not the one it was trained on; {remedy}"
+            f"cannot resume {folder}: the text is not the one it was trained on; {another_text}"
         )

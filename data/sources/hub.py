@@ -1,10 +1,10 @@
-"""Datasets of the Hugging Face Hub, by the libraries that it is read with.
+"""Datasets of the Hugging Face Hub.
 
-    revision -> commit (asked once, kept) -> load_dataset at that commit -> parts
+    revision -> commit (asked for once, kept) -> the dataset at that commit -> chunks
 
-A commit names the text for ever, so it stands in the fingerprint; who has shards of it needs no
-network any more. What is fetched lies below the cache, a folder for each commit: where the Hub
-fails, `datasets` takes what it finds there, and must not find another commit's data.
+A commit pins the text, so it is part of the fingerprint: once there are shards of a commit, no
+network is needed. Each commit has its own folder in the cache: if the Hub cannot be reached,
+`datasets` uses what it finds there, and must not find the data of another commit.
 """
 
 import hashlib
@@ -13,97 +13,105 @@ import re
 import sys
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
 from data.documents import OWN_TEXT, Document, Source
-from data.sources.files import quiet_datasets
+from data.sources.hub_rows import CHUNK_BYTES, HubRows, LibraryRows, TableRows, table_files
+from data.sources.rows import RowCounts
+from data.sources.tables import NoColumn, no_text
 from errors import UserError
 from storage import atomic_write, cache_folder
 
-ROWS = 10_000  # of a dataset in full, in a part
-PART_BYTES = 16_000_000  # about; where the dataset does not say
-PATIENCE = 5  # seconds until the Hub counts as not reachable
+TIMEOUT = 5  # seconds after which the Hub counts as unreachable
+_NAMED = 10  # chunks whose skipped rows are reported
+# Read by the libraries when they are imported: they report their use to nobody.
+_NO_TELEMETRY = {
+    "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+}  # fmt: skip
 
 
 class Unreachable(UserError):
-    """The Hub does not answer, or answers that it cannot."""
+    """The Hub does not answer, or answers that it cannot serve requests."""
 
 
 class Hub(Source):
-    """The split `split` of the dataset `path`, OWNER/NAME, a document in each row that has text in
-    the column `field`; `config` where the dataset has several, `revision` a branch, tag or commit.
+    """The split `split` of the dataset `path`, OWNER/NAME. A document is a row with text in the
+    column `field`; other rows are skipped and reported, or refused (`strict`). `config` names the
+    configuration of a dataset that has several, `revision` a branch, tag or commit.
 
-    A part is one of its files, read as it arrives, or, with streaming=False, `ROWS` rows of the
-    whole, which is downloaded first and mapped into memory.
+    With streaming, a chunk is one of the dataset's files, read as it arrives. With
+    streaming=False, the dataset is downloaded first (hub_rows.py says what a chunk is then).
     """
 
     def __init__(
         self, path: str | None, config: str | None = None, split: str = "train", *,
         field: str = "text", revision: str | None = None, streaming: bool = True,
+        strict: bool = False,
     ) -> None:  # fmt: skip
         if not path:
             raise UserError(
-                "data.source=hub needs data.path: a dataset's id, roneneldan/TinyStories for one"
+                "data.source=hub needs data.path: a dataset's id, such as roneneldan/TinyStories"
             )
         self._id, self._config, self._split, self._field = path, config, split, field
-        self._revision, self._streaming = revision or "main", streaming
-        self._dataset: Any = None  # opened by whom it is asked
+        self._revision, self._streaming, self._strict = revision or "main", streaming, strict
+        self._opened: HubRows | None = None  # opened when it is first needed, in each process
+        self._counts: dict[int, RowCounts] = {}  # of the chunks that have been read
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process gets: names and the commit, nothing that is open."""
-        return self.__dict__ | {"_dataset": None}
+        """Return what is sent to another process: names and the commit, no open dataset."""
+        return self.__dict__ | {"_opened": None}
 
     def fingerprint(self) -> str:
-        about = (self._id, self._config, self._split, self._field, self._streaming, self._commit)
-        return hashlib.sha256(repr(about).encode()).hexdigest()
+        settings = (self._id, self._config, self._split, self._field, self._streaming, self._commit)
+        return hashlib.sha256(repr(settings).encode()).hexdigest()
 
     @property
     def n_parts(self) -> int:  # type: ignore[override]
-        """How many parts there are; opens the dataset."""
-        dataset = self._open()
-        return dataset.num_shards if self._streaming else -(-len(dataset) // ROWS)
+        """The number of chunks. Opens the dataset."""
+        return self._open().n_chunks
 
     def part(self, number: int) -> Iterator[Document]:
+        counts = RowCounts(self._id, self._field, self._strict)
         try:
-            for name, row in self._rows(number):
-                if self._field not in row:
-                    raise _no_column(self._field, self._id, row)
-                text = row[self._field]
-                if text is not None and not isinstance(text, str):
-                    kind = type(text).__name__
-                    raise UserError(
-                        f"data.field={self._field}: row {name} of {self._id} holds {kind}, not text"
-                    )
-                if text:
+            for name, row in self._open().rows(number):
+                if text := counts.text(row):
                     yield Document(name, text)
         except UserError:
             raise
-        except Exception as error:  # whatever a parser or the network says
+        except Exception as error:  # an error of any parser, or of the network
             raise _refusal(self._id, error) from error
+        self._report(number, counts)
+
+    def documents(self) -> Iterator[Document]:
+        has_text = False
+        for document in super().documents():
+            has_text = True
+            yield document
+        if not has_text:
+            counts = next((counts for counts in self._counts.values() if counts.n_rows), None)
+            raise no_text(PurePosixPath(self._id), counts or RowCounts(self._id, self._field))
+
+    def _report(self, number: int, counts: RowCounts) -> None:
+        """Report the rows of a chunk that are skipped, when it is first read; at most `_NAMED`."""
+        if number in self._counts:
+            return
+        self._counts[number] = counts
+        reported = sum(bool(counts.skipped) for counts in self._counts.values())
+        if counts.skipped and reported <= _NAMED:
+            print(f"note: {self._id}, chunk {number}: rows are skipped (data.strict=true refuses "
+                  f"them): {counts}", file=sys.stderr)  # fmt: skip
 
     def part_bytes(self, number: int) -> int:
-        known = (self._open().info.splits or {}).get(self._split)
-        return known.num_bytes // self.n_parts if known and known.num_bytes else PART_BYTES
-
-    def _rows(self, number: int) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the rows of a part, each with a name that follows from its place."""
-        dataset = self._open()
-        if self._streaming:
-            shard = dataset.shard(num_shards=dataset.num_shards, index=number)
-            for row, content in enumerate(shard):
-                yield f"{number}.{row}", content
-        else:
-            rows = range(number * ROWS, min((number + 1) * ROWS, len(dataset)))
-            for row, content in zip(rows, dataset.select(rows), strict=True):
-                yield str(row), content
+        rows = self._open()
+        return rows.size // rows.n_chunks if rows.size else CHUNK_BYTES
 
     # ------------------------------------------------------------------------ the Hub is asked
 
     @cached_property
     def _commit(self) -> str:
-        """The commit that the revision stands for; where the Hub is out of reach, it last did."""
+        """The commit of the revision; the one seen last, if the Hub cannot be reached."""
         if re.fullmatch("[0-9a-f]{40}", self._revision):
             return self._revision
         kept = cache_folder() / "hub" / quote(f"{self._id}@{self._revision}", safe="@")
@@ -114,93 +122,115 @@ class Hub(Source):
                 raise
             commit = kept.read_text()
             reason = str(error).partition(": ")[0]
-            print(f"note: {reason}; {self._id} is taken at the commit seen last, {commit[:12]}",
+            print(f"note: {reason}; {self._id} is read at the commit seen last, {commit[:12]}",
                   file=sys.stderr)  # fmt: skip
         else:
             kept.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(kept, commit.encode())
         return commit
 
-    def _open(self) -> Any:
-        """Open the dataset, with the one column where the columns are known beforehand."""
-        if self._dataset is None:
+    def _open(self) -> HubRows:
+        """Open the dataset, if it is not open."""
+        if self._opened is None:
             folder = cache_folder() / "hub" / self._commit
             if self._streaming or not any(folder.rglob("*.arrow")):
-                _ask(self._id, self._commit)  # `datasets` would try for long
+                _ask(self._id, self._commit)  # `datasets` would retry for minutes
                 if not self._streaming:
                     print(f"downloading {self._id} into {folder.parent} ...", file=sys.stderr)
-            dataset = self._load(folder)
-            if dataset.column_names is not None:  # of .jsonl they are known when it is read
-                if self._field not in dataset.column_names:
-                    raise _no_column(self._field, self._id, dataset.column_names)
-                dataset = dataset.select_columns([self._field])
-            self._dataset = dataset
-        return self._dataset
+            self._opened = self._load(folder)
+        return self._opened
 
-    def _load(self, folder: Path) -> Any:
-        _quiet_hub()
-        datasets = quiet_datasets()
-        # By its bare id, a folder or a parser of that name would come first.
+    def _load(self, folder: Path) -> HubRows:
+        _prepare_environment()
+        datasets = _quiet_datasets()
+        # With the id alone, a local folder or a parser of that name would be preferred.
         path = f"hf://datasets/{self._id}"
-        about = {"revision": self._commit, "cache_dir": str(folder)}
+        place = {"revision": self._commit, "cache_dir": str(folder)}
         try:
             try:
-                return datasets.load_dataset(
-                    path, self._config, split=self._split, streaming=self._streaming, **about
+                return self._rows(
+                    datasets.load_dataset_builder(path, self._config, **place), folder
                 )
-            except ValueError:  # what `datasets` raises for a config or split it does not know
-                configs = datasets.get_dataset_config_names(path, **about)
-                config = self._config or datasets.get_dataset_default_config_name(path, **about)
+            except ValueError:  # what `datasets` raises for an unknown configuration or split
+                configs = datasets.get_dataset_config_names(path, **place)
+                config = self._config or datasets.get_dataset_default_config_name(path, **place)
                 if config not in configs:
                     raise self._unknown("hub_config", self._config, configs) from None
-                splits = datasets.get_dataset_split_names(path, config, **about)
+                splits = datasets.get_dataset_split_names(path, config, **place)
                 if self._split not in splits:
                     raise self._unknown("hub_split", self._split, splits) from None
                 raise
         except UserError:
             raise
-        except Exception as error:  # whatever a parser or the network says
+        except Exception as error:  # an error of any parser, or of the network
             raise _refusal(self._id, error) from error
+
+    def _rows(self, builder: Any, folder: Path) -> HubRows:
+        if files := table_files(builder, self._split):
+            return TableRows(files, self._field, None if self._streaming else str(folder))
+        if self._streaming:
+            dataset = builder.as_streaming_dataset(split=self._split)
+        else:
+            builder.download_and_prepare()
+            dataset = builder.as_dataset(split=self._split)
+        if dataset.column_names is not None:  # otherwise they are known when a row is read
+            if self._field not in dataset.column_names:
+                raise NoColumn(PurePosixPath(self._id), self._field, dataset.column_names)
+            dataset = dataset.select_columns([self._field])
+        return LibraryRows(dataset, self._split, streaming=self._streaming)
 
     def _unknown(self, setting: str, value: str | None, known: list[str]) -> UserError:
         return UserError(f"data.{setting}={value or 'null'}: {self._id} has {', '.join(known)}")
 
 
-def _quiet_hub() -> None:
-    """Make huggingface_hub quiet, with its files below our cache; the user's token stays."""
-    os.environ.setdefault("HF_HUB_CACHE", str(cache_folder() / "hub"))  # read at the first import
+# ---------------------------------------------------------------------------- the libraries
+
+
+def _prepare_environment() -> None:
+    """Import huggingface_hub, quiet, without telemetry and with its files below our cache. The
+    user's token stays where it is."""
+    os.environ.setdefault("HF_HUB_CACHE", str(cache_folder() / "hub"))
+    os.environ.update(_NO_TELEMETRY)
     from huggingface_hub.utils import disable_progress_bars, logging
 
     disable_progress_bars()
     logging.set_verbosity(logging.CRITICAL)
 
 
+def _quiet_datasets() -> Any:
+    """Import `datasets`, which takes seconds. Its errors are reported by our own messages."""
+    import datasets
+
+    datasets.config.TORCH_AVAILABLE = False  # otherwise every process that reads imports torch
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    return datasets
+
+
 def _ask(id: str, revision: str) -> str:
-    """Ask the Hub once for the commit of a revision."""
-    _quiet_hub()
+    """Ask the Hub for the commit of a revision, without retries. Raises `Unreachable` if there is
+    no answer, and `UserError` if there is no such dataset or revision."""
+    _prepare_environment()
     from huggingface_hub import HfApi, errors
 
     try:
-        commit = HfApi().dataset_info(id, revision=revision, timeout=PATIENCE).sha
+        commit = HfApi().dataset_info(id, revision=revision, timeout=TIMEOUT).sha
         if commit is None:
-            raise ValueError("its answer names no commit")
+            raise ValueError("the answer names no commit")
         return commit
     except errors.HFValidationError:
-        raise UserError(f"data.path={id} is no dataset's id: give OWNER/NAME") from None
+        raise UserError(f"{id} is not the id of a dataset: give OWNER/NAME") from None
     except errors.RevisionNotFoundError:
-        known = "has no such branch, tag or commit"
-        raise UserError(f"data.revision={revision}: {id} {known}") from None
+        raise UserError(
+            f"{id} has no branch, tag or commit {revision}: check data.revision"
+        ) from None
     except errors.RepositoryNotFoundError:
         raise UserError(
-            f"data.path={id}: the Hub has no such dataset, or keeps it private: check the "
-            "spelling, or set HF_TOKEN to a token that may read it"
+            f"the Hub has no dataset {id}, or it is private: check the spelling, or set HF_TOKEN "
+            "to a token that may read it"
         ) from None
-    except Exception as error:  # no name, no route, no answer, no right one
+    except Exception as error:  # no address, no route, no answer, or a wrong one
         raise _unreachable(error) from error
-
-
-def _no_column(field: str, id: str, columns: Any) -> UserError:
-    return UserError(f"data.field={field}: {id} has no such column, but {', '.join(columns)}")
 
 
 def _unreachable(error: BaseException) -> Unreachable:
@@ -211,12 +241,12 @@ def _unreachable(error: BaseException) -> Unreachable:
     reason = "HF_HUB_OFFLINE is set" if offline else _reason(error)
     return Unreachable(
         f"the Hub at {ENDPOINT} cannot be reached ({reason}): check the network and HF_ENDPOINT, "
-        f"or take data.source=stories, or {OWN_TEXT}"
+        f"or use data.source=stories, or {OWN_TEXT}"
     )
 
 
 def _refusal(id: str, error: BaseException) -> UserError:
-    """Say in a line what stopped `datasets`."""
+    """Return the error for what stopped `datasets`, in one line."""
     import datasets
     from huggingface_hub.errors import GatedRepoError, HTTPError
 
@@ -226,11 +256,11 @@ def _refusal(id: str, error: BaseException) -> UserError:
     for cause in causes:
         if isinstance(cause, datasets.exceptions.DatasetNotFoundError | GatedRepoError):
             return UserError(
-                f"data.path={id} is gated: ask for access on its page of the Hub, then set HF_TOKEN"
+                f"{id} is gated: ask for access on its page of the Hub, then set HF_TOKEN"
             )
         if isinstance(cause, HTTPError | ConnectionError | TimeoutError):
             return _unreachable(cause)
-    return UserError(f"data.path={id} cannot be read: {_reason(causes[-1])}")
+    return UserError(f"{id} cannot be read: {_reason(causes[-1])}")
 
 
 def _reason(error: BaseException) -> str:

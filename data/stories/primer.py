@@ -5,13 +5,12 @@ and guesses the rest. Such a story is a sequence of steps. A step states a fact,
 known. Now and then scenes pass the time before a use.
 """
 
-from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
 from data.stories.probes import MARK
 from data.stories.scenes import count_words, draw_scenes, pass_time, say, tell_beat
-from data.stories.templates import Beat, Telling, fields_of, read_scripts
+from data.stories.templates import Beat, fields_of, read_scripts
 from data.stories.world import World
 
 PRIMER = "primer"  # the name of these stories among the plots
@@ -28,10 +27,6 @@ class _Step(NamedTuple):
     beat: Beat
     fact: str
     required: frozenset[str]
-
-    def possible(self, known: Iterable[str]) -> bool:
-        """Return whether every fact that the step requires is known."""
-        return self.required <= set(known)
 
 
 _WORD_FACTS = {"n": "n.number", "t": "t.treat", "w": "w.word"}  # of letters with a single fact
@@ -86,6 +81,7 @@ class _Primer:
             step for step in _steps("news") if step.fact == companion or step.fact[0] in "kr"
         ]
         self._uses = [(step, list(step.beat.tellings)) for step in _steps("uses")]
+        self._unlock()
 
     def tell(self) -> list[str]:
         """Return the paragraphs."""
@@ -93,12 +89,13 @@ class _Primer:
         paragraphs = [tell_beat(self._world, draw.choose(_steps("begin")).beat)]
         for _ in range(STEPS + draw.below(STEPS)):
             distance = draw.distance(self._near, self._far)
-            pause = self._introduced() and distance >= PAUSE and not draw.below(PAUSES)
+            introduced = len(self._mentioned) >= INTRODUCTION
+            pause = introduced and distance >= PAUSE and not draw.below(PAUSES)
             if pause:
                 scenes = pass_time(self._world, self._scenes, distance)
                 self._words += sum(map(count_words, scenes))
                 paragraphs += scenes
-            text = self._next_step(distance)
+            text = self._next_step(distance, introduced)
             if text is None:
                 break
             self._remember(text)
@@ -106,36 +103,46 @@ class _Primer:
                 paragraphs.append(text)
             else:
                 paragraphs[-1] += " " + text
-        ends = [step for step in _steps("end") if step.possible(self._mentioned)]
+        ends = [step for step in _steps("end") if step.required <= self._mentioned.keys()]
         return [*paragraphs, tell_beat(self._world, draw.choose(ends).beat)]
 
-    def _introduced(self) -> bool:
-        return len(self._mentioned) >= INTRODUCTION
+    def _unlock(self) -> None:
+        """Find the news and the uses whose required facts are known."""
+        known = self._mentioned.keys()
+        self._possible_news = [step for step in self._news if step.required <= known]
+        self._possible_uses = [use for use in self._uses if use[0].required <= known and use[1]]
 
-    def _next_step(self, distance: int) -> str | None:
-        """Tell a use or a piece of news; None if no step is possible. News are rarer than uses once
-        the story is introduced."""
-        draw, introduced = self._draw, self._introduced()
-        uses = [use for use in self._uses if use[1] and use[0].possible(self._mentioned)]
-        news = [step for step in self._news if step.possible(self._mentioned)]
-        if uses and (not news or draw.below(6 if introduced else 2)):
-            tellings = self._nearest(uses, distance)
-            return say(self._world, tellings.pop(draw.below(len(tellings))))
+    def _next_step(self, distance: int, introduced: bool) -> str | None:
+        """Return the text of a use or of news, or None if no step is possible. Once the story is
+        introduced, news are rarer than uses."""
+        draw, news = self._draw, self._possible_news
+        if self._possible_uses and (not news or draw.below(6 if introduced else 2)):
+            return self._tell_use(distance)
         if news:
             step = draw.choose(news if introduced else news[:2])
             self._news.remove(step)
+            news.remove(step)
             return tell_beat(self._world, step.beat)
         return None
 
-    def _nearest(self, uses: list[tuple[_Step, list[Telling]]], distance: int) -> list[Telling]:
-        """Choose the use whose fact's age is closest to `distance`, as a ratio; return the tellings
-        that are left of it."""
-        ages = [self._words - self._mentioned[step.fact] for step, _ in uses]
+    def _tell_use(self, distance: int) -> str:
+        """Tell the use whose fact's age is closest to `distance`, as a ratio."""
+        words, mentioned = self._words, self._mentioned
+        ages = [words - mentioned[step.fact] for step, _ in self._possible_uses]
         ratios = [max(age, distance) / max(1, min(age, distance)) for age in ages]
-        return uses[ratios.index(min(ratios))][1]
+        use = self._possible_uses[ratios.index(min(ratios))]
+        tellings = use[1]
+        telling = tellings.pop(self._draw.below(len(tellings)))
+        if not tellings:
+            self._possible_uses.remove(use)
+        return say(self._world, telling)
 
     def _remember(self, text: str) -> None:
         """Note where the facts of a marked text stand, and count its words."""
+        words, mentioned = self._words, self._mentioned
+        n_known = len(mentioned)
         for mark in MARK.finditer(text):
-            self._mentioned[mark[1]] = self._words + text.count(" ", 0, mark.start())
-        self._words += count_words(text)
+            mentioned[mark[1]] = words + text.count(" ", 0, mark.start())
+        self._words = words + count_words(text)
+        if len(mentioned) > n_known:
+            self._unlock()

@@ -49,20 +49,16 @@ def unmark(marked: str, candidates: Callable[[str], tuple[str, ...]]) -> Story:
     """
     facts: dict[str, Span] = {}
     uses: list[tuple[str, Span, Span, str]] = []
-    parts: list[str] = []
-    end = length = 0
-    for mark in MARK.finditer(marked):
-        key, word, bracket = mark.groups()
-        before = marked[end : mark.start()]
-        end = mark.end()
-        start = length + len(before)
-        length = start + len(word)
-        parts += before, word
+    pieces = MARK.split(marked)  # text, key, word, bracket, text, ..., text
+    text = "".join(pieces[::2])
+    end = 0
+    marks = zip(pieces[::4], pieces[1::4], pieces[2::4], pieces[3::4], strict=False)
+    for before, key, word, bracket in marks:
+        start = end + len(before)
+        end = start + len(word)
         if bracket == "]" and key in facts:
-            uses.append((key, facts[key], (start, length), word))
-        facts[key] = start, length
-    parts.append(marked[end:])
-    text = "".join(parts)
+            uses.append((key, facts[key], (start, end), word))
+        facts[key] = start, end
     lower = text.lower()
     probes = []
     for key, fact, use, word in uses:

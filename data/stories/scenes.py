@@ -17,8 +17,8 @@ def count_words(text: str) -> int:
 
 def say(world: World, telling: Telling) -> str:
     """Resolve the choices of a telling and fill its fields."""
-    template = " ".join([world.draw.choose(sentence.variants) for sentence in telling])
-    return template.format_map(world)
+    choose = world.draw.choose
+    return " ".join([choose(variants) for _, variants in telling]).format_map(world)
 
 
 def tell_beat(world: World, beat: Beat) -> str:

@@ -84,7 +84,8 @@ def _parse_beat(block: str) -> Beat:
     """Parse the lines of one beat: events first, then tellings."""
     lines = block.strip().splitlines()
     if (lines[0],) in (TIME_PASSES, PARAGRAPH_ENDS):
-        events, lines = (lines[0],), lines[1:]
+        events: tuple[str, ...] = (lines[0],)
+        lines = lines[1:]
     else:
         listed = ";".join(line[1:] for line in lines if line.startswith("@")).split(";")
         events = tuple(event.strip() for event in listed if event)

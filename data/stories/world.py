@@ -63,8 +63,9 @@ class Draw:
         return (state >> 32) * n >> 32
 
     def choose(self, items: Sequence[T]) -> T:
-        """Draw one of `items`."""
-        return items[self.below(len(items))]
+        """Draw one of `items`. `below` is written out here, where most draws are made."""
+        self._state = state = (self._state * 6364136223846793005 + 1442695040888963407) & _WORD
+        return items[(state >> 32) * len(items) >> 32]
 
     def distance(self, near: int, far: int) -> int:
         """Draw a whole number from `near` to `far`: each doubling of `near` is equally likely."""
@@ -185,13 +186,26 @@ class World(dict[str, object]):
         return thing
 
     def __missing__(self, field: str) -> str:
-        """Return the text of a field that is not part of the state."""
+        """Return the text of a field that is not part of the state: a word of a list."""
+        words = self.lists.get(field)
+        if words is None:
+            return self._derived(field)
+        word = self.draw.choose(words)
+        while word in self.reserved:
+            word = self.draw.choose(words)
+        if field in lexicon.DESCRIBED and self.draw.below(2):
+            return f"{self.draw.choose(lexicon.DESCRIBED[field])} {word}"
+        return word
+
+    def _derived(self, field: str) -> str:
+        """Return the text of a field that is made of another: {+bird}, {a bird}, {says A}, {bird1},
+        {Bird}. Raises `KeyError` for a field that does not exist."""
         if field[0] == "+":
             return plural(str(self[field[1:]]))
         if field[:2] in ("a ", "A "):
             phrase = article(str(self[field[2:]]))
             return phrase if field[0] == "a" else capital(phrase)
-        if field[-2] == " ":
+        if field[-2:-1] == " ":
             return self._speech(*field.split())
         if field[-1].isdigit():
             if field not in self.numbered:
@@ -199,12 +213,7 @@ class World(dict[str, object]):
             return self.numbered[field]
         if field[0].isupper():
             return capital(str(self[field.lower()]))
-        word = self.draw.choose(self.lists[field])
-        while word in self.reserved:
-            word = self.draw.choose(self.lists[field])
-        if field in lexicon.DESCRIBED and self.draw.below(2):
-            return f"{self.draw.choose(lexicon.DESCRIBED[field])} {word}"
-        return word
+        raise KeyError(field)
 
     def _speech(self, verb: str, person: str) -> str:
         """Return who speaks and how: said Mia, answered Mia, said Mia softly."""

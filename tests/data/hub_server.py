@@ -1,12 +1,12 @@
-"""A server that speaks as much of the Hugging Face Hub's protocol as reading datasets needs.
+"""A server with the part of the Hugging Face Hub's protocol that reading datasets needs.
 
     python tests/data/hub_server.py FOLDER --port 8123 --stories 2000
     HF_ENDPOINT=http://127.0.0.1:8123 python train.py configs/tinystories.yaml train.max_steps=20
 
 FOLDER/owner/name/ holds the files of the dataset owner/name, FOLDER/owner/name@v1/ those of its
-revision v1. A name that begins with `gated` or `private` is for those who send a token; `down` is
-answered as by a Hub in trouble. `--stories` makes a small dataset of our own story world in the
-shape of TinyStories, if it is not there.
+revision v1. A dataset whose name begins with `gated` or `private` needs a token; requests for
+`down` get the answer of an overloaded Hub. `--stories` writes a small dataset of our own story
+world with the layout of TinyStories, if there is none.
 """
 
 import argparse
@@ -31,14 +31,14 @@ FILE = re.compile(r"/datasets/(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?
 
 
 class Refusal(Exception):
-    """A status with the Hub's name for it."""
+    """An HTTP status, with the Hub's error code."""
 
     def __init__(self, status: int, code: str) -> None:
         self.status, self.code = status, code
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one connection; `asked` is the log of all."""
+    """Answers the requests of one connection; `asked` is the log of all requests."""
 
     protocol_version = "HTTP/1.1"
 
@@ -64,12 +64,12 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_GET
 
     def log_message(self, *_: Any) -> None:
-        """Keep quiet: `asked` is the log."""
+        """Print nothing: `asked` is the log."""
 
-    # ------------------------------------------------------------------------ what is there
+    # ------------------------------------------------------------------------ datasets
 
     def find(self, id: str, revision: str) -> tuple[Path, str]:
-        """The folder and the commit of a revision: main, a name or a commit."""
+        """Return the folder and the commit of a revision: main, a name or a commit."""
         known = (name for name in (id, *(f"{id}@{p.name.split('@')[1]}" for p in
                  (self.folder / id).parent.glob(f"{Path(id).name}@*"))))  # fmt: skip
         folders = {name.partition("@")[2] or "main": self.folder / name for name in known}
@@ -104,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
         deep = "recursive=true" in self.path.lower()
         return [entry(folder, p) for p in sorted(below.rglob("*") if deep else below.iterdir())]
 
-    # ------------------------------------------------------------------------ how it is sent
+    # ------------------------------------------------------------------------ responses
 
     def send_file(self, id: str, revision: str, path: str) -> None:
         folder, commit = self.find(id, revision)
@@ -130,34 +130,34 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("Connection", "close")  # kept alive, it would outlive the server
+        self.send_header("Connection", "close")  # an open connection would outlive the server
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
 
 
 def entry(folder: Path, path: Path) -> dict[str, Any]:
-    """What the Hub tells of a file or folder."""
+    """Return what the Hub states about a file or folder."""
     kind, size = ("file", path.stat().st_size) if path.is_file() else ("directory", 0)
     name = path.relative_to(folder).as_posix()
     return {"type": kind, "path": name, "size": size, "oid": tag_of(path)}
 
 
 def tag_of(path: Path) -> str:
-    """A hash that changes when the file does."""
-    about = path.stat()
-    return hashlib.sha1(f"{path} {about.st_size} {about.st_mtime_ns}".encode()).hexdigest()
+    """Return a hash that changes when the file does."""
+    status = path.stat()
+    return hashlib.sha1(f"{path} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()
 
 
 def commit_of(folder: Path) -> str:
-    """A hash that changes when a file of the folder does; 40 hexadecimal digits, as git's."""
+    """Return a hash that changes when a file of the folder does; 40 hexadecimal digits."""
     tags = "".join(tag_of(file) for file in sorted(folder.rglob("*")) if file.is_file())
     return hashlib.sha1(tags.encode()).hexdigest()
 
 
 @contextmanager
 def serve(folder: Path, port: int = 0) -> Iterator[tuple[str, list[str]]]:
-    """Serve `folder` while the block runs; gives the address and the log of requests."""
+    """Serve `folder` while the block runs; yield the address and the log of requests."""
     asked: list[str] = []
     server = ThreadingHTTPServer(("127.0.0.1", port), partial(Handler, folder, asked))
     server.daemon_threads = True
@@ -171,8 +171,8 @@ def serve(folder: Path, port: int = 0) -> Iterator[tuple[str, list[str]]]:
 
 
 def make_stories(folder: Path, count: int) -> list[str]:
-    """Write `count` stories in the shape of TinyStories, four files to train on and one to validate
-    with a tenth as many; returns the training texts."""
+    """Write `count` training stories in four files and a tenth as many for validation in one, as
+    TinyStories has them. Return the training texts."""
     import pyarrow
     import pyarrow.parquet
 
@@ -184,9 +184,11 @@ def make_stories(folder: Path, count: int) -> list[str]:
     files = {f"train-{i:05d}-of-00004": texts[count * i // 4 : count * (i + 1) // 4]
              for i in range(4)}  # fmt: skip
     files["validation-00000-of-00001"] = texts[count:]
-    for name, its in files.items():
-        pyarrow.parquet.write_table(pyarrow.table({"text": its}), data / f"{name}.parquet")
-    card = "---\nlicense: apache-2.0\n---\nStories of our own world, in the shape of TinyStories.\n"
+    for name, stories in files.items():
+        pyarrow.parquet.write_table(pyarrow.table({"text": stories}), data / f"{name}.parquet")
+    card = (
+        "---\nlicense: apache-2.0\n---\nStories of our own world, with the layout of TinyStories.\n"
+    )
     (data.parent / "README.md").write_text(card)
     return texts[:count]
 
@@ -196,7 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Serve a folder as the Hugging Face Hub would.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--port", type=int, default=8123)
-    parser.add_argument("--stories", type=int, help="make so many, if they are not there")
+    parser.add_argument("--stories", type=int, help="write this many, if there are none")
     arguments = parser.parse_args()
     if arguments.stories and not (arguments.folder / "roneneldan/TinyStories").exists():
         make_stories(arguments.folder, arguments.stories)

@@ -1,4 +1,4 @@
-"""data/batches.py: each sequence once an epoch, the same for ever."""
+"""data/batches.py: each sequence once an epoch, in an order that never changes."""
 
 import hashlib
 from collections import Counter
@@ -11,7 +11,7 @@ from errors import UserError
 
 
 def make(n_tokens: int, *, seq_len: int = 4, batch_size: int = 3, seed: int = 0) -> Batches:
-    """Tokens that are their own positions, as they lie in a shard."""
+    """Make batches of tokens that are their own positions, with the dtype of a shard."""
     tokens = np.arange(n_tokens, dtype=np.uint16)
     return Batches(tokens, seq_len=seq_len, batch_size=batch_size, seed=seed)
 
@@ -20,7 +20,7 @@ def starts(batches: Batches, steps: range) -> list[int]:
     return [int(row[0]) for step in steps for row in batches.batch(step)]
 
 
-def test_a_batch_is_windows_of_consecutive_tokens() -> None:
+def test_a_batch_is_sequences_of_consecutive_tokens() -> None:
     """Shape, type, and that each row is seq_len + 1 tokens that follow each other."""
     batch = make(100).batch(7)
     assert batch.shape == (3, 5) and batch.dtype == np.int64
@@ -29,37 +29,37 @@ def test_a_batch_is_windows_of_consecutive_tokens() -> None:
 
 @pytest.mark.parametrize("n_tokens", [5, 8, 9, 50, 101, 1000])
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_each_epoch_visits_each_window_once(n_tokens: int, batch_size: int) -> None:
-    """Counted with a Counter over the endless sequence, cut at epochs that batches straddle."""
+def test_each_epoch_visits_each_sequence_once(n_tokens: int, batch_size: int) -> None:
+    """Counted over three epochs; some batches contain the end of one and the start of the next."""
     batches = make(n_tokens, batch_size=batch_size)
     n = (n_tokens - 1) // 4
     assert batches.n_sequences == n
     steps = range(-(-3 * n // batch_size))
-    sequence = starts(batches, steps)[: 3 * n]
+    visited = starts(batches, steps)[: 3 * n]
     for epoch in range(3):
-        seen = Counter(sequence[epoch * n : (epoch + 1) * n])
+        seen = Counter(visited[epoch * n : (epoch + 1) * n])
         assert seen == Counter(range(0, 4 * n, 4))
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
-    """Neither the epoch nor the seed may be lost on the way to the key."""
+    """The key depends on both the epoch and the seed."""
     orders = set()
     for seed in (0, 1, 2, 2**40, -1):
-        sequence = starts(make(4 * 50 + 1, batch_size=50, seed=seed), range(4))
-        orders |= {tuple(sequence[epoch * 50 : (epoch + 1) * 50]) for epoch in range(4)}
+        visited = starts(make(4 * 50 + 1, batch_size=50, seed=seed), range(4))
+        orders |= {tuple(visited[epoch * 50 : (epoch + 1) * 50]) for epoch in range(4)}
     assert len(orders) == 5 * 4
 
 
 def test_a_batch_depends_on_seed_and_step_only() -> None:
-    """Asked in any order, by any object: what a resumed run relies on."""
+    """A resumed run asks a new object for a step in the middle."""
     one, other = make(500), make(500)
     forward = [one.batch(step) for step in range(30)]
     for step in reversed(range(30)):
         assert (other.batch(step) == forward[step]).all()
 
 
-def test_the_batch_size_only_cuts_the_sequence() -> None:
-    """Half the batch in twice the steps is the same sequence of samples."""
+def test_the_batch_size_only_groups_the_draws() -> None:
+    """Half the batch in twice the steps visits the same sequences in the same order."""
     assert starts(make(500, batch_size=8), range(20)) == starts(make(500, batch_size=4), range(40))
 
 
@@ -73,8 +73,8 @@ PINNED_IDS = [436, 482, 304, 223, 344, 27, 613, 17]
 PINNED_HASH = "dfeeca36bac59bba2f32354be26e76967ee560b452283c6885ca5133f34ba434"
 
 
-def test_the_first_thousand_samples_are_pinned() -> None:
-    """A change of the order would silently make every run a different one: it is for ever."""
+def test_the_first_thousand_draws_are_pinned() -> None:
+    """A change of the order would silently change every run."""
     batches = make(4 * 777 + 1, batch_size=50, seed=1234)
     ids = np.concatenate([batches.sequence_ids(step) for step in range(20)])
     assert ids[:8].tolist() == PINNED_IDS
@@ -82,7 +82,7 @@ def test_the_first_thousand_samples_are_pinned() -> None:
 
 
 def slow_permute(index: int, n: int, key: int) -> int:
-    """The docstring of `permute` again, one number at a time in Python's integers."""
+    """`permute` as its docstring says, one number at a time, in Python's integers."""
     word = 2**64 - 1
     half = 1
     while 4**half < n:
@@ -103,7 +103,7 @@ def slow_permute(index: int, n: int, key: int) -> int:
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 16, 17, 64, 65, 1000])
 def test_permute_against_plain_integers(n: int) -> None:
-    """The vectors wrap, shift and walk as the integers do, and give a permutation."""
+    """The arrays give what the integers give, and it is a permutation."""
     for key in (0, 1, 2**64 - 1, 0x123456789ABCDEF):
         got = permute(np.arange(n), n, np.array(key, dtype=np.uint64)).tolist()
         assert got == [slow_permute(index, n, key) for index in range(n)]
@@ -120,10 +120,10 @@ def test_permute_takes_huge_n() -> None:
 
 
 def test_the_order_looks_random() -> None:
-    """Over 2,000 epochs of 10 sequences every sequence comes to every place about 200 times.
+    """Over 2,000 epochs of 10 sequences, every sequence is at every position about 200 times.
 
-    Chi-squared over the 100 cells has 81 degrees of freedom, so 81 +- 12.7; and neighbours do not
-    stay neighbours more often than chance (2/10 of pairs) allows.
+    Chi-squared over the 100 cells has 81 degrees of freedom, so 81 +- 12.7; and neighbours stay
+    neighbours as often as chance predicts (2/10 of pairs).
     """
     batches = make(4 * 10 + 1, batch_size=10, seed=3)
     orders = np.stack([batches.sequence_ids(step) for step in range(2000)])
@@ -133,7 +133,7 @@ def test_the_order_looks_random() -> None:
     assert abs(neighbours - 0.2) < 0.02
 
 
-def test_too_short_for_a_window() -> None:
+def test_too_short_for_a_sequence() -> None:
     assert make(5).n_sequences == 1
     with pytest.raises(UserError) as caught:
         make(90, seq_len=256)

@@ -17,10 +17,11 @@ import pytest
 
 from data.corpus import Corpus
 from data.documents import Document, Source
-from data.prepare import prepare, training_texts
+from data.prepare import prepare, tokenizer_for, training_texts
 from data.sources.open import open_source
 from data.splits import SPLITS
-from data.tokenizer import Tokenizer, train_tokenizer
+from data.tokenizer import Tokenizer
+from data.vocabulary import train_tokenizer
 from errors import UserError
 from storage import cache_folder
 
@@ -91,6 +92,23 @@ def test_a_tokenizer_learns_from_the_training_split_only(
     assert 0 < len(given) < 10
 
 
+def test_a_small_text_gets_the_largest_vocabulary(
+    shelf: Shelf, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A note says so each time, also when the tokenizer comes from the cache."""
+    settings: dict[str, Any] = {"type": "bpe", "split": "tail", **SHARES}
+    for _ in range(2):
+        tokenizer = tokenizer_for([(shelf, 1.0)], vocab_size=30_000, **settings)
+        expected = f"the tokenizer has {tokenizer.vocab_size:,} tokens, the most that the text "
+        assert expected + "allows, not 30,000\n" in capsys.readouterr().err
+    texts = list(training_texts(shelf, split="tail", **SHARES))
+    assert tokenizer.model_bytes == train_tokenizer(
+        texts, type="bpe", vocab_size=tokenizer.vocab_size
+    )
+    tokenizer_for([(shelf, 1.0)], vocab_size=tokenizer.vocab_size, **settings)
+    assert "note" not in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------------------- the shards
 
 
@@ -104,10 +122,11 @@ def test_shards_hold_all_text_once(shelf: Shelf, tokenizer: Tokenizer, split: st
     else:
         assert sorted(chain(*texts.values())) == sorted(TEXTS)
     for name in SPLITS:
-        assert corpus.n_documents(name) == len(texts[name]) > 0
+        assert len(texts[name]) > 0
         assert corpus.n_bytes(name) == sum(len(text.encode()) for text in texts[name])
         assert corpus.n_tokens(name) == len(corpus.tokens(name))
         assert len(corpus.manifest["splits"][name]["documents"]) == len(texts[name])
+    assert sum(map(corpus.n_documents, SPLITS)) == len(TEXTS)  # one that is cut is counted once
 
 
 def test_tokens_are_mapped_and_read_only(shelf: Shelf, tokenizer: Tokenizer) -> None:
@@ -213,13 +232,13 @@ def test_an_interrupted_run_leaves_nothing_half_made(shelf: Shelf, tokenizer: To
     with pytest.raises(OSError, match="the disk went away"):
         prepare(shelf, tokenizer, split="tail", **SHARES)
     shelf.fails_at = 0
-    kept = sorted(file.name for file in expected.folder.parent.rglob("parts/*"))
+    kept = sorted(file.name for file in expected.folder.parent.rglob("chunks/*"))
     assert kept == ["00000.bin", "00000.json", "00001.bin", "00001.json"]
     corpus = prepare(shelf, tokenizer, split="tail", **SHARES)
     assert "".join(chain(*(stored(corpus, tokenizer, s) for s in SPLITS))) == "".join(shelf.texts)
     assert set(expected.folder.parent.iterdir()) - before == {corpus.folder}
     assert {file.name for file in corpus.folder.iterdir()} == {
-        "manifest.json", "train-00000.bin", "val-00000.bin", "test-00000.bin"
+        "manifest.json", "train-00000.bin", "val-00000.bin", "test-00000.bin", ".lock"
     }  # fmt: skip
 
 
@@ -262,7 +281,7 @@ def hashes(folder: Path) -> dict[str, str]:
 def test_shards_have_a_fixed_size(shelf: Shelf, tokenizer: Tokenizer) -> None:
     """Cut into files of 50 ids, the split is what it was in one; only the last file is smaller."""
     whole = prepare(shelf, tokenizer, split="document", **SHARES)
-    cut = prepare(shelf, tokenizer, split="document", **SHARES, shard=50)
+    cut = prepare(shelf, tokenizer, split="document", **SHARES, shard_tokens=50)
     sizes = [file.stat().st_size // 2 for file in sorted(cut.folder.glob("train-*.bin"))]
     assert len(sizes) > 3 and set(sizes[:-1]) == {50} and 0 < sizes[-1] <= 50
     ids = whole.tokens("train")
@@ -313,7 +332,7 @@ if __name__ == "__main__":
     tokenizer = Tokenizer(Path(sys.argv[1]).read_bytes())
     source = open_source("stories", stories=9000)
     prepare(source, tokenizer, split="document", val_fraction=0.1, test_fraction=0.1, processes=2,
-            shard=1 << 20)
+            shard_tokens=1 << 20)
 """
 
 
@@ -344,7 +363,7 @@ def test_killed_and_resumed(tmp_path: Path, tokenizer: Tokenizer, signal_number:
         command = [sys.executable, str(program), str(model)]
         if place == "killed":
             process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
-            while len(list((tmp_path / place).rglob("parts/*.json"))) < 3:
+            while len(list((tmp_path / place).rglob("chunks/*.json"))) < 3:
                 assert process.poll() is None, process.stderr
                 time.sleep(0.02)
             process.send_signal(signal_number)
@@ -353,12 +372,12 @@ def test_killed_and_resumed(tmp_path: Path, tokenizer: Tokenizer, signal_number:
             while alive(f"BREEZE_CACHE={tmp_path / place}") and time.monotonic() < deadline:
                 time.sleep(0.05)
             assert not alive(f"BREEZE_CACHE={tmp_path / place}")
-            finished = list((tmp_path / place).rglob("parts/*.json"))
+            finished = list((tmp_path / place).rglob("chunks/*.json"))
             assert 3 <= len(finished) < 9 and not list((tmp_path / place).rglob("manifest.json"))
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-        assert ("parts are there from before" in done.stderr) == (place == "killed")
+        assert ("chunks are already tokenized" in done.stderr) == (place == "killed")
         (shards,) = (tmp_path / place / "shards").iterdir()
-        assert not list(shards.rglob(".*")) and not (shards / "parts").exists()
+        assert not list(shards.rglob(".*.part")) and not (shards / "chunks").exists()
         made.append(hashes(shards))
     assert made[0] == made[1] and len(made[0]) > 5
 

@@ -1,4 +1,4 @@
-"""data/splits.py: what is held out."""
+"""data/splits.py: which documents, or sections of documents, are held out."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,8 +15,8 @@ SHARES: dict[str, Any] = {"val_fraction": 0.2, "test_fraction": 0.1}
 
 
 class Lengths(Source):
-    """Documents of given names and lengths, two a part; the text of all in a row is 0, 1, 2, ... as
-    characters, so that each character says where it stands."""
+    """Documents of given names and lengths, two per chunk. The characters of the whole text are 0,
+    1, 2, ..., so that each character is its own position."""
 
     def __init__(self, documents: Sequence[tuple[str, int]], split: str | None = None) -> None:
         self._documents, self._split = documents, split
@@ -27,28 +27,32 @@ class Lengths(Source):
         return repr(self._documents)
 
     def part(self, number: int) -> Iterator[Document]:
-        at = sum(length for _, length in self._documents[: 2 * number])
+        start = sum(length for _, length in self._documents[: 2 * number])
         for name, length in self._documents[2 * number : 2 * number + 2]:
             self.reads += 1
-            yield Document(name, "".join(map(chr, range(at, at + length))), self._split)
-            at += length
+            yield Document(name, "".join(map(chr, range(start, start + length))), self._split)
+            start += length
 
 
-def given(documents: Sequence[tuple[str, int]], **how: Any) -> list[tuple[str, str, int, int]]:
-    """Each piece as (name, split, first, last + 1)."""
+def divided(
+    documents: Sequence[tuple[str, int]], **settings: Any
+) -> list[tuple[str, str, int, int]]:
+    """Return each section as (name, split, first position, last position + 1)."""
     source = Lengths(documents)
-    splitter = choose(source, **how)
-    pieces = [piece for part in range(source.n_parts)
-              for piece in splitter.divide(part, source.part(part))]  # fmt: skip
-    return [(p.name, str(p.split), ord(p.text[0]), ord(p.text[-1]) + 1) for p in pieces if p.text]
+    splitter = choose(source, **settings)
+    sections = [section for number in range(source.n_parts)
+                for section in splitter.divide(number, source.part(number))]  # fmt: skip
+    return [(section.name, section.split, ord(section.text[0]), ord(section.text[-1]) + 1)
+            for section in sections if section.text]  # fmt: skip
 
 
 def owners(names: list[str], **fractions: float) -> list[str]:
-    pieces = given([(name, 5) for name in names], split="document", **fractions)
-    assert [(name, first) for name, _, first, _ in pieces] == [
+    """Return the split of each name."""
+    sections = divided([(name, 5) for name in names], split="document", **fractions)
+    assert [(name, first) for name, _, first, _ in sections] == [
         (name, 5 * number) for number, name in enumerate(names)
     ]
-    return [split for _, split, _, _ in pieces]
+    return [split for _, split, _, _ in sections]
 
 
 @pytest.mark.parametrize(
@@ -63,13 +67,13 @@ def owners(names: list[str], **fractions: float) -> list[str]:
     ],
 )
 def test_shares_of_documents(n: int, val: float, test: float, expected: tuple[int, ...]) -> None:
-    """Rounded shares, at least one where one is wanted."""
+    """Rounded shares, at least one document for a share above 0."""
     count = Counter(owners([f"d{i}" for i in range(n)], val_fraction=val, test_fraction=test))
     assert tuple(count[name] for name in SPLITS) == expected
 
 
-def test_documents_are_chosen_by_name_not_by_place() -> None:
-    """The order of reading must not decide, and one more document must move few others."""
+def test_documents_are_chosen_by_name_not_by_position() -> None:
+    """The order of reading does not decide, and one more document moves few others."""
     names = [f"d{i}" for i in range(100)]
     split = dict(zip(names, owners(names, **SHARES), strict=True))
     backwards = dict(zip(names[::-1], owners(names[::-1], **SHARES), strict=True))
@@ -79,43 +83,48 @@ def test_documents_are_chosen_by_name_not_by_place() -> None:
 
 
 def test_the_choice_is_pinned() -> None:
-    """What is held out must stay held out in the next version: `printf d0 | sha256sum` and so on,
-    sorted by eye."""
+    """Held-out documents stay held out in later versions. The expected values are from
+    `printf d0 | sha256sum` and so on, sorted by hand."""
     chosen = owners([f"d{number}" for number in range(10)], **SHARES)
     assert [n for n, owner in enumerate(chosen) if owner == "test"] == [0]
     assert [n for n, owner in enumerate(chosen) if owner == "val"] == [5, 8]
 
 
-def test_documents_of_one_name_are_told_apart() -> None:
-    """Otherwise they would be held out by place: the first ones."""
+def test_documents_of_the_same_name_are_distinguished() -> None:
+    """Otherwise the first ones would be held out."""
     chosen = owners(["same"] * 100, **SHARES)
     assert Counter(chosen) == {"train": 70, "val": 20, "test": 10}
     assert 10 < chosen[:30].count("train") < 29
 
 
 def test_tail_is_where_nanogpt_cuts() -> None:
-    """`data[:int(n * 0.9)]` and the rest, for every n: to the character."""
+    """`data[:int(n * 0.9)]` and the rest, for every n, exactly."""
     for n in range(2, 400):
         if int(n * 0.9) < n:
-            train, val = given([("d", n)], split="tail", val_fraction=0.1, test_fraction=0.0)
+            train, val = divided([("d", n)], split="tail", val_fraction=0.1, test_fraction=0.0)
             assert train == ("d", "train", 0, int(n * 0.9))
             assert val == ("d", "val", int(n * 0.9), n)
 
 
 def test_tail_cuts_inside_documents() -> None:
-    """By hand: 20 characters in documents of 8, 0, 3 and 9; cuts at 10 and 15."""
+    """By hand: 20 characters in documents of 8, 0, 3 and 9; cuts at 10 and 15. Each document begins
+    once, so that it is counted once."""
     documents = [("a", 8), ("b", 0), ("c", 3), ("d", 9)]
-    assert given(documents, split="tail", val_fraction=0.25, test_fraction=0.25) == [
+    assert divided(documents, split="tail", val_fraction=0.25, test_fraction=0.25) == [
         ("a", "train", 0, 8),
         ("c", "train", 8, 10),
         ("c", "val", 10, 11),
         ("d", "val", 11, 15),
         ("d", "test", 15, 20),
     ]
+    source = Lengths(documents)
+    splitter = choose(source, split="tail", val_fraction=0.25, test_fraction=0.25)
+    sections = [s for number in (0, 1) for s in splitter.divide(number, source.part(number))]
+    assert [section.begins for section in sections] == [True, True, False, True, False]
 
 
 def test_one_long_document_may_hold_all_splits() -> None:
-    assert given([("a", 10)], split="tail", val_fraction=0.2, test_fraction=0.2) == [
+    assert divided([("a", 10)], split="tail", val_fraction=0.2, test_fraction=0.2) == [
         ("a", "train", 0, 6), ("a", "val", 6, 8), ("a", "test", 8, 10)
     ]  # fmt: skip
 
@@ -123,10 +132,10 @@ def test_one_long_document_may_hold_all_splits() -> None:
 @pytest.mark.parametrize(
     ("documents", "split", "val", "test", "message"),
     [
-        (2, "document", 0.1, 0.1, "cannot hold out 1 for val and 1 for test of 2 documents and "
-                                  "train on the rest: use data.split=tail"),
-        (1, "document", 0.1, 0.0, "use data.split=tail"),
-        (4, "document", 0.45, 0.45, "cannot hold out 2 for val and 2 for test"),
+        (2, "document", 0.1, 0.1, "the text has 2 document(s), too few to hold out 1 for val and "
+                                  "1 for test: data.split=tail "),
+        (1, "document", 0.1, 0.0, "data.split=tail holds out the end of the text instead"),
+        (4, "document", 0.45, 0.45, "too few to hold out 2 for val and 2 for test"),
         (1, "tail", 0.01, 0.0, ""),
         (1, "tail", 0.1, 0.1, ""),
         (9, "tail", 0.5, 0.5, "their sum must be below 1"),
@@ -137,7 +146,7 @@ def test_one_long_document_may_hold_all_splits() -> None:
 def test_impossible_splits(
     documents: int, split: str, val: float, test: float, message: str
 ) -> None:
-    """A split that is asked for and would be empty is refused, not trained without."""
+    """An empty split with a share above 0 is an error."""
     names = [(f"d{number}", 1) for number in range(documents)]
     message = message or "data.split=tail leaves nothing for train: the text has 1 characters"
     with pytest.raises(UserError) as caught:
@@ -146,8 +155,9 @@ def test_impossible_splits(
 
 
 def test_many_documents_are_drawn_by_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of many, no more are read than tell that they are many; the shares come out all the same, one
-    more document moves none, and by rank or by hash one in twenty differs at most."""
+    """With many documents, `MANY` are read to see that they are many. The shares are close to those
+    asked for, one more document moves no other, and at most 1 in 20 has another split than by
+    rank."""
     names = [f"d{number}" for number in range(4000)]
     few = owners(names, **SHARES)
     monkeypatch.setattr(splits, "MANY", 1000)
@@ -161,8 +171,8 @@ def test_many_documents_are_drawn_by_name_alone(monkeypatch: pytest.MonkeyPatch)
     assert owners([*names, "d4000"], **SHARES)[:-1] == many
 
 
-def test_a_source_may_have_splits_of_its_own() -> None:
-    """Then shares and names are not asked, and one document is enough to see it."""
+def test_a_source_may_have_its_own_splits() -> None:
+    """Then shares and names have no effect, and one document is read."""
     source = Lengths([("a", 3), ("b", 3), ("c", 3)], split="val")
     splitter = choose(source, split="document", **SHARES)
     assert isinstance(splitter, Own) and source.reads == 1

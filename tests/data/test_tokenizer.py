@@ -1,6 +1,5 @@
 """data/tokenizer.py: every text comes back, every stream equals its whole, bad input is refused."""
 
-import hashlib
 import io
 import random
 import subprocess
@@ -9,17 +8,12 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
+from kites import SIZE, TEXT
 
 from data import tokenizer as tokenizer_module
-from data.tokenizer import TYPES, Tokenizer, train_tokenizer
+from data.tokenizer import Tokenizer
+from data.vocabulary import _LOSSLESS, TYPES, train_tokenizer
 from errors import UserError
-
-TEXT = [
-    "Once upon a time there was a kite.\n\nIt was red, and it flew,\nit flew over the hills.\n" * 9,
-    'The kite said: "I\'m 27 years old!"\r\n\tAnd then?  Then it was <s> gone </s>, 1/2 < 3 > 2.\n'
-    * 9,
-]
-SIZE = {"bpe": 340, "unigram": 305, "char": 400}
 
 NASTY = [
     "", " ", "  ", "   leading", "trailing   ", "a  b   c", "\n", "\n\n\n", "\t", "a\r\nb\rc\n",
@@ -112,7 +106,7 @@ def test_blocks_do_not_change_the_pieces(
 def test_words_do_not_change_the_pieces(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
     """What BPE keeps of a word is what SentencePiece says of it within its text, also between runs
     of spaces, which are pieces too, and whether there is room to keep it or not."""
-    monkeypatch.setattr(tokenizer_module, "_KEPT", kept)
+    monkeypatch.setattr(tokenizer_module, "_MAX_WORDS", kept)
     code = ["if the kite:\n        fly()\n    land(the,  kite)\n" * 9]
     fresh = Tokenizer(train_tokenizer(TEXT + code, type="bpe", vocab_size=360))
     assert any(fresh.piece(id) == "\u2581\u2581" for id in range(259, 360))
@@ -122,18 +116,18 @@ def test_words_do_not_change_the_pieces(monkeypatch: pytest.MonkeyPatch, kept: i
     for text in [*TEXT, *texts, *random_texts(100), "", " ", "   ", "a" * 99 + "  b "]:
         if "\u2581" not in text:
             assert fresh.encode(text) == fresh._model.encode(text)
-    assert fresh._known_words is not None and len(fresh._known_words) <= kept
-    assert len(fresh._known_words) > 100 or kept < 100
+    assert fresh._word_ids is not None and len(fresh._word_ids) <= kept
+    assert len(fresh._word_ids) > 100 or kept < 100
 
 
 def test_only_words_that_stand_alone_are_kept() -> None:
     """Unigram weighs a whole text; a BPE of another house may end its pieces with the space."""
     unigram = Tokenizer(train_tokenizer(TEXT, type="unigram", vocab_size=305))
-    assert unigram._known_words is None
+    assert unigram._word_ids is None
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXT), model_writer=model, model_type="bpe", vocab_size=340,
-        treat_whitespace_as_suffix=True, **tokenizer_module._LOSSLESS,
+        treat_whitespace_as_suffix=True, **_LOSSLESS,
     )  # fmt: skip
     tokenizer = Tokenizer(model.getvalue())
     assert tokenizer.decode(tokenizer.encode("The kite ")[-1:]) == "e "
@@ -210,113 +204,6 @@ def test_a_stream_never_gives_half_a_character(tokenizer: Tokenizer) -> None:
         given = "".join(map(cut.push, ids[:stop]))
         assert given + cut.flush() == tokenizer.decode(ids[:stop])
     assert pushed == text and stream.flush() == ""
-
-
-# ---------------------------------------------------------------------------- training
-
-
-@pytest.mark.parametrize("type", TYPES)
-def test_training_is_deterministic(type: str) -> None:
-    """Two processes, hashing strings differently, learn the same bytes."""
-    program = (
-        "import hashlib; from data.tokenizer import train_tokenizer; "
-        "from tests.data.test_tokenizer import TEXT; "
-        f"model = train_tokenizer(TEXT, type={type!r}, vocab_size={SIZE[type]}); "
-        "print(hashlib.sha256(model).hexdigest())"
-    )
-    command = [sys.executable, "-c", program]
-    root = Path(__file__).parents[2]
-    other = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    model = train_tokenizer(iter(TEXT), type=type, vocab_size=SIZE[type])
-    assert other.stdout.strip() == hashlib.sha256(model).hexdigest()
-    assert Tokenizer(model).fingerprint() == hashlib.sha256(model).hexdigest()
-
-
-def test_char_has_a_token_for_each_character() -> None:
-    """Specials, bytes and the characters, newline, tab and space among them; no more."""
-    model = Tokenizer(train_tokenizer(["ab\tc\n", "b a"], type="char", vocab_size=1000))
-    assert model.vocab_size == 3 + 256 + len("abc\t\n ")
-    assert [model.decode([id]) for id in model.encode("a b\n\tc")] == list("a b\n\tc")
-    assert model.encode("z") == [3 + ord("z")], "an unknown character is spelled in bytes"
-
-
-def test_pieces_hold_no_word_together_with_a_newline(bpe: Tokenizer) -> None:
-    """Punctuation may take its newline along; a word must not."""
-    pieces = [bpe.piece(id) for id in range(259, bpe.vocab_size)]
-    with_newline = [piece for piece in pieces if "\n" in piece]
-    assert "\n" in pieces and any(len(piece) > 1 for piece in with_newline)
-    assert not any(character.isalnum() for piece in with_newline for character in piece)
-
-
-def test_long_lines_and_reserved_characters_are_learnt_from() -> None:
-    """SentencePiece skips without a word a line over 4,192 bytes, and one that has U+2585."""
-    long = Tokenizer(train_tokenizer(["kite " * 5000], type="bpe", vocab_size=269))
-    assert len(long.encode(" kite kite")) == 2
-    marked = Tokenizer(train_tokenizer(["kite \u2585 kite\n" * 9], type="bpe", vocab_size=269))
-    assert len(marked.encode(" kite kite")) <= 3
-
-
-def test_a_text_without_spaces_is_learnt_from() -> None:
-    """One word of 200,000 characters is longer than any line SentencePiece would take."""
-    model = Tokenizer(train_tokenizer(["中文" * 100_000], type="bpe", vocab_size=264))
-    assert len(model.encode("中文")) == 1
-
-
-def test_digits_stand_alone(tokenizer: Tokenizer) -> None:
-    """A number is spelled digit by digit, however frequent it was."""
-    pieces = [tokenizer.piece(id) for id in range(259, tokenizer.vocab_size)]
-    assert {"2", "7"} <= set(pieces)
-    assert not any(len(piece) > 1 for piece in pieces if any(map(str.isdigit, piece)))
-
-
-def test_training_stops_at_its_limit(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A huge corpus must not fill the memory; that it is cut is said."""
-    monkeypatch.setattr(tokenizer_module, "TRAINING_LIMIT", 6)
-    model = Tokenizer(train_tokenizer(["abc", "defg", "h"], type="char", vocab_size=999))
-    assert model.vocab_size == 259 + len("abcdef\n ")
-    assert "note: the tokenizer learns from the first 6 characters" in capsys.readouterr().err
-
-
-def test_training_says_what_it_does(capfd: pytest.CaptureFixture[str]) -> None:
-    """One line, and nothing from SentencePiece itself."""
-    train_tokenizer(TEXT, type="bpe", vocab_size=310)
-    said = capfd.readouterr()
-    assert said.out == ""
-    line, end = said.err.split("...")
-    assert line == "training the tokenizer (bpe, 310 pieces) on 0.0 MB "
-    assert end.endswith(" s\n") and end.count("\n") == 1
-
-
-@pytest.mark.parametrize("type", ["bpe", "unigram"])
-def test_vocabulary_too_large(type: str) -> None:
-    """The size that the message names is indeed possible, and one more is not."""
-    with pytest.raises(UserError, match=r"tokenizer\.vocab_size is 99,999, too many") as caught:
-        train_tokenizer(TEXT, type=type, vocab_size=99_999)
-    largest = int(str(caught.value).rsplit(" ", 1)[1].replace(",", ""))
-    model = Tokenizer(train_tokenizer(TEXT, type=type, vocab_size=largest))
-    assert model.vocab_size == largest
-    with pytest.raises(UserError, match="too many"):
-        train_tokenizer(TEXT, type=type, vocab_size=largest + 1)
-
-
-@pytest.mark.parametrize("type", TYPES)
-@pytest.mark.parametrize("vocab_size", [1, 3, 258, 261])
-def test_vocabulary_too_small(type: str, vocab_size: int) -> None:
-    """The size that the message names holds specials, bytes and characters."""
-    with pytest.raises(UserError, match=f"tokenizer.vocab_size is {vocab_size}, too few") as caught:
-        train_tokenizer(TEXT, type=type, vocab_size=vocab_size)
-    smallest = int(str(caught.value).rsplit(" ", 1)[1])
-    assert smallest == 3 + 256 + len(set("".join(TEXT)))
-    assert Tokenizer(train_tokenizer(TEXT, type=type, vocab_size=smallest)).vocab_size == smallest
-
-
-def test_refused_training() -> None:
-    with pytest.raises(UserError, match=r"tokenizer\.type is 'word': one of bpe, unigram, char"):
-        train_tokenizer(TEXT, type="word", vocab_size=310)
-    with pytest.raises(UserError, match="there is no text to train a tokenizer on"):
-        train_tokenizer(["", "\0"], type="bpe", vocab_size=310)
 
 
 # ---------------------------------------------------------------------------- bad models

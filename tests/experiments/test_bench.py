@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -47,23 +46,28 @@ def test_right_kernels_pass(kernel: str, window: int, sinks: int) -> None:
     assert kernel_cost.short_difference(case) < 1e-5 < bench.TOLERANCE
 
 
-def wider(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+def wider(original: kernels.Kernel) -> kernels.Kernel:
     """A kernel that sees W + 1 keys."""
-    return lambda q, k, v, window, sinks=0: original(q, k, v, window + 1, sinks)
+
+    def mutant(q: Any, k: Any, v: Any, visibility: Any, return_lse: bool = False) -> Any:
+        wide = visibility._replace(window=visibility.window + 1)
+        return original(q, k, v, wide, return_lse)
+
+    return mutant
 
 
-def without_gradient(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+def without_gradient(original: kernels.Kernel) -> kernels.Kernel:
     """A kernel whose keys get no gradient."""
-    return lambda q, k, v, window, sinks=0: original(q, k.detach() + 0 * k, v, window, sinks)
+    return lambda q, k, *rest, **options: original(q, k.detach() + 0 * k, *rest, **options)
 
 
-def not_a_number(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+def not_a_number(original: kernels.Kernel) -> kernels.Kernel:
     """A kernel whose first row is NaN."""
 
-    def mutant(q: torch.Tensor, *rest: Any) -> torch.Tensor:
-        out = original(q, *rest)
+    def mutant(*arguments: Any, **options: Any) -> Any:
+        out, lse = original(*arguments, **options)
         out[:, :, 0] = torch.nan
-        return out
+        return out, lse
 
     return mutant
 
@@ -75,7 +79,7 @@ def test_a_wrong_kernel_is_not_measured(
     mutant: Any, backward: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A kernel that is fast because it computes something else."""
-    monkeypatch.setattr(kernels, "blocked", mutant(kernels.blocked))
+    monkeypatch.setitem(kernels.KERNELS, "blocked", mutant(kernels.KERNELS["blocked"]))
     monkeypatch.setattr(bench, "measure_in_process", lambda case: pytest.fail("measured"))
     words = ["--lengths", "300", "--window", "64", *["--backward"][:backward]]
     assert bench.main(words) == 1

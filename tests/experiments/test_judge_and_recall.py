@@ -1,34 +1,91 @@
-"""experiments.judge and experiments.recall on a small model: what they print, what they refuse."""
+"""experiments.judge and experiments.recall on small models: what they print, what they refuse."""
 
+import json
+from argparse import Namespace
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
+from data.stories import story
+from data.stories.world import split_of
 from experiments import judge, recall
+from experiments.story_run import StoryRun, open_story_run
 from tests import tiny
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run on stories, and one on another text."""
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs: stories, stories with far facts, two mixtures, and another text."""
     folder = tmp_path_factory.mktemp("runs")
     text = folder / "text.txt"
-    text.write_text(tiny.english(4000))
-    stories = ["data.source=stories", "data.stories=40", "data.path=null"]
-    assert tiny.start(folder / "stories", text, *stories) == 0
+    text.write_text(tiny.english(8000))
+    common = ["data.path=null", "data.stories=40"]
+    mixed = f'data.mix={{stories: 3, "files:{text}": 1}}'
+    unmixed = f'data.mix={{"files:{text}": 1}}'
+    assert tiny.start(folder / "stories", text, "data.source=stories", *common) == 0
+    far = ["data.source=stories", "data.near=200", "data.far=400"]
+    assert tiny.start(folder / "far", text, *far, *common) == 0
+    assert tiny.start(folder / "mixed", text, "data.source=files", mixed, *common) == 0
+    assert tiny.start(folder / "unmixed", text, "data.source=stories", unmixed, *common) == 0
     assert tiny.start(folder / "other", text) == 0
-    return folder / "stories", folder / "other"
+    return folder
 
 
-def test_score_card(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    """True stories have no fault, what ten steps wrote has many, and copies nothing long."""
-    assert judge.main([str(runs[0]), "--stories", "3", "--max-tokens", "60"]) == 0
+def opened(run: Path) -> StoryRun:
+    return open_story_run(Namespace(run=str(run), checkpoint="best"))
+
+
+def test_score_card(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """True stories have no errors; those of a model after ten steps have many, and copy little."""
+    file = runs / "judge.json"
+    options = ["--stories", "3", "--max-tokens", "60", "--json", str(file)]
+    assert judge.main([str(runs / "stories"), *options]) == 0
     card = {line[:44].strip(): line[44:].split() for line in capsys.readouterr().out.splitlines()}
     assert card["contradictions"][1] == "0"
     assert card["stories without a contradiction"][1] == "3"
-    written, true = map(float, card["slips of grammar in 1,000 words"])
+    written, true = map(float, card["language errors per 1,000 words"])
     assert true == 0 and written > 0
-    assert int(card["longest run of words from training"][0]) < 20
+    assert int(card["longest run of words copied from training"][0]) < 20
+    result = json.loads(file.read_text())
+    assert result["stories"] == 3 and result["true"]["contradictions"] == 0
+    assert result["true"]["uses_checked"] == int(card["uses of facts that were checked"][1])
+
+
+def test_copied_text_is_looked_for_in_the_stories_of_the_run(runs: Path) -> None:
+    """With data.near and data.far of the run: a training story is copied as a whole."""
+    for name, settings in (("stories", {}), ("far", {"near": 200, "far": 400})):
+        text = story(0, 0, **settings).text
+        result = judge.measure(opened(runs / name), [text])
+        assert result.written.longest_copied_run == len(text.split()), name
+        assert result.written.copied_share == 1, name
+        assert result.true.longest_copied_run < len(text.split()), name
+
+
+def test_true_stories_are_unseen_ones_with_the_settings_of_the_run(runs: Path) -> None:
+    unseen = [n for n in range(40, 200) if split_of(n) == "test"][:3]
+    expected = [story(0, n, near=200, far=400) for n in unseen]
+    assert list(islice(opened(runs / "far").unseen(), 3)) == expected
+
+
+def test_a_mixture_with_stories_is_accepted(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever data.source says, which a mixture replaces."""
+    run = str(runs / "mixed")
+    assert judge.main([run, "--stories", "2", "--max-tokens", "20"]) == 0
+    assert recall.main([run, "--questions", "10"]) == 0
+    assert "2 stories, beside as many true ones" in capsys.readouterr().out
+
+
+def test_a_run_without_stories_is_refused(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for module in (judge, recall):
+        for name in ("unmixed", "other"):
+            assert module.main([str(runs / name)]) == 2
+            printed = capsys.readouterr()
+            assert printed.out == ""
+            assert printed.err == (
+                f"error: {runs / name} was not trained on stories but on files: name a run with "
+                "stories in data.source or data.mix\n"
+            )
 
 
 def test_what_is_copied() -> None:
@@ -41,33 +98,48 @@ def test_what_is_copied() -> None:
 
 
 @pytest.mark.parametrize("by", ["distance", "kind"])
-def test_recall(by: str, runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    assert recall.main([str(runs[0]), "--questions", "40", "--by", by]) == 0
+def test_recall(by: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = runs / "recall.json"
+    options = ["--questions", "40", "--by", by, "--json", str(file)]
+    assert recall.main([str(runs / "stories"), *options]) == 0
     *_, chance, asked = capsys.readouterr().out.splitlines()
     assert sum(map(int, asked.split()[1:])) == 40
     assert all(cell == "-" or 0 < float(cell[:-1]) <= 50 for cell in chance.split()[2:])
+    (run,) = json.loads(file.read_text())["runs"]
+    assert run["windows"] == [8, 8]
+    assert [str(column["questions"]) for column in run["columns"]] == asked.split()[1:]
 
 
-def test_a_perfect_memory_is_always_right(runs: tuple[Path, Path]) -> None:
-    """The right token is where the text has it: a model that knew the text would score 100 %."""
-    from data.stories.telling import story
-    from data.stories.world import split_of
-    from inference.trained import open_trained
+def test_runs_with_other_distances_are_asked_other_questions(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Chance and n stand once below runs that share them, else below each run."""
+    stories, far, mixed = (str(runs / name) for name in ("stories", "far", "mixed"))
+    assert recall.main([stories, mixed, far, "--questions", "40"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    labels = [line[0] for line in lines[2:]]
+    assert labels == [stories, "without", mixed, "without", "by", "n", far, "without", "by", "n"]
+    asked = [list(map(int, line[1:])) for line in lines if line[0] == "n"]
+    assert [sum(row) for row in asked] == [40, 40]
+    assert sum(asked[1][:3]) <= 1 < 5 < sum(asked[0][:3])  # 200 to 400 words are not near
 
-    opened = open_trained(runs[0])
+
+def test_a_model_with_a_perfect_memory_would_score_100_percent(runs: Path) -> None:
+    """The right token is the next one of the text, and it is not among the wrong ones."""
+    run = opened(runs / "stories")
     texts = [story(0, n).text for n in range(40, 1200) if split_of(n) == "test"]
-    for question in recall._questions(opened, 40):
-        begun = opened.tokenizer.decode([*question.tokens[1:], question.right])
+    for question in islice(recall._questions(run), 40):
+        begun = run.trained.tokenizer.decode([*question.tokens[1:], question.right])
         assert any(text.startswith(begun) for text in texts)
         assert question.right not in question.wrong
-        hidden = len(question.tokens) - len(question.behind)
-        assert question.tokens[hidden + 1 :] == question.behind[1:]
-        assert question.distance == len(question.behind)
+        hidden = len(question.tokens) - len(question.without_fact)
+        assert question.tokens[hidden + 1 :] == question.without_fact[1:]
+        assert question.distance == len(question.without_fact)
 
 
-def test_silly_input(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    for module in (judge, recall):
-        assert module.main([str(runs[1])]) == 2
-        assert "was not trained on stories" in capsys.readouterr().err
-    assert judge.main([str(runs[0]), "--stories", "0"]) == 2
-    assert recall.main([str(runs[0]), "--questions", "0"]) == 2
+def test_options_out_of_range(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(runs / "stories")
+    assert judge.main([run, "--stories", "0"]) == 2
+    assert judge.main([run, "--max-tokens", "0"]) == 2
+    assert recall.main([run, "--questions", "0"]) == 2
+    assert capsys.readouterr().err.count("\n") == 3

@@ -6,7 +6,8 @@ import pytest
 import tiny
 
 from data import tokenizer
-from data.tokenizer import Tokenizer, train_tokenizer
+from data.tokenizer import Tokenizer
+from data.vocabulary import train_tokenizer
 from errors import UserError
 from experiments import segment
 

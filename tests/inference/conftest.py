@@ -6,7 +6,7 @@ import pytest
 import tiny
 from drawn_model import save
 
-from data.tokenizer import train_tokenizer
+from data.vocabulary import train_tokenizer
 from inference.trained import TrainedModel, open_trained
 
 

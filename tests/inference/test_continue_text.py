@@ -9,7 +9,8 @@ import tiny
 import torch
 from drawn_model import save
 
-from data.tokenizer import Tokenizer, train_tokenizer
+from data.tokenizer import Tokenizer
+from data.vocabulary import train_tokenizer
 from inference.text import Piece, TextModel, TextStream, continue_text
 from inference.trained import TrainedModel, open_trained
 from model import Sampling, generate

@@ -1,7 +1,6 @@
 """The small models, the grid of cases and the kernels that this folder's tests share."""
 
 import zlib
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ import reference
 import torch
 from torch import Tensor
 
-from model import kernels
 from model.config import ModelConfig
+from model.kernels import blocked
 from model.transformer import Transformer
 
 VOCAB = 61
@@ -120,21 +119,13 @@ def using(kernel: str, model: Transformer | None = None) -> Iterator[str]:
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         if block:
-            patch.setattr(kernels, "SMALLEST_BLOCK", int(block[0]))
-            patch.setattr(kernels, "LARGEST_BLOCK", int(block[1]))
+            patch.setattr(blocked, "SMALLEST_BLOCK", int(block[0]))
+            patch.setattr(blocked, "LARGEST_BLOCK", int(block[1]))
         for layer in model.layers if model else ():
             patch.setattr(layer.attention, "kernel", name)
         if name == "flex":  # on a CPU it compiles to nothing, but anew for many a shape
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield name
-
-
-PROVED: Counter[tuple[Any, ...]] = Counter()
-
-
-def count(proof: str, *case: Any) -> None:
-    """Note a case that was proved; how many there were is said at the end of the session."""
-    PROVED[(proof, *map(str, case))] += 1
 
 
 def config(sliding_window: Any = 3, **changes: Any) -> ModelConfig:

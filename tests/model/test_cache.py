@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import HEADS, VOCAB, build, config, count, oracle, text, width
+from small import HEADS, VOCAB, build, config, oracle, text, width
 from torch import Tensor
 
 from errors import UserError
@@ -90,7 +90,6 @@ def test_cached_logits_are_the_uncached_ones(
     decoded = fed(model, cache, tokens[:, 3 * w + 2 : 3 * w + 2 + further], 1)
     logits = torch.cat((prompt, decoded))
     torch.testing.assert_close(logits, expected[: len(logits)], rtol=0, atol=1e-10)
-    count("cache", window, chunk, features, heads, spare)
 
 
 @pytest.mark.parametrize("features", FEATURES)
@@ -182,7 +181,6 @@ def test_ragged_rows_get_what_they_get_alone(
             alone = model(torch.cat((torch.tensor(prompt), further[row]))[None])[0, -13:]
             ours = torch.stack([logits[row] for logits in ragged])
             torch.testing.assert_close(ours, alone, rtol=0, atol=1e-10)
-    count("ragged", window, features, size)
 
 
 @pytest.mark.parametrize("features", FEATURES)

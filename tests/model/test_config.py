@@ -139,14 +139,13 @@ def test_attention_decides_the_kernel(
 ) -> None:
     """The window would be paid for with T * T scores without anyone noticing."""
     calls = []
-    for name in ("dense", "blocked", "flex", "full"):
-        run = getattr(kernels, name)
+    for name, kernel in kernels.KERNELS.items():
 
-        def noted(*args: Any, name: str = name, run: Any = run, **how: Any) -> Any:
+        def noted(*args: Any, name: str = name, kernel: Any = kernel, **options: Any) -> Any:
             calls.append(name)
-            return run(*args, **how)
+            return kernel(*args, **options)
 
-        monkeypatch.setattr(kernels, name, noted)
+        monkeypatch.setitem(kernels.KERNELS, name, noted)
     with torch.no_grad():
         build(attention=attention)(text(12))
     assert calls == [called] * 3

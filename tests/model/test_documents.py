@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import KERNELS, build, config, count, text, using
+from small import KERNELS, build, config, text, using
 from torch import Tensor
 
 from model.transformer import Transformer
@@ -45,7 +45,6 @@ def test_packed_is_apart(window: Any, features: str) -> None:
         back = torch.autograd.grad((packed * upstream).sum(), weights)
         for mine, other in zip(back, gradients, strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9)
-        count("documents", kernel, window, features)
 
 
 @pytest.mark.parametrize("window", [16, 20, 64])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import VOCAB, build, count, oracle, text
+from small import VOCAB, build, oracle, text
 from torch import Tensor
 
 from errors import UserError
@@ -67,7 +67,6 @@ def test_one_uncached_pass_agrees_with_what_was_generated(window: Any, sinks: st
     cached = [generation.prefill(model, [ids], cache)]
     cached += [model(torch.tensor([[token]]), cache=cache)[:, -1] for token in written[:-1]]
     torch.testing.assert_close(torch.cat(cached).log_softmax(-1), scored, rtol=0, atol=1e-10)
-    count("rescore", window, sinks)
 
 
 @pytest.mark.parametrize("sinks", ["plain", "all"])

@@ -188,5 +188,5 @@ def test_sink_logits_are_those_of_gpt_oss(window: int | None) -> None:
     mask = torch.zeros(20, 20, dtype=torch.float64).masked_fill(hidden, -torch.inf)
     layer = SimpleNamespace(sinks=logits, num_key_value_groups=2, training=False)
     other, _ = gpt_oss.eager_attention_forward(layer, q, k, v, mask[None, None], scaling=8**-0.5)
-    ours = kernels.attend(q, k, v, window, 0, sink_logits=logits)
+    ours = kernels.attend(q, k, v, kernels.Visibility(window), sink_logits=logits)
     agree(f"gpt-oss, W = {window}", ours.transpose(1, 2), other)

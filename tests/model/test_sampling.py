@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from errors import UserError
-from model.sampling import Sampling, draw, probabilities
+from model.sampling import Sampling, draw, probabilities, uniform
 
 INF = math.inf
 P = [0.1, 0.4, 0.2, 0.3]  # not in order, so that a filter that forgets to unsort is seen
@@ -95,24 +95,103 @@ def test_refusals_name_the_setting(name: str, wrong: float) -> None:
         Sampling(**{name: wrong})
 
 
-def streams(seed: int, rows: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed * 100 + row) for row in range(rows)]
+def uniforms(seed: int, rows: int, steps: int) -> Tensor:
+    """Random numbers (rows, steps), a step at a time."""
+    streams = torch.arange(rows)
+    return torch.stack([uniform(seed, streams, step) for step in range(steps)], dim=1)
 
 
-def test_a_draw_depends_on_its_row_only() -> None:
-    """A text would change with what is written beside it."""
-    p = torch.full((3, 50), 0.02)
-    together = [draw(p, generators).tolist() for generators in [streams(1, 3)] * 4]
-    alone = [draw(p[:1], generators).tolist() for generators in [streams(1, 3)[2:]] * 4]
-    assert [rows[2] for rows in together] == [rows[0] for rows in alone]
-    assert len({row for rows in together for row in rows}) > 3
+def test_a_random_number_depends_on_seed_row_and_step_only() -> None:
+    """A text would change with what is written beside it, or could not be written again."""
+    together = uniforms(1, 5, 6)
+    for row in range(5):
+        for step in range(6):
+            alone = uniform(1, torch.tensor([row]), step)
+            assert alone.dtype == torch.float64 and torch.equal(
+                alone, together[row, step : step + 1]
+            )
+    assert together.unique().numel() == 30
+    assert not set(together.flatten().tolist()) & set(uniforms(2, 5, 6).flatten().tolist())
+
+
+def test_the_hash_is_splitmix64() -> None:
+    """A shift that repeats the sign, or a product that does not wrap, still looks random."""
+
+    def mixed(state: int) -> int:  # in integers without a limit, reduced after each operation
+        size = 2**64
+        state = (state + 0x9E3779B97F4A7C15) % size
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 % size
+        state = (state ^ state >> 27) * 0x94D049BB133111EB % size
+        return state ^ state >> 31
+
+    assert mixed(0) == 0xE220A8397B1DCDAF  # the generator's first output for seed 0, as published
+    for seed, row, step in ((0, 0, 0), (7, 3, 1000), (-5, 31, 2), (2**63 + 1, 0, 9)):
+        bits = mixed((mixed((mixed(seed % 2**64) + row) % 2**64) + step) % 2**64)
+        assert uniform(seed, torch.tensor([row]), step).item() == (bits >> 12) / 2**52
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**40])
+def test_random_numbers_are_uniform_and_independent(seed: int) -> None:
+    """Rows or steps that share a stream write the same text, or one follows from the other.
+
+    Each statistic is held to six standard deviations of what independent numbers give.
+    """
+    u = uniforms(seed, 200, 500)
+    n = u.numel()
+    assert (u >= 0).all() and (u < 1).all()
+    counts = torch.histc(u.float(), bins=64, min=0, max=1)
+    chi_square = ((counts - n / 64) ** 2 / (n / 64)).sum().item()
+    assert abs(chi_square - 63) < 6 * (2 * 63) ** 0.5
+    centred = (u - 0.5) * 12**0.5  # variance 1
+    pairs = {
+        "neighbouring steps": (centred[:, :-1], centred[:, 1:]),
+        "neighbouring rows": (centred[:-1], centred[1:]),
+        "row r, step s and row s, step r": (centred[:, :200].triu(1), centred[:, :200].T.triu(1)),
+        "the next seed": (centred, (uniforms(seed + 1, 200, 500) - 0.5) * 12**0.5),
+    }
+    for name, (a, b) in pairs.items():
+        correlation = (a * b).sum().item() / n**0.5
+        assert abs(correlation) < 6, name
+    # Means of rows and of steps spread as those of independent numbers do.
+    for dim, size in ((0, 200), (1, 500)):
+        means = centred.mean(dim) * size**0.5
+        assert means.abs().max() < 6
+        assert means.var().item() == pytest.approx(1, abs=6 * (2 / means.numel()) ** 0.5)
 
 
 def test_draws_follow_the_probabilities() -> None:
-    """A distribution that is not the one that was computed."""
-    generator = torch.Generator().manual_seed(0)
-    counts = torch.zeros(4)
-    p: Tensor = torch.tensor([P])
-    for _ in range(2000):
-        counts[draw(p, [generator])] += 1
-    torch.testing.assert_close(counts / 2000, p[0], rtol=0, atol=0.05)  # five deviations
+    """A distribution that is not the one that was computed: a chi-square test over 40,000 draws."""
+    rows, steps = 100, 400
+    p = torch.rand(rows, 50, generator=torch.Generator().manual_seed(0)) ** 4
+    p[:, ::7] = 0.0
+    p /= p.sum(-1, keepdim=True)
+    counts = torch.zeros(rows, 50)
+    for step in range(steps):
+        tokens = draw(p, uniform(3, torch.arange(rows), step))
+        counts[torch.arange(rows), tokens] += 1
+    assert not counts[p == 0].any()
+    expected = (steps * p).sum(0)  # over all rows: enough for each token
+    kept = expected > 20
+    chi_square = ((counts.sum(0) - expected)[kept] ** 2 / expected[kept]).sum().item()
+    freedom = int(kept.sum()) - 1
+    assert chi_square < freedom + 6 * (2 * freedom) ** 0.5
+    # Each row follows its own probabilities and not the average of all.
+    deviation = (counts - steps * p) / (steps * p * (1 - p)).clamp(min=1).sqrt()
+    assert deviation.abs().max() < 6
+
+
+def test_a_draw_is_where_the_cumulative_sum_exceeds_the_number() -> None:
+    """A token one beside, one without probability at an edge, or none at the upper end."""
+    p = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25, 0.0]])
+    largest = 1 - 2.0**-52
+    for number, token in ((0.0, 1), (0.2499, 1), (0.25, 3), (0.7499, 3), (0.75, 4), (largest, 4)):
+        assert draw(p, torch.tensor([number], dtype=torch.float64)).tolist() == [token]
+    for total in (0.9999, 1.0001):  # fp32 probabilities never sum to 1 exactly
+        assert draw(p * total, torch.tensor([largest], dtype=torch.float64)).tolist() == [4]
+
+
+def test_rows_draw_from_their_own_probabilities() -> None:
+    """The number of one row could be used with the probabilities of another."""
+    p = torch.eye(5)[[3, 0, 4, 1]]
+    numbers = torch.tensor([0.0, 0.3, 0.6, 0.999], dtype=torch.float64)
+    assert draw(p, numbers).tolist() == [3, 0, 4, 1]

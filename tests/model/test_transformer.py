@@ -12,7 +12,6 @@ from small import (
     build,
     cases,
     config,
-    count,
     oracle,
     sources,
     text,
@@ -62,7 +61,6 @@ def test_a_token_changes_exactly_what_it_may_reach(case: Case) -> None:
             reached = sources(model, min(n + 1, 3), numbers).T
             differs = (before[n] != after[n]).any(dim=-1)
             assert torch.equal(differs, reached), f"{kernel}, layer {n}"
-        count("perturbation", kernel, case)
 
 
 @pytest.mark.parametrize("case", cases())
@@ -88,7 +86,6 @@ def test_logits_and_gradients_are_the_oracles(case: Case) -> None:
                 torch.testing.assert_close(
                     mine, other, rtol=1e-9, atol=1e-9, msg=told(kernel, name)
                 )
-        count("oracle", kernel, case)
 
 
 def told(*where: Any) -> Any:
@@ -111,7 +108,6 @@ def test_lower_precision_is_within_its_error(case: Case) -> None:
                 error = ((ours.double() - exact).norm() / exact.norm()).item()
                 assert ours.dtype == dtype
                 assert error < 8 * torch.finfo(dtype).eps, f"{kernel}, {dtype}"  # false for NaN
-                count("precision", kernel, case, dtype)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +226,6 @@ def test_the_gradient_ends_at_the_reach(case: Case) -> None:
         (gradient,) = torch.autograd.grad(logits[row, row].square().sum(), embedded)
         reached = gradient.ne(0).any(dim=-1)
         assert torch.equal(reached, sources(model, 3, numbers)), kernel
-        count("gradient", kernel, case)
 
 
 def test_set_windows_is_a_model_built_with_them() -> None:

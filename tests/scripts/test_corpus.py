@@ -1,14 +1,12 @@
-"""scripts.corpus counts what is there and warns of what makes a training silently bad: each
-warning has a text, or a setting, that calls it forth; a text that is as it should be, none."""
+"""scripts.corpus prints what is counted in a text, and warnings: each warning has a text or a
+setting that causes it, and a clean text causes none."""
 
-import hashlib
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiny
 
-from configs.load import load_config
+from data import census
 from data.documents import Document
 from data.stories.telling import story
 from scripts import corpus
@@ -16,44 +14,42 @@ from scripts import corpus
 STORIES = [story(0, index).text for index in range(150)]
 SETTINGS = [*tiny.SETTINGS, "data.split=document", "data.val_fraction=0.15",
             "data.test_fraction=0.15", "data.seq_len=100"]  # fmt: skip
-WINDOWS_1252 = "He said: caf\u00e9 \u201cna\u00efve\u201d.\n".encode().decode("cp1252", "ignore")
 
 
 def check(
     folder: Path, texts: list[str], *more: str, capsys: pytest.CaptureFixture[str]
 ) -> tuple[dict[str, str], list[str]]:
-    """Run the command over texts, a file each; returns its figures by name, and its warnings."""
+    """Run the command over texts, one file each; return its rows by name, and its warnings."""
     for number, text in enumerate(texts):
         (folder / f"{number:03}.txt").write_bytes(text.encode())
     words = [*SETTINGS, f"data.path={folder}", *more]
     assert corpus.main([*words, "--show", "0", "--no-time"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    mark = "look at this"
-    warnings = [line[17:] for line in lines if line.startswith(mark)]
-    assert bool(warnings) != (lines[-1] == "nothing is amiss")
-    return {line[:16].strip(): line[17:] for line in lines if not line.startswith(mark)}, warnings
+    warnings = [line[17:] for line in lines if line.startswith("warning ")]
+    assert bool(warnings) != (lines[-1] == "no problems found")
+    return {line[:16].strip(): line[17:] for line in lines}, warnings
 
 
 def test_a_clean_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """No warning; the figures are those that can be counted by hand."""
-    figures, warnings = check(tmp_path, STORIES, capsys=capsys)
+    """No warning; the counts are those made here by hand."""
+    rows, warnings = check(tmp_path, STORIES, capsys=capsys)
     assert warnings == []
     n_bytes = sum(len(text.encode()) for text in STORIES)
-    assert figures["documents"].startswith(f"150, {n_bytes:,} bytes")
-    assert figures["come twice"] == "0 documents; 0 but for case and spaces"
-    assert 0.1 < float(figures["xz ratio"].split()[0]) < 0.5
+    assert rows["documents"].startswith(f"150, {n_bytes:,} bytes")
+    assert rows["repeated"] == "0 documents; 0 more differ in case and spaces only"
+    assert 0.1 < float(rows["xz ratio"].split()[0]) < 0.5
     lengths = sorted(len(text) + 2 for text in STORIES)  # char: a token each, <s> and </s>
-    assert figures["a document"].startswith(
+    assert rows["a document"].startswith(
         f"{lengths[75]:,} tokens (median), 10% below {lengths[15]:,}, 10% above {lengths[135]:,}; "
     )
-    n_train = int(figures["train"].split()[0].replace(",", ""))
-    assert n_train < sum(lengths) - 2 * corpus.FEW
+    n_train = int(rows["train"].split()[0].replace(",", ""))
+    assert n_train < sum(lengths) - 2 * census.FEW
     epochs = 10 * 4 * 100 / n_train
-    assert figures["training"] == f"10 steps of 400 tokens: {epochs:.2f} epochs"
+    assert rows["training"] == f"10 steps of 400 tokens: {epochs:.2f} epochs"
 
 
 HTML = '<div class="x"><p>{}</p><br></div>'
-FLAWED = {  # warning: what becomes of the first four stories
+FLAWED = {  # warning -> change of the first four stories
     "4 documents are empty": lambda text: " \n",
     "4 documents have U+FFFD": lambda text: text.replace("e", "\ufffd", 1),
     "4 documents have control characters": lambda text: text.replace(" ", "\x1b[", 1),
@@ -64,7 +60,7 @@ FLAWED = {  # warning: what becomes of the first four stories
 
 @pytest.mark.parametrize("warning", FLAWED)
 def test_flaws(warning: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each is named, and nothing else but what follows from it."""
+    """Each flaw is named, and nothing else but its consequences."""
     flawed = [FLAWED[warning](text) for text in STORIES[:4]]
     if "empty" in warning:
         flawed = [" " * (1 + number) for number in range(4)]
@@ -73,15 +69,8 @@ def test_flaws(warning: str, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert len(warnings) <= 2 and (len(warnings) == 1 or "empty" in warning)
 
 
-def test_misread_windows_1252() -> None:
-    """The other way to misread; and what only looks like it: capitals of Portuguese and French."""
-    assert corpus._MISREAD.search(WINDOWS_1252)
-    honest = "NÃO! «AMANHÃ\u00bb, «LÂCHE», AMANHÃ… “AMANHÃ\u201d, château, “â”, 20 Â"
-    assert not corpus._MISREAD.search(honest)
-
-
 def test_html(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A page or two are borne, a tenth of the documents is not."""
+    """A few pages are tolerated, a tenth of the documents is not."""
     few, many = (
         [*map(HTML.format, STORIES[:n]), *STORIES[n:]] for n in (5, 15)
     )  # fmt: skip
@@ -90,22 +79,38 @@ def test_html(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert warning.startswith("15 documents have HTML tags")
 
 
-def test_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Texts that come twice are counted; those held out and trained on, too, by split."""
-    figures, warnings = check(tmp_path, STORIES * 2, capsys=capsys)
-    assert figures["come twice"] == "150 documents; 0 but for case and spaces"
-    assert warnings[0] == "150 documents come twice: leave one of each"
+def test_repeated_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Repeated texts are counted; those held out and trained on too, by split."""
+    rows, warnings = check(tmp_path, STORIES * 2, capsys=capsys)
+    assert rows["repeated"] == "150 documents; 0 more differ in case and spaces only"
+    assert warnings[0] == "150 documents repeat an earlier one: keep one of each"
     assert len(warnings) == 3
     for warning, split in zip(warnings[1:], ("val", "test"), strict=True):
-        both, of = warning.split(f" documents of {split} stand in training")[0].split(" of ")
-        assert of == "45" and 20 < int(both) < 45
+        both, total = warning.split(f" documents of {split} are also in train")[0].split(" of ")
+        assert total == "45" and 20 < int(both) < 45
 
 
 def test_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same but for case and spaces."""
-    shouted = [text.upper().replace(" ", "  ") for text in STORIES[:3]]
-    _, (warning,) = check(tmp_path, STORIES + shouted, capsys=capsys)
-    assert warning == "3 documents differ from another in case and spaces only"
+    """Documents that differ in case and spaces only."""
+    changed = [text.upper().replace(" ", "  ") for text in STORIES[:3]]
+    _, (warning,) = check(tmp_path, STORIES + changed, capsys=capsys)
+    assert warning == "3 documents differ from an earlier one in case and spaces only"
+
+
+@pytest.mark.parametrize(("separator", "setting"), [
+    ("<|endoftext|>", "'data.separator=<|endoftext|>'"), ("***", "'data.separator=***'"),
+    ("---", "data.separator=---"),
+])  # fmt: skip
+def test_separators(
+    separator: str, setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """150 stories in one file: the separator between them is named, with the setting to add."""
+    joined = f"\n{separator}\n".join(STORIES)
+    _, warnings = check(tmp_path, [joined], "data.split=tail", capsys=capsys)
+    assert f"{separator} occurs 149 times: if it separates documents, add {setting}" in warnings
+    (tmp_path / "000.txt").unlink()
+    _, warnings = check(tmp_path, STORIES, capsys=capsys)
+    assert not warnings
 
 
 def test_boilerplate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,12 +126,12 @@ def test_boilerplate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     (["data.val_fraction=0.02"], "val has "),
     (["data.test_fraction=0.02"], "test has "),
     (["tokenizer.type=bpe", "tokenizer.vocab_size=4000", "data.test_fraction=0.45",
-      "data.val_fraction=0.45"], "% of the pieces come less than 10 times in training"),
+      "data.val_fraction=0.45"], "% of the pieces occur less than 10 times in train"),
 ])  # fmt: skip
 def test_settings(
     settings: list[str], warning: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What does not fit the text; a run that stops by itself may read it as often as it likes."""
+    """Settings that do not fit the text; a run with `patience` may read it many times."""
     _, warnings = check(tmp_path, STORIES, *settings, capsys=capsys)
     assert any(warning in found for found in warnings)
     if "max_steps" in settings[0]:
@@ -139,33 +144,26 @@ def test_little_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_characters_that_training_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The vocabulary is made of the first characters of the text; the rest is spelled in bytes."""
-    figures, _ = check(tmp_path, STORIES, capsys=capsys)
-    assert figures["spelled in bytes"].startswith("0.000% of the tokens; 0.000% of val")
-    cut = {split: corpus.Cut(np.zeros(400, int), [1000], [b""]) for split in corpus.SPLITS}
-    cut["train"].counts[3 + 0xC3] = 30
-    found = list(corpus._token_warnings(load_config(tiny.QUICKSTART), cut))
-    assert any("3% of the tokens are bytes of characters" in warning for warning in found)
+    """A text of which every character has a piece."""
+    rows, _ = check(tmp_path, STORIES, capsys=capsys)
+    assert rows["spelled in bytes"].startswith("0.000% of the tokens; 0.000% of the tokens of val")
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 100])
-def test_tokens_are_cut_at_their_documents(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    """Wherever the chunks end that are read at once."""
-    monkeypatch.setattr(corpus, "CHUNK", chunk)
-    documents = [[1, 5, 5, 2], [1, 2], [1, 6, 2], [1, 5, 5, 2]]
-    tokens = np.array([id for document in documents for id in document], np.uint16)
-    cut = corpus._cut(tokens, 8, 1)
-    assert cut.counts.tolist() == [0, 4, 4, 0, 0, 4, 1, 0]
-    assert cut.lengths == [4, 2, 3, 4]
-    assert cut.digests == [
-        hashlib.blake2b(np.array(document, np.uint16).tobytes(), digest_size=12).digest()
-        for document in documents
-    ]
-    assert corpus._cut(tokens[:0], 8, 1).lengths == []
+def test_documents_are_counted_as_the_user_counts_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """200 documents, of which the split cuts two: 200, not 202, when they are tokenized too."""
+    for number in range(200):
+        (tmp_path / f"{number:03}.txt").write_text(tiny.english(300, seed=number))
+    words = [*tiny.SETTINGS, f"data.path={tmp_path}", "--show", "0", "--no-time"]
+    assert corpus.main(words) == 0
+    printed = capsys.readouterr()
+    assert "tokens of 200 documents:" in printed.err
+    assert "documents        200, " in printed.out
 
 
 def test_documents_that_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    """From all parts of the text, the first among them; whole, if they are not too long."""
+    """The first, and others at equal distances; shortened if they are long."""
     words = [*SETTINGS, "data.source=stories", "data.stories=40", "data.path=null", "--no-time"]
     assert corpus.main([*words, "--show", "4"]) == 0
     printed = capsys.readouterr().out
@@ -176,7 +174,7 @@ def test_documents_that_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_how_long_it_would_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A number of seconds from real updates, and no trace of them; a model that is too large for
+    """The time is measured with real updates, which leave no files; a model that is too large for
     any machine is not tried."""
     (tmp_path / "text.txt").write_text(tiny.english(20_000))
     run = tmp_path / "run"
@@ -186,10 +184,10 @@ def test_how_long_it_would_take(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "seconds, on this machine as it is now (cpu): 10 steps of 0." in line
     assert "3 evaluations of" in line and not run.exists()
     assert corpus.main([*words, "model.dim=65536", "model.hidden_dim=200000"]) == 0
-    assert "not measured: training needs some " in capsys.readouterr().out
+    assert "not measured: training needs " in capsys.readouterr().out
 
 
-def test_silly_input(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
     assert corpus.main(["--show", "-1"]) == 2
     assert corpus.main(["data.source=files", "data.path=/nowhere"]) == 2
     assert capsys.readouterr().err.count("\n") == 2

@@ -1,4 +1,4 @@
-"""scripts/evaluate.py: the numbers are those of the text, the split and the window it names."""
+"""scripts/evaluate.py: scores belong to the text, the split and the window that they name."""
 
 import json
 import math
@@ -11,6 +11,7 @@ import torch
 
 from data.prepare import Corpus
 from data.text import open_text
+from errors import UserError
 from inference.trained import open_trained
 from scripts import evaluate
 
@@ -41,7 +42,7 @@ def corpus_of(run: Path) -> Corpus:
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_each_split_by_hand(finished: Path, split: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A number for another split than the one named, or a part of it."""
+    """The score is that of the whole split that was named."""
     corpus = corpus_of(finished)
     loss, perplexity, bpb = table(str(finished), "--split", split, capsys=capsys)["trained"]
     tokens = corpus.tokens(split).tolist()
@@ -55,7 +56,7 @@ def test_each_split_by_hand(finished: Path, split: str, capsys: pytest.CaptureFi
 def test_validation_is_what_training_measured(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two programs that disagree about the same model on the same text."""
+    """Training and this command give the same score for the same model on the same text."""
     loss, _, bpb = table(str(finished), "--split", "val", capsys=capsys)["trained"]
     final = tiny.measured(finished)[-1]
     assert loss == pytest.approx(final["val_loss"], abs=6e-5)
@@ -63,7 +64,7 @@ def test_validation_is_what_training_measured(
 
 
 def test_windows_in_any_order(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`trained` after another window is still the trained one; each row has its own window."""
+    """Each row has its own window; `trained` after another window is still the trained one."""
     rows = table(str(finished), "--window", "2", "trained", "full", "8", capsys=capsys)
     tokens = corpus_of(finished).tokens("test").tolist()
     for word, window in (("2", 2), ("trained", 8), ("full", None), ("8", 8)):
@@ -74,7 +75,7 @@ def test_windows_in_any_order(finished: Path, capsys: pytest.CaptureFixture[str]
 def test_a_file_and_another_length(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Any text can be scored, also what the vocabulary lacks; its bytes are counted in UTF-8."""
+    """Any text can be scored, also characters outside the vocabulary; bytes are those of UTF-8."""
     path = tmp_path / "own.txt"
     path.write_text("The königin of 日本 walks.\n" * 3, encoding="utf-8")
     tokenizer = open_trained(finished).tokenizer
@@ -88,8 +89,8 @@ def test_a_file_and_another_length(
 
 
 def test_a_text_that_changed_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A score of 'the test split' on a text that the model was not trained beside. The end alone is
-    altered, so that the tokenizer, made from the training part, stays the same."""
+    """Otherwise the score of the test split would be that of another text. Only the end is changed,
+    so that the tokenizer, trained on the training split, stays the same."""
     path = tmp_path / "text.txt"
     path.write_text(tiny.english(5000))
     short = ["train.max_steps=1", "train.warmup_steps=0", "train.micro_batch_size=1"]
@@ -105,7 +106,7 @@ def test_a_text_that_changed_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_split_that_is_not_there(
     tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing divided by nothing."""
+    """An empty split is an error of one line, not a division by zero."""
     short = ["train.max_steps=1", "train.warmup_steps=0", "data.test_fraction=0"]
     assert tiny.start(tmp_path / "run", text, *short) == 0
     assert "On text it never saw" not in capsys.readouterr().out
@@ -119,7 +120,7 @@ def test_a_split_that_is_not_there(
 
 @pytest.fixture(scope="module")
 def table_run(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    """A run on the column `story` of a table, whose text lies beside it."""
+    """A run on the column `story` of a table, which is beside the run's folder."""
     folder = tmp_path_factory.mktemp("table")
     write_rows(folder / "stories.jsonl", "story", tiny.english(20_000).split("\n"))
     more = ["data.field=story", "data.documents=line"]
@@ -147,7 +148,7 @@ OWN = ["The king walks.", "A quiet river sings under the stone.", "Never."]
 def test_a_file_is_read_with_the_runs_field(
     table_run: Path, tmp_path: Path, option: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The column that the run was trained on, or the one that is named."""
+    """The text is in the column that the run was trained on, or in that of --field."""
     path = tmp_path / "own.jsonl"
     write_rows(path, "page" if option else "story", OWN)
     words = [str(table_run), "--file", str(path), *option]
@@ -158,7 +159,7 @@ def test_a_file_is_read_with_the_runs_field(
 def test_a_file_is_split_into_the_runs_documents(
     table_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`data.documents=line` of the run: each line stands between BOS and EOS."""
+    """The run has `data.documents=line`, so each line stands between BOS and EOS."""
     path = tmp_path / "own.txt"
     path.write_text("\n".join(OWN) + "\n")
     assert evaluate.main([str(table_run), "--file", str(path)]) == 0
@@ -170,7 +171,7 @@ def test_a_file_is_split_into_the_runs_documents(
 def test_errors_name_the_option_that_was_given(
     finished: Path, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Not a key of the config, which the user did not write."""
+    """The error must not name a key of the config that the user did not write."""
     assert evaluate.main([str(finished), *words]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert words[0] in error and words[1] in error and "data.path" not in error
@@ -179,7 +180,7 @@ def test_errors_name_the_option_that_was_given(
 def test_a_missing_column_is_an_error_about_the_option(
     table_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--field`, which exists here, and not `data.field`, which cannot be given."""
+    """The error names `--field`, not `data.field`, which this command does not take."""
     path = tmp_path / "own.jsonl"
     write_rows(path, "page", OWN)
     assert evaluate.main([str(table_run), "--file", str(path)]) == 2
@@ -190,8 +191,8 @@ def test_a_missing_column_is_an_error_about_the_option(
 def test_a_moved_text_is_named(
     table_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same score from the new place; a refusal that names the option without it; and no other
-    text is taken for it."""
+    """With --data-path the score is the same as before. Without it, the error names the option.
+    Another text is refused."""
     before = table(str(table_run), capsys=capsys)
     folder = tmp_path / "moved"
     shutil.copytree(table_run.parent, folder)
@@ -223,13 +224,13 @@ def test_a_moved_text_is_named(
 def test_options_that_contradict(
     finished: Path, words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An option without effect is refused."""
+    """An option that would have no effect is refused."""
     assert evaluate.main([str(finished), *words]) == 2
     assert capsys.readouterr().err == f"error: {expected}\n"
 
 
 def test_stories_cannot_be_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A run whose text is not in files has no path."""
+    """The text of such a run is not in files, so there is no path to name."""
     short = ["train.max_steps=1", "train.warmup_steps=0", "data.source=stories", "data.stories=20",
              "data.path=null", "data.split=document", "data.val_fraction=0.2",
              "data.test_fraction=0.2"]  # fmt: skip
@@ -237,3 +238,20 @@ def test_stories_cannot_be_moved(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert evaluate.main([str(tmp_path / "run"), "--data-path", "x"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error == "error: --data-path needs a run with data.source=files: leave it out"
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("data.path=x.txt does not exist", "--file=x.txt does not exist"),
+        ("x.txt does not exist", "--file: x.txt does not exist"),
+        ("x.txt: name the column with data.field", "x.txt: name the column with --field"),
+        ("no memory", "no memory"),
+    ],
+)
+def test_every_error_about_the_file_names_its_option(given: str, shown: str) -> None:
+    """Whether or not the error names a setting of the config."""
+    named = {"data.path": "--file", "data.field": "--field"}
+    with pytest.raises(UserError) as error, evaluate._errors_name(named, "x.txt"):
+        raise UserError(given)
+    assert str(error.value) == shown

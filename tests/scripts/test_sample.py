@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,8 +35,8 @@ PROMPTS = {
 def test_any_prompt_is_continued(
     finished: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A prompt that the vocabulary lacks, or that is longer than the window: it stands unchanged
-    at the beginning of what is written, and something follows."""
+    """Prompts with characters outside the vocabulary, or longer than the window. The output begins
+    with the unchanged prompt, and a continuation follows."""
     prompt = PROMPTS[kind]
     out = write(finished, "--prompt", prompt, "--max-tokens", "20", capsys=capsys)
     assert out.startswith(prompt) and out.endswith("\n")
@@ -45,8 +46,8 @@ def test_any_prompt_is_continued(
 def test_the_long_prompt_is_read_through_the_rolling_cache(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is beyond the reach of all layers must not count, and what is within must: 2 layers of
-    window 8 reach 15 tokens."""
+    """Text beyond the reach of all layers must change nothing: 2 layers of window 8 reach 15
+    tokens."""
     end = tiny.english(60, seed=5)[-40:]
     greedy = ["--temperature", "0", "--max-tokens", "20"]
     texts = [
@@ -57,26 +58,26 @@ def test_the_long_prompt_is_read_through_the_rolling_cache(
 
 
 def test_same_seed_same_text(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nobody could show what they saw."""
+    """The same command must print the same text; another seed another one."""
     hot = ["--prompt", "The ", "--temperature", "1.5"]
     texts = [write(finished, *hot, "--seed", seed, capsys=capsys) for seed in ("1", "1", "2")]
     assert texts[0] == texts[1] != texts[2]
 
 
 def test_several_samples(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Rows that are mixed up: the first must be what it is alone, and each its own."""
+    """Rows that are mixed up: the first sample equals a single one, and the samples differ."""
     options = ["--prompt", "The ", "--temperature", "1", "--max-tokens", "30"]
-    alone = write(finished, *options, capsys=capsys)
+    single = write(finished, *options, capsys=capsys)
     out = write(finished, *options, "--samples", "3", capsys=capsys)
-    parts = [out.split(f"--- sample {n} ---\n")[1].split("--- sample")[0] for n in (1, 2, 3)]
-    assert parts[0] == alone and len(set(parts)) == 3
+    texts = [out.split(f"--- sample {n} ---\n")[1].split("--- sample")[0] for n in (1, 2, 3)]
+    assert texts[0] == single and len(set(texts)) == 3
 
 
 def test_prompt_file_and_standard_input(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Three ways to give the same prompt."""
+    """Three ways to give the same prompt have the same result."""
     path = tmp_path / "prompt.txt"
     path.write_bytes("Über the river".encode())
     greedy = ["--temperature", "0", "--max-tokens", "9"]
@@ -89,18 +90,17 @@ def test_prompt_file_and_standard_input(
 def test_a_checkpoint_and_a_folder_mean_the_same(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """RUN is either."""
+    """RUN may be a run's folder or a checkpoint file."""
     greedy = ["--prompt", "a", "--temperature", "0"]
-    assert write(finished, *greedy, capsys=capsys) == write(
-        tiny.last(finished), *greedy, capsys=capsys
-    )
+    folder = write(finished, "--checkpoint", "last", *greedy, capsys=capsys)
+    assert folder == write(tiny.last(finished), *greedy, capsys=capsys)
 
 
 def test_sampling_needs_the_one_file_alone(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """A model that is sent to a friend: no text, no cache, no config, no tokenizer beside it."""
+    """A checkpoint file is enough: no text, no cache, no config and no tokenizer beside it."""
     path = tmp_path / tiny.last(finished).name
     path.write_bytes(tiny.last(finished).read_bytes())
     monkeypatch.setenv("BREEZE_CACHE", str(tmp_path / "none"))
@@ -110,7 +110,7 @@ def test_sampling_needs_the_one_file_alone(
 
 
 def test_a_prompt_of_broken_bytes(finished: Path) -> None:
-    """A terminal in Latin-1 sends bytes that are no UTF-8; printing them back is a traceback."""
+    """A terminal in Latin-1 sends bytes that are not UTF-8; printing them must not fail."""
     done = subprocess.run(
         [sys.executable, "-m", "scripts.sample", str(finished), "--max-tokens", "3", "--prompt",
          b"caf\xe9 \xff"], cwd=tiny.ROOT, capture_output=True, env=os.environ | {"PYTHONUTF8": "1"},
@@ -120,7 +120,7 @@ def test_a_prompt_of_broken_bytes(finished: Path) -> None:
 
 
 def test_stop_on_the_command_line(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--stop ends the text before it, in one sample and in several."""
+    """--stop ends the text before the stop string, in one sample and in several."""
     options = ["--prompt", "The ", "--temperature", "0", "--max-tokens", "40"]
     whole = write(finished, *options, capsys=capsys)[len("The ") : -1]
     stop = whole[10:13]
@@ -133,7 +133,7 @@ def test_stop_on_the_command_line(finished: Path, capsys: pytest.CaptureFixture[
 def test_defaults_are_the_configs(
     tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """sample.temperature of the config has an effect, and the command line wins over it."""
+    """sample.temperature of the config has an effect, and --temperature overrides it."""
     short = ["train.max_steps=1", "train.warmup_steps=0"]
     assert tiny.start(tmp_path / "cold", text, *short, "sample.temperature=0") == 0
     cold = write(tmp_path / "cold", "--prompt", "a", capsys=capsys)
@@ -146,19 +146,19 @@ def test_defaults_are_the_configs(
 def test_what_is_written_is_what_the_model_says(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Greedy text, computed the slow way: the whole text through the model for each token."""
+    """Greedy text equals the slow way: the whole text through the model for each token."""
     import torch
 
-    opened = open_trained(finished)
-    ids = [opened.tokenizer.bos_id, *opened.tokenizer.encode("The qu")]
+    trained = open_trained(finished)
+    ids = [trained.tokenizer.bos_id, *trained.tokenizer.encode("The qu")]
     with torch.no_grad():
         for _ in range(12):
-            ids.append(int(opened.model(torch.tensor([ids]))[0, -1].argmax()))
-            if ids[-1] in (opened.tokenizer.bos_id, opened.tokenizer.eos_id):
+            ids.append(int(trained.model(torch.tensor([ids]))[0, -1].argmax()))
+            if ids[-1] in (trained.tokenizer.bos_id, trained.tokenizer.eos_id):
                 break
     out = write(finished, "--prompt", "The qu", "--temperature", "0", "--max-tokens", "12",
                 capsys=capsys)  # fmt: skip
-    assert out == opened.tokenizer.decode(ids) + "\n"
+    assert out == trained.tokenizer.decode(ids) + "\n"
 
 
 # ------------------------------------------------------------------- how prompts are given
@@ -177,7 +177,7 @@ GREEDY = ["--temperature", "0", "--max-tokens", "12"]
 
 
 def test_a_prompt_that_ends_in_a_space(pieces: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is continued with a word, as the same prompt without the space is."""
+    """It has the same continuation as the prompt without the space."""
     without = write(pieces, "--prompt", "The old", *GREEDY, capsys=capsys)
     assert without.startswith("The old ")
     assert write(pieces, "--prompt", "The old ", *GREEDY, capsys=capsys) == without
@@ -187,7 +187,7 @@ def test_a_prompt_that_ends_in_a_space(pieces: Path, capsys: pytest.CaptureFixtu
 def test_a_prompt_that_begins_with_a_dash(
     finished: Path, tmp_path: Path, prompt: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A dialogue begins with a dash; argparse takes the word for an option."""
+    """A dialogue may begin with a dash, which argparse takes for an option."""
     out = write(finished, "--prompt", prompt, *GREEDY, capsys=capsys)
     assert out.startswith(prompt) and len(out) > len(prompt) + 1
     assert out == write(finished, f"--prompt={prompt}", *GREEDY, capsys=capsys)
@@ -199,7 +199,7 @@ def test_a_prompt_that_begins_with_a_dash(
 
 
 def test_an_option_without_its_text(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The last word of the line: one clear line."""
+    """An error of one line."""
     assert sample.main([str(finished), "--prompt"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: argument --prompt: expected one argument")
@@ -218,17 +218,19 @@ def test_an_option_without_its_text(finished: Path, capsys: pytest.CaptureFixtur
 def test_newlines_in_a_prompt(
     finished: Path, given: str, meant: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No shell but bash has a spelling for a newline; all else stays as it is."""
+    r"""\n and \t become a newline and a tab; every other backslash stays."""
     assert write(finished, "--prompt", given, *GREEDY, capsys=capsys).startswith(meant)
 
 
 def test_newlines_in_a_stop(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`--stop "\\n\\n"` is what a user of a shell can type."""
-    hot = ["--prompt", "The", "--temperature", "2", "--max-tokens", "200"]
-    whole = write(finished, *hot, capsys=capsys)
-    assert "\n" in whole[:-1]
-    cut = write(finished, *hot, "--stop", r"\n", capsys=capsys)
-    assert cut == whole[: whole.index("\n")] + "\n"
+    r"""A shell cannot type a newline easily: `--stop "\n"` means one."""
+    hot = ["--prompt", "The", "--temperature", "2", "--max-tokens", "60", "--samples", "20"]
+    whole, cut = (
+        re.split(r"--- sample \d+ ---\n", write(finished, *hot, *stop, capsys=capsys))[1:]
+        for stop in ([], ["--stop", r"\n"])
+    )
+    assert any("\n" in text[:-1] for text in whole)  # so this test can fail
+    assert cut == [text.partition("\n")[0] + "\n" for text in whole]
 
 
 def piped(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,8 +242,8 @@ def test_a_prompt_file_from_windows(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Byte order mark and \\r\\n go, and this is said once; the last newline, which every editor
-    writes, goes as well. A file and standard input are read alike."""
+    r"""Byte order mark and \r\n are removed with one note; the last newline, which every editor
+    writes, is removed as well. A file and standard input are read alike."""
     content = b"\xef\xbb\xbfAda\r\nfound the lamp.\r\n"
     expected = write(finished, "--prompt", "Ada\nfound the lamp.", *GREEDY, capsys=capsys)
     path = tmp_path / "prompt.txt"
@@ -265,7 +267,7 @@ def test_a_prompt_file_in_another_encoding(
     finished: Path, content: bytes, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """One line that names the place and the remedy."""
+    """An error of one line that names the byte and the remedy."""
     piped(content, monkeypatch)
     assert sample.main([str(finished), "--prompt-file", "-"]) == 2
     place = 3 if content.startswith(b"caf") else 0
@@ -277,7 +279,27 @@ def test_a_prompt_file_in_another_encoding(
 def test_lines_of_standard_input_in_another_encoding(
     finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A byte that is no UTF-8 is replaced; the lines before and after it are continued too."""
+    """A byte that is not UTF-8 is replaced; every line is continued."""
     piped(b"\xef\xbb\xbfThe\ncaf\xe9\nold\n", monkeypatch)
     out = write(finished, *GREEDY, capsys=capsys)
     assert [out.startswith("The"), "\ncaf\ufffd" in out, "\nold" in out] == [True] * 3
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="this system has no /dev/fd")
+def test_a_prompt_file_may_be_a_pipe(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--prompt-file <(command)` of a shell is no regular file."""
+    reading, writing = os.pipe()
+    os.write(writing, b"The king\n")
+    os.close(writing)
+    given = write(finished, "--prompt", "The king", *GREEDY, capsys=capsys)
+    assert write(finished, "--prompt-file", f"/dev/fd/{reading}", *GREEDY, capsys=capsys) == given
+    os.close(reading)
+
+
+@pytest.mark.parametrize("name", ["nothing.txt", "."])
+def test_a_prompt_file_that_is_not_there(
+    finished: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An error of one line, also for a folder."""
+    assert sample.main([str(finished), "--prompt-file", name]) == 2
+    assert capsys.readouterr().err == f"error: --prompt-file {name} is not a file: check the name\n"

@@ -97,7 +97,7 @@ def test_a_model_that_raises_has_failed(
     def broken(*_: Any, **__: Any) -> None:
         raise IndexError("past the table's end")
 
-    monkeypatch.setattr(kernels, "blocked", broken)
+    monkeypatch.setitem(kernels.KERNELS, "blocked", broken)
     model = random_model(ModelConfig(vocab_size=61, dim=16, sliding_window=3), 0)
     found = {check.name: check for check in run_checks(model, ["rule", "kernels"])}
     assert found["rule"].holds and not found["kernels"].holds

@@ -225,7 +225,7 @@ def test_a_renamed_file_is_read_with_a_note(
     """A name of the user's own is allowed, but takes the protection away: it is said."""
     path = put(tmp_path, 5).rename(tmp_path / "my best.safetensors")
     assert read(path).step == 5
-    assert "note: my best.safetensors carries no hash" in capsys.readouterr().err
+    assert "note: my best.safetensors has no hash" in capsys.readouterr().err
 
 
 def edited(path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], None]) -> Path:

@@ -18,7 +18,7 @@ def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     chosen, reason = choose_device("auto")
     assert chosen == CPU and reason.startswith("no GPU; ")
-    assert choose_device("cpu") == (CPU, "the config asks for it")
+    assert choose_device("cpu") == (CPU, "set by the config")
     for wanted in ("cuda", "mps"):
         with pytest.raises(UserError, match=f"train.device is {wanted}, .*use auto or cpu"):
             choose_device(wanted)
@@ -39,7 +39,10 @@ def test_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     assert choose_precision("auto", CPU)[1].startswith("AVX512-BF16")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    assert choose_precision("auto", CPU) == (torch.float32, "this CPU gains nothing from bf16")
+    assert choose_precision("auto", CPU) == (
+        torch.float32,
+        "this CPU does not multiply bf16 faster",
+    )
     assert choose_precision("auto", torch.device("mps"))[0] is torch.float32
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     assert choose_precision("auto", torch.device("cuda"))[0] is torch.bfloat16
@@ -50,7 +53,7 @@ def test_compile() -> None:
     assert choose_compile(True, CPU)[0] and not choose_compile(False, torch.device("cuda"))[0]
     assert choose_compile("auto", torch.device("cuda"))[0]
     chosen, reason = choose_compile("auto", CPU)
-    assert not chosen and "wins nothing" in reason
+    assert not chosen and "makes nothing faster" in reason
 
 
 def test_autocast_computes_in_the_dtype_and_keeps_the_weights() -> None:

@@ -1,4 +1,8 @@
-"""data/sources/files.py: the user's files as they are, in parts, or one clear line."""
+"""data/sources/files.py: the user's files as they are, in chunks, or one clear line.
+
+Tests of the rows of tables are in test_tables.py, of folders and globs in test_paths.py, of kinds
+of files in test_kinds.py.
+"""
 
 import gzip
 import os
@@ -8,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from data.sources import files
+from data.sources import files, texts
 from data.sources.files import Files
 from data.sources.open import open_source
 from errors import UserError
@@ -46,7 +50,13 @@ def test_folder(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Sorted, deep, byte for byte but for the byte order mark; what is not read is said."""
     expected = [("a.md", "ä"), ("b.txt", " b\r\n\tB\r\r\n \n"), ("deep/c.txt", "c")]
     assert read(library) == expected
-    assert "note: 1 of 5 files" in capsys.readouterr().err
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: left out of {library}: hidden (.git)",
+        f"note: {library}: skipped as not text: an image (PNG) (1)",
+        "note: 1 of 4 files have no text: skipped",
+        "note: 1 of 4 files begin with a byte order mark: removed",
+        "note: 1 of 4 files end lines with \\r\\n: kept",
+    ]
 
 
 def test_file_and_glob(library: Path) -> None:
@@ -128,14 +138,14 @@ def test_fingerprint_follows_content_and_names_only(library: Path, tmp_path: Pat
         (
             b'{"b": "x", "a": 1}\n',
             "a.jsonl",
-            "data.field=text: {file} has no such column, but a, b",
+            "{file} has no column text, but b, a: name the column of the text with data.field",
         ),
-        (b"id,body\n1,x\n", "a.csv", "data.field=text: {file} has no such column, but body, id"),
-        (b'{"text": 3}\n', "a.jsonl", "data.field=text: row 0 of {file} holds int, not text"),
-        (b'{"text": "x"}\n{oops\n', "a.jsonl", "a.jsonl cannot be read as json: "),
-        (b'{"text": "\\ud800"}\n', "a.jsonl", "a.jsonl cannot be read as json: "),
-        (b"PAR1xxxx", "a.parquet", "a.parquet cannot be read as parquet: "),
-        (b"\xff\xfe", "a.csv", "a.csv cannot be read as csv: "),
+        (b"id,body\n1,x\n", "a.csv", "{file} has no column text, but id, body: "),
+        (b'{"text": 3}\n', "a.jsonl", "{file} has no text: a number in column text (1 of 1 rows"),
+        (b"\n{oops\n", "a.jsonl", "a.jsonl has no text: not JSON (1 of 1 rows, first: line 2)"),
+        (b'{"text": "\\ud800"}\n', "a.jsonl", "has no text: half of a character"),
+        (b"PAR1xxxx", "a.parquet", "a.parquet cannot be read as Parquet: "),
+        (b"\xff\xfe", "a.csv", "a.csv is not UTF-8 (byte 0): save it as UTF-8; it looks like UTF"),
     ],
 )
 def test_refused_content(tmp_path: Path, content: bytes, name: str, message: str) -> None:
@@ -148,13 +158,10 @@ def test_refused_content(tmp_path: Path, content: bytes, name: str, message: str
 def test_refused_paths(tmp_path: Path) -> None:
     """Each path that gives no text has its own reason."""
     assert refusal(None) == "data.source=files needs data.path: a file, a folder or a glob"
-    assert refusal(tmp_path / "no") == f"data.path={tmp_path}/no does not exist: check the spelling"
-    assert refusal(tmp_path / "*.txt") == (
-        f"data.path={tmp_path}/*.txt matches no file: check the pattern"
-    )
-    (tmp_path / "picture.png").write_bytes(b"")
-    assert refusal(tmp_path).startswith(f"data.path={tmp_path} has no file of text in it: .txt")
-    assert refusal("/dev/null").startswith("data.path: /dev/null is not a regular file")
+    assert refusal(tmp_path / "no") == f"{tmp_path}/no does not exist: check the spelling"
+    assert refusal(tmp_path / "*.txt") == f"{tmp_path}/*.txt matches no file: check the pattern"
+    assert refusal(tmp_path) == f"{tmp_path} has no files to read in it"
+    assert refusal("/dev/null") == ("/dev/null is not a regular file: text is read from files only")
     os.mkfifo(tmp_path / "pipe.txt")  # to open it would wait for ever
     assert "pipe.txt is not a regular file" in refusal(tmp_path)
 
@@ -167,7 +174,7 @@ def test_compressed(tmp_path: Path) -> None:
     expected = [("a.txt.gz", "ä"), ("b.jsonl.gz#0", "one"), ("b.jsonl.gz#1", "two")]
     assert read(tmp_path) == [*expected, ("c.csv.gz#0", "three")]
     (tmp_path / "d.txt.gz").write_bytes(gzip.compress(b"d" * 99)[:-9])
-    assert "is not a whole .gz file" in refusal(tmp_path / "d.txt.gz")
+    assert "is not a complete .gz file" in refusal(tmp_path / "d.txt.gz")
 
 
 def test_a_broken_file_among_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,7 +183,7 @@ def test_a_broken_file_among_others(tmp_path: Path, capsys: pytest.CaptureFixtur
         (tmp_path / name).write_bytes(content)
     assert read(tmp_path) == [("a.txt", "a"), ("c.txt", "c")]
     note = capsys.readouterr().err
-    assert "b.txt is not UTF-8 (byte 0): save it as UTF-8; passed over" in note
+    assert "b.txt is not UTF-8 (byte 0): save it as UTF-8; it looks like UTF-16: iconv -f" in note
 
 
 def test_refused_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,8 +237,8 @@ def test_what_a_document_is_decides_the_fingerprint(library: Path) -> None:
 
 @pytest.fixture
 def small_sections(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "SECTION", 32)
-    monkeypatch.setattr(files, "REACH", 16)
+    monkeypatch.setattr(texts, "SECTION", 32)
+    monkeypatch.setattr(texts, "REACH", 16)
 
 
 BORDERS = {
@@ -309,7 +316,7 @@ def test_the_size_of_a_section_decides_the_fingerprint(
 ) -> None:
     """Parts that are there from before must be those that would be made now."""
     first = Files(str(library)).fingerprint()
-    monkeypatch.setattr(files, "SECTION", 32)
+    monkeypatch.setattr(texts, "SECTION", 32)
     assert Files(str(library)).fingerprint() != first
 
 
@@ -317,7 +324,7 @@ def test_a_file_that_shrinks_is_said(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"abc")
     source = Files(str(tmp_path))
     (tmp_path / "a.txt").write_bytes(b"ab")
-    with pytest.raises(UserError, match=r"a\.txt was cut while it was read"):
+    with pytest.raises(UserError, match=r"a\.txt became shorter while it was read"):
         list(source.documents())
 
 
@@ -346,15 +353,14 @@ def test_a_folder_of_everything(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ("e.csv.zst#0", "y\r\n0"), ("e.csv.zst#1", "NA"), ("g.txt", "g\r\n"),
     ]  # fmt: skip
     assert said[0] == (
-        "note: data.path: f.txt is not UTF-8 (byte 1): save it as UTF-8; passed over; it looks "
-        "like WINDOWS-1252: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW"
+        "note: skipped: f.txt is not UTF-8 (byte 1): save it as UTF-8; it looks like "
+        "WINDOWS-1252: iconv -f WINDOWS-1252 -t UTF-8 FILE > CONVERTED"
     )
-    assert said[1].startswith("note: data.path: i.jsonl cannot be read as json: ")
-    assert said[1].endswith("; passed over")
-    assert said[2].startswith("note: data.path: j.txt.zst is not a whole .zst file: ")
-    assert said[3].startswith("note: data.path: k.parquet.gz is compressed twice")
+    assert said[1] == "note: skipped: i.jsonl has no text: not JSON (1 of 1 rows, first: line 1)"
+    assert said[2].startswith("note: skipped: j.txt.zst is not a complete .zst file: ")
+    assert said[3].startswith("note: skipped: k.parquet.gz is compressed twice")
     assert said[4:] == [
-        "note: 1 of 7 files hold no text: passed over",
+        "note: 1 of 7 files have no text: skipped",
         "note: 1 of 3 files begin with a byte order mark: removed",
         "note: 1 of 3 files end lines with \\r\\n: kept",
     ]
@@ -365,7 +371,7 @@ def test_all_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A thousand broken files are not a thousand lines."""
     for number in range(12):
         (tmp_path / f"{number}.txt").write_bytes(b"\xff")
-    assert refusal(tmp_path) == f"data.path={tmp_path}: none of its files can be read"
+    assert refusal(tmp_path) == f"{tmp_path}: none of its files can be read"
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 11 and said[-1].startswith("note: 2 more files cannot be read")
 
@@ -377,7 +383,7 @@ def test_all_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("abc".encode("utf-16"), 0, "UTF-16"),
         ("Text".encode("utf-16-le"), 1, "UTF-16LE"),  # which is valid UTF-8
         ("Füße".encode("utf-16-be"), 3, "UTF-16BE"),
-        (b"\x89PNG\r\n\x1a\n", 0, None),
+        (b"\x81\x8d", 0, None),
     ],
 )
 def test_other_encodings(tmp_path: Path, content: bytes, place: int, encoding: str | None) -> None:
@@ -401,15 +407,14 @@ def test_long_lines_and_long_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A line is measured across sections, in characters."""
-    monkeypatch.setattr(files, "LONG", 90)
+    monkeypatch.setattr(files, "LONG_LINE", 90)
     (tmp_path / "a.txt").write_bytes("ä\n".encode() + "ä".encode() * 100 + b"\r\n")
     (tmp_path / "b.txt").write_bytes(b"b" * 90)
     Files(str(tmp_path))
     assert capsys.readouterr().err.splitlines()[1:] == [
         "note: 1 of 2 files have a line of more than 90 characters: kept; the longest, in a.txt, "
         "has 100",
-        "note: 2 of 2 files are longer than 32 bytes: each is a document a section, as a.txt#0 to "
-        "#5",
+        "note: 2 of 2 files are longer than 32 bytes: each section is a document, as a.txt#0 to #5",
     ]
 
 

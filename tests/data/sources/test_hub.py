@@ -1,7 +1,7 @@
-"""data/sources/hub.py: a dataset of the Hub as it is, or one clear line; see hub_server.py.
+"""data/sources/hub.py and hub_rows.py: a dataset of the Hub as it is, or one clear line.
 
-The libraries read HF_ENDPOINT when they are imported, and that takes seconds: so one process
-answers all questions, and another trains.
+The libraries read HF_ENDPOINT when they are imported, which takes seconds. So one process answers
+all questions and another trains; both ask hub_server.py.
 """
 
 import json
@@ -29,14 +29,23 @@ configs:
   data_files: south.jsonl
 ---
 """
+QUOTED = json.dumps({"text": 'She said "oh"\nin the café.'})
+CARD_WITH_OPTIONS = """---
+configs:
+- config_name: default
+  data_files: a.csv
+  names: [text, more]
+---
+"""
 ANSWER = """
-import json, pickle, sys
+import json, pickle, socket, sys
 from data.sources.hub import Hub
 from errors import UserError
 
 def answer(arguments):
     try:
         source = Hub(**arguments)
+        next(source.documents(), None)
         parts = [[(d.name, d.text) for d in source.part(n)] for n in range(source.n_parts)]
         sent = pickle.loads(pickle.dumps(Hub(**arguments)))  # as another process gets it
         alone = [(d.name, d.text) for d in sent.part(len(parts) - 1)]
@@ -45,8 +54,11 @@ def answer(arguments):
     about = {"fingerprint": source.fingerprint(), "bytes": source.part_bytes(0)}
     return about | {"parts": parts, "alone": alone}
 
+look_up, hosts = socket.getaddrinfo, set()
+socket.getaddrinfo = lambda host, *more, **names: hosts.add(host) or look_up(host, *more, **names)
 questions = json.load(sys.stdin)
-print(json.dumps({name: answer(arguments) for name, arguments in questions.items()}))
+answers = {name: answer(arguments) for name, arguments in questions.items()}
+print(json.dumps(answers | {"hosts": sorted(hosts)}))
 """
 TRAIN = """
 import os, sys
@@ -68,7 +80,7 @@ SETTINGS = [
 
 
 def run(*command: str, cache: Path, endpoint: str, stdin: str = "") -> Any:
-    """Run Python at the root of the repository, with a cache and a Hub of its own."""
+    """Run Python at the root of the repository, with its own cache and Hub."""
     own = {"BREEZE_CACHE": str(cache), "HF_HOME": str(cache / "home"), "HF_ENDPOINT": endpoint}
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | own
     environment["PYTHONPATH"] = f"{tiny.ROOT}:{Path(__file__).parents[1]}"
@@ -80,13 +92,20 @@ def run(*command: str, cache: Path, endpoint: str, stdin: str = "") -> Any:
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[str]]]:
-    """A folder of datasets, and the 40 stories of one of them."""
+    """Return a folder of datasets, and the 40 stories of one of them."""
     folder = tmp_path_factory.mktemp("hub")
     files = {
         f"{STORIES}@v1/train.jsonl": '{"text": "an older text"}\n',
         "own/lines/train.jsonl": LINES,
         "own/numbers/train.jsonl": '{"text": 3}\n',
-        "own/broken/train.jsonl": '{"text": "x"}\n{oops\n',
+        "own/broken/train.jsonl": '{"text": "x"}\n{oops\n{"text": "y"}\n',
+        # A number among texts: the library would spell all of them as JSON.
+        "own/mixed/a.jsonl": f"{QUOTED}\n" * 20 + '{"text": 5, "when": "2024-01-31"}\n',
+        "own/mixed/b.jsonl": '{"text": "2024-01-31", "when": 3}\n{"text": "last"}\n',
+        "own/digits/a.csv": "id;text\n1;007\n2;one\n",
+        "own/digits/b.csv": "id;text\n3;2024-01-31\n4;NA\n5;\n",
+        "own/options/README.md": CARD_WITH_OPTIONS,
+        "own/options/a.csv": "x,y\n1,one\n",
         "own/empty/README.md": "nothing",
         "own/regions/README.md": CARD,
         "own/regions/north.jsonl": '{"text": "north"}\n',
@@ -104,7 +123,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list
 def answers(
     texts: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
-    """What `Hub` says to many questions, and what it asked and left behind."""
+    """Return what `Hub` answers to many questions, and its requests, its messages and its cache."""
     cache = tmp_path_factory.mktemp("cache")
     commit = hub_server.commit_of(texts[0] / f"{STORIES}@v1")
     questions = {
@@ -115,6 +134,11 @@ def answers(
         "commit": {"path": STORIES, "revision": commit},
         "lines": {"path": "own/lines"},
         "lines in full": {"path": "own/lines", "streaming": False},
+        "mixed": {"path": "own/mixed"},
+        "mixed in full": {"path": "own/mixed", "streaming": False},
+        "digits": {"path": "own/digits"},
+        "options": {"path": "own/options", "field": "more"},
+        "strict": {"path": "own/mixed", "strict": True},
         "south": {"path": "own/regions", "config": "south"},
         "no dataset": {"path": "own/nothing"},
         "no id": {"path": "https://hf.co/datasets/own/lines"},
@@ -143,7 +167,7 @@ def answers(
 def test_streaming_and_in_full_give_the_same(
     texts: tuple[Path, list[str]], answers: dict[str, Any]
 ) -> None:
-    """Each story once, in the order of the files; a file is a part, or ten thousand rows are."""
+    """Each story once, in the order of the files; a chunk is a file, or ten thousand rows."""
     streamed, full = answers["streamed"]["parts"], answers["in full"]["parts"]
     assert [len(part) for part in streamed] == [10] * 4 and [len(part) for part in full] == [40]
     assert [text for part in streamed for _, text in part] == texts[1]
@@ -154,12 +178,12 @@ def test_streaming_and_in_full_give_the_same(
 
 @pytest.mark.parametrize("name", ["streamed", "in full", "validation", "lines", "south"])
 def test_a_part_can_be_read_alone(answers: dict[str, Any], name: str) -> None:
-    """By another process, which got the source and one number."""
+    """By another process, which gets the source and the number of a chunk."""
     assert answers[name]["alone"] == answers[name]["parts"][-1]
 
 
 def test_fingerprints(answers: dict[str, Any]) -> None:
-    """What gives other documents or other parts has another; a revision is its commit."""
+    """Other documents or other chunks have another fingerprint; a revision counts as its commit."""
     names = ("streamed", "in full", "validation", "v1", "lines", "lines in full", "south")
     assert len({answers[name]["fingerprint"] for name in names}) == len(names)
     assert answers["commit"]["fingerprint"] == answers["v1"]["fingerprint"]
@@ -173,40 +197,76 @@ def test_splits_revisions_configs_lines(answers: dict[str, Any]) -> None:
     assert answers["lines in full"]["parts"] == [[["0", "one\r\n two "], ["3", "ä"]]]
 
 
+def test_rows_of_json_and_csv_are_read_as_they_stand(answers: dict[str, Any]) -> None:
+    """`datasets` guesses a type for a column and converts the rows to it."""
+    text = json.loads(QUOTED)["text"]
+    a, b = ([f"0.{n}", text] for n in range(20)), [["1.0", "2024-01-31"], ["1.1", "last"]]
+    assert answers["mixed"]["parts"] == [list(a), b]
+    assert answers["mixed in full"]["parts"] == [
+        [*([str(n), text] for n in range(20)), ["21", "2024-01-31"], ["22", "last"]]
+    ]
+    assert answers["digits"]["parts"] == [
+        [["0.0", "007"], ["0.1", "one"]], [["1.0", "2024-01-31"], ["1.1", "NA"]]
+    ]  # fmt: skip
+    assert answers["broken"]["parts"] == [[["0.0", "x"], ["0.2", "y"]]]
+    assert answers["options"]["parts"] == [[["0.0", "y"], ["0.1", "one"]]]  # by the library
+
+
+def test_rows_without_text_are_reported_once(answers: dict[str, Any]) -> None:
+    """By the first pass over a chunk, not again by the second. Four sources read this dataset: two
+    questions, and a copy for each."""
+    notes = [line for line in answers["stderr"].splitlines() if line.startswith("note: own/broken")]
+    assert notes == 4 * [
+        "note: own/broken, chunk 0: rows are skipped (data.strict=true refuses them): not JSON "
+        "(1 of 3 rows, first: train.jsonl, line 2)"
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("no dataset", "data.path=own/nothing: the Hub has no such dataset, or keeps it private"),
-        ("no id", "data.path=https://hf.co/datasets/own/lines is no dataset's id: give OWNER/NAME"),
-        ("no revision", f"data.revision=v9: {STORIES} has no such branch, tag or commit"),
+        ("no dataset", "the Hub has no dataset own/nothing, or it is private: check the spelling"),
+        ("no id", "https://hf.co/datasets/own/lines is not the id of a dataset: give OWNER/NAME"),
+        ("no revision", f"{STORIES} has no branch, tag or commit v9: check data.revision"),
         ("no split", f"data.hub_split=tset: {STORIES} has train, validation"),
         ("no split in full", f"data.hub_split=tset: {STORIES} has train, validation"),
         ("no config", "data.hub_config=west: own/regions has north, south"),
         ("which config", "data.hub_config=null: own/regions has north, south"),
-        ("no field", f"data.field=story: {STORIES} has no such column, but text"),
-        ("no field in lines", "data.field=story: own/lines has no such column, but n, text"),
-        ("no text", "data.field=text: row 0.0 of own/numbers holds int, not text"),
-        ("broken", "data.path=own/broken cannot be read: "),
-        ("broken in full", "data.path=own/broken cannot be read: "),
-        ("empty", "data.path=own/empty cannot be read: "),
-        ("gated", "data.path=own/gated is gated: ask for access on its page of the Hub, then set"),
+        ("no field", f"{STORIES} has no column story, but text: name the column of the text"),
+        (
+            "no field in lines",
+            "own/lines has no column story, but n, text: name the column of the text",
+        ),
+        (
+            "no text",
+            "own/numbers has no text: a number in column text (1 of 1 rows, first: train.jsonl",
+        ),
+        (
+            "strict",
+            "own/mixed, a.jsonl, line 21: a number in column text; data.strict=false skips such",
+        ),
+        ("empty", "own/empty cannot be read: "),
+        ("gated", "own/gated is gated: ask for access on its page of the Hub, then set"),
         ("down", "the Hub at http://127.0.0.1:"),
-        ("private", "data.path=own/private: the Hub has no such dataset, or keeps it private"),
+        ("private", "the Hub has no dataset own/private, or it is private"),
     ],
 )
 def test_refused(answers: dict[str, Any], name: str, message: str) -> None:
-    """One line with the setting that is wrong and what would be right."""
+    """One line with what is wrong and what would be right."""
     assert answers[name].get("error", "was read").startswith(message)
     assert "\n" not in answers[name]["error"]
 
 
 def test_what_is_asked_printed_and_left(answers: dict[str, Any]) -> None:
-    """Files are asked for by commit; all that stays lies in one folder; all is quiet."""
+    """Files are requested by commit, files are left in one folder only, and no library prints."""
     files = [line for line in answers["asked"] if "/resolve/" in line]
     assert files and not any("/resolve/main/" in line for line in files)
     assert sum("own/down" in line for line in answers["asked"]) == 1  # no retries
     assert {path.name for path in answers["cache"].iterdir()} == {"hub"}
-    assert {line.split()[0] for line in answers["stderr"].splitlines()} == {"downloading"}
+    words = {line.split()[0] for line in answers["stderr"].splitlines()}
+    assert words == {"downloading", "note:"}
+    assert not any("telemetry" in line for line in answers["asked"])
+    assert answers["hosts"] == ["127.0.0.1"]  # the Hub, and nobody to whom its use is reported
 
 
 def test_no_path() -> None:
@@ -218,7 +278,7 @@ def test_no_path() -> None:
 def test_trains_and_needs_no_hub_the_second_time(
     texts: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
-    """The whole way, text cut by two processes; then without a network, from the same shards."""
+    """Training, with two processes that tokenize; then without a network, from the same shards."""
     words = ["configs/tinystories.yaml", *SETTINGS, "data.processes=2"]
     done = run("-c", TRAIN, str(texts[0]), str(tmp_path), *words, cache=tmp_path, endpoint="")
     files = [f"train-0000{number}-of-00004.parquet" for number in range(4)]
@@ -226,19 +286,19 @@ def test_trains_and_needs_no_hub_the_second_time(
     assert done.stdout.splitlines()[-1:] == [f"codes 0 0 README.md {' '.join(files)}"]
     first, prepared = (tiny.measured(tmp_path / name) for name in ("first", "prepared"))
     assert first == prepared and first[-1]["step"] == 2
-    notes = [line for line in done.stderr.splitlines() if "taken at the commit seen last" in line]
+    notes = [line for line in done.stderr.splitlines() if "is read at the commit seen last" in line]
     assert len(notes) == 1 and notes[0].startswith("note: the Hub at http://127.0.0.1:")
     assert done.stderr.count("tokenizing into") == 1
 
 
 def test_without_a_network(tmp_path: Path) -> None:
-    """One line within seconds, not the libraries' minutes of retries and pages of traceback."""
+    """One line within seconds, instead of minutes of retries and pages of traceback."""
     words = ["train.py", "configs/tinystories.yaml", f"run_dir={tmp_path / 'run'}"]
     done = run(*words, cache=tmp_path / "cache", endpoint="http://127.0.0.1:9")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
         "error: the Hub at http://127.0.0.1:9 cannot be reached ([Errno 111] Connection refused): "
-        "check the network and HF_ENDPOINT, or take data.source=stories, or use your own text: "
+        "check the network and HF_ENDPOINT, or use data.source=stories, or use your own text: "
         "data.source=files data.path=FILE"
     )
     assert "Traceback" not in done.stderr

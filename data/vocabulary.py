@@ -1,0 +1,272 @@
+"""Train a SentencePiece vocabulary: texts in, serialized model out.
+
+BPE, unigram or single characters, always with the 256 bytes to fall back on (SentencePiece, arXiv
+1808.06226). So a character without a piece of its own is spelled in bytes, and no text is refused
+for having too many different characters.
+
+SentencePiece trains in C++ and does not see Ctrl-C until it has finished, which may take minutes.
+Therefore it trains in a child process, which the parent kills when it is interrupted, and which
+ends by itself when the parent is gone.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from data.tokenizer import FIRST_PIECE, SPACE_MARK, well_formed
+from errors import UserError
+
+TYPES = ("bpe", "unigram", "char")
+TRAINING_LIMIT = 32_000_000  # characters; more text changes few pieces and costs memory and time
+COMMON = 20  # a character that occurs 20 times less often than the average piece is rare
+
+_CHUNK = 4096  # characters; SentencePiece skips lines longer than `max_sentence_length`
+_RESERVED = re.compile("[\0\u2581\u2585]")  # SentencePiece skips a line that has its own marks
+_ALWAYS = frozenset("\n ")  # a space spelled in bytes would be decoded as SPACE_MARK
+_POLL = 0.1  # seconds between two looks at the child process
+
+_LOSSLESS: dict[str, Any] = {
+    "byte_fallback": True,
+    "normalization_rule_name": "identity",
+    "remove_extra_whitespaces": False,
+    "allow_whitespace_only_pieces": True,
+    "add_dummy_prefix": False,
+    "character_coverage": 1.0,
+    "split_digits": True,
+    "required_chars": f"\n{SPACE_MARK}",
+    "max_sentence_length": 4 * _CHUNK,  # bytes
+    "num_threads": 16,  # unigram's sums depend on it: the same everywhere, the same pieces
+    "minloglevel": 2,
+}
+
+
+class Rare(NamedTuple):
+    """Characters that have no piece of their own, because the vocabulary has no room for them."""
+
+    different: int  # characters in the text
+    spelled: int  # of these, those that are spelled in bytes
+    share: float  # of the text's characters that are spelled in bytes
+
+
+def train_tokenizer(texts: Iterable[str], *, type: str, vocab_size: int) -> bytes:
+    """Learn pieces from `texts` (of the training split only) and return the serialized model.
+
+    The same texts give the same bytes. `vocab_size` counts everything, specials and bytes too. It
+    is an upper bound: a text that allows fewer pieces gets the largest possible vocabulary, and
+    `char` has one piece per character. Only the first `TRAINING_LIMIT` characters are used.
+
+    Raises `UserError` if there is too little text, or if `vocab_size` has no room for the
+    specials, the bytes, newline, space and one more character.
+    """
+    if type not in TYPES:
+        raise UserError(f"tokenizer.type is {type!r}: one of {', '.join(TYPES)}")
+    smallest = FIRST_PIECE + len(_ALWAYS) + 1
+    if vocab_size < smallest:
+        raise UserError(
+            f"tokenizer.vocab_size is {vocab_size:,}, too few for 3 specials, 256 bytes, newline, "
+            f"space and a letter: the smallest possible is {smallest:,}"
+        )
+    chunks = list(_training_chunks(texts))
+    if not chunks:
+        raise UserError("there is no text to train a tokenizer on: give more text")
+    size = sum(len(chunk.encode()) for chunk in chunks) / 1e6
+    task = f"training the tokenizer ({type}, {vocab_size:,} pieces) on {size:.1f} MB ..."
+    reply, model = _in_child({"type": type, "vocab_size": vocab_size}, chunks, task)
+    if reply["error"]:
+        raise UserError(
+            f"SentencePiece cannot train on so little text ({reply['error'].strip()}): give more"
+        )
+    if reply["rare"]:
+        rare = Rare(*reply["rare"])
+        print(
+            f"note: the text has {rare.different:,} different characters, too many for a "
+            f"vocabulary of {vocab_size:,}: {rare.spelled:,} of them, {rare.share:.2%} of the "
+            "text, are spelled in bytes",
+            file=sys.stderr,
+        )
+    return model
+
+
+def _training_chunks(texts: Iterable[str]) -> Iterator[str]:
+    """Cut the texts, newlines included, into the lines that SentencePiece reads."""
+    left = TRAINING_LIMIT
+    for text in texts:
+        for piece in _RESERVED.split(well_formed(text[:left])):
+            for start in range(0, len(piece), _CHUNK):
+                yield piece[start : start + _CHUNK]
+        left -= len(text)
+        if left <= 0:
+            note = f"note: the tokenizer learns from the first {TRAINING_LIMIT:,} characters"
+            print(note, file=sys.stderr)
+            return
+
+
+# ---------------------------------------------------------------------------- which characters
+
+
+def learn(chunks: Sequence[str], *, type: str, vocab_size: int) -> tuple[bytes, Rare | None]:
+    """Return the model, and which characters it spells in bytes if not all have room.
+
+    A character with a piece costs a piece of several characters its place. So at first only the
+    `_n_common` most frequent characters have one. If the text allows too few pieces of several
+    characters to fill the vocabulary, the next most frequent characters take what is left.
+    """
+    room = vocab_size - FIRST_PIECE
+    different = _ALWAYS.union(*chunks)
+    if len(different) <= room:
+        return _train(chunks, type, vocab_size)[0], None
+    counts: Counter[str] = Counter()
+    for chunk in chunks:
+        counts.update(chunk)
+    ranking = sorted(different - _ALWAYS, key=lambda character: (-counts[character], character))
+    kept = _n_common([counts[character] for character in ranking], counts.total(), room, type)
+    model, size = _train(_without(chunks, ranking[kept:]), type, vocab_size)
+    if size < vocab_size:
+        kept += vocab_size - size
+        model, _ = _train(_without(chunks, ranking[kept:]), type, vocab_size)
+    rare = ranking[kept:]
+    share = sum(counts[character] for character in rare) / counts.total()
+    return model, Rare(len(different), len(rare), share)
+
+
+def _n_common(counts: Sequence[int], total: int, room: int, type: str) -> int:
+    """Return how many of the characters (given by their `counts`, largest first) get a piece.
+
+    For `char` as many as have room. Otherwise those that occur at least 1/`COMMON` as often as the
+    average piece of a vocabulary of `room` pieces does, but at most half of the room.
+    """
+    if type == "char":
+        return room - len(_ALWAYS)
+    common = sum(count * COMMON * room >= total for count in counts)
+    return max(1, min(common, room // 2 - len(_ALWAYS)))
+
+
+def _without(chunks: Iterable[str], characters: Iterable[str]) -> list[str]:
+    """Cut `characters` out of the chunks: pieces are learnt from what stands between them."""
+    cut = re.compile(f"[{re.escape(''.join(characters))}]+")
+    return [piece for chunk in chunks for piece in cut.split(chunk) if piece]
+
+
+def _train(chunks: Sequence[str], type: str, vocab_size: int) -> tuple[bytes, int]:
+    """Train once, or twice if the text allows fewer pieces; return the model and its size."""
+    import sentencepiece
+
+    model, settings = io.BytesIO(), {"hard_vocab_limit": type != "char", **_LOSSLESS}
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(chunks), model_writer=model, model_type=type,
+            vocab_size=vocab_size, **settings,
+        )  # fmt: skip
+    except RuntimeError as error:
+        if not (largest := re.search(r"set it to a value <= (\d+)", str(error))):
+            raise
+        return _train(chunks, type, int(largest[1]))
+    content = model.getvalue()
+    return content, sentencepiece.SentencePieceProcessor(model_proto=content).vocab_size()
+
+
+# ---------------------------------------------------------------------------- the child process
+
+_PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from data.vocabulary import run_child
+run_child()
+"""
+
+
+def _in_child(
+    request: dict[str, Any], chunks: Sequence[str], task: str
+) -> tuple[dict[str, Any], bytes]:
+    """Run `learn` in a child process; return its reply ("error", "rare") and the model.
+
+    Prints `task` and the seconds that it takes on stderr. `multiprocessing` is not used: its child
+    would first import the command, and torch with it.
+    """
+    start = time.perf_counter()
+    _print_elapsed(task, None)
+    command = [sys.executable, "-c", _PROGRAM, str(Path(__file__).parents[1])]
+    replies: list[bytes] = []
+    with (
+        contextlib.suppress(BrokenPipeError),  # the child ended early: its exit code is read below
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child,
+    ):
+        assert child.stdin is not None and child.stdout is not None
+        reader = threading.Thread(target=_read_all, args=(child.stdout, replies), daemon=True)
+        reader.start()
+        try:
+            _send(child.stdin, [request, *chunks])
+            while reader.is_alive():
+                reader.join(_POLL)
+                _print_elapsed(task, time.perf_counter() - start)
+            child.wait()
+        finally:
+            child.kill()  # no effect but after Ctrl-C
+    _print_elapsed(task, time.perf_counter() - start, done=True)
+    if child.returncode < 0:
+        raise UserError(
+            "the process that trained the tokenizer was killed, possibly out of memory: free some "
+            "memory or give less text; tokenizer.type=bpe needs less than unigram"
+        )
+    if child.returncode:
+        raise RuntimeError(f"training the tokenizer failed with exit code {child.returncode}")
+    reply, _, model = replies[0].partition(b"\n")
+    return json.loads(reply), model
+
+
+def _send(stream: IO[bytes], values: Iterable[Any]) -> None:
+    """Write a line of JSON per value, then an empty line; leave the stream open."""
+    for value in values:
+        stream.write(json.dumps(value).encode() + b"\n")
+    stream.write(b"\n")
+    stream.flush()
+
+
+def _read_all(stream: IO[bytes], replies: list[bytes]) -> None:
+    replies.append(stream.read())
+
+
+def _print_elapsed(task: str, seconds: float | None, *, done: bool = False) -> None:
+    """Print one line on stderr: on a terminal rewritten while the task runs, else in two parts."""
+    terminal = sys.stderr.isatty()
+    if seconds is None or terminal:
+        elapsed = "" if seconds is None else f"{seconds:.1f} s" if done else f"{seconds:.0f} s"
+        start = "\r" if terminal else ""
+        print(f"{start}{task} {elapsed}", end="\n" if done else "", file=sys.stderr, flush=True)
+    elif done:
+        print(f"{seconds:.1f} s", file=sys.stderr)
+
+
+def run_child() -> None:
+    """Run `learn` in this process: request and chunks from stdin, reply and model to stdout."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and kills this process
+    values = []
+    while (line := sys.stdin.buffer.readline()) != b"\n":
+        if not line:  # the parent has ended
+            sys.exit(1)
+        values.append(json.loads(line))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    request, *chunks = values
+    error, rare, model = None, None, b""
+    try:
+        model, rare = learn(chunks, **request)
+    except RuntimeError as refusal:  # SentencePiece's own, such as "no pieces are loaded"
+        error = str(refusal)
+    sys.stdout.buffer.write(json.dumps({"error": error, "rare": rare}).encode() + b"\n" + model)
+    sys.stdout.flush()
+
+
+def _end_with_parent() -> None:
+    os.read(sys.stdin.fileno(), 1)  # the parent writes nothing more: this returns when it ends
+    os._exit(1)

@@ -1,0 +1,58 @@
+"""A run that was trained on stories, and the stories that it learned from."""
+
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING
+
+from arguments import open_run
+from data.stories import Story, story
+from data.stories.world import split_of
+from errors import UserError
+
+if TYPE_CHECKING:  # torch is imported only when a model is opened
+    from inference.trained import TrainedModel
+
+SEED = 0  # of the world that data.source=stories reads
+
+
+@dataclass(frozen=True)
+class StoryRun:
+    """A trained model whose data includes stories."""
+
+    path: str
+    trained: "TrainedModel"
+
+    def story(self, index: int) -> Story:
+        """Return a story with the distances of the run's config, data.near and data.far."""
+        data = self.trained.config.data
+        return story(SEED, index, near=data.near, far=data.far)
+
+    def training_texts(self) -> list[str]:
+        """Return the stories that the model was trained on."""
+        indices = range(self.trained.config.data.stories)
+        return [self.story(index).text for index in indices if split_of(index) == "train"]
+
+    def unseen(self) -> Iterator[Story]:
+        """Yield stories of the test split, without end, after those that the run has read."""
+        for index in count(self.trained.config.data.stories):
+            if split_of(index) == "test":
+                yield self.story(index)
+
+
+def open_story_run(arguments: Namespace, path: str | None = None) -> StoryRun:
+    """Open the model of RUN, or of `path`, one of several.
+
+    Raises `UserError` if there is no such run or if stories are not among its sources.
+    """
+    path = path or arguments.run
+    trained = open_run(arguments, path)
+    data = trained.config.data
+    sources = [name.partition(":")[0] for name in data.mix or [data.source]]
+    if "stories" not in sources:
+        raise UserError(
+            f"{path} was not trained on stories but on {', '.join(sources)}: name a run with "
+            "stories in data.source or data.mix"
+        )
+    return StoryRun(path, trained)

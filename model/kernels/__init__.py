@@ -1,0 +1,125 @@
+"""Kernels: ways to compute attention. All obey the one rule of `model/window.py`.
+
+    dense     scores every query against every key, then masks   O(T * S)   any positions, caches
+    blocked   scores only the blocks that the window touches     O(T * W)   a text of T tokens
+    flex      the same blocks in one fused kernel (CUDA)         O(T * W)   a text of T tokens
+    full      torch's fused causal attention                     O(T * T)   one document, W >= T
+
+Training, prefill and decoding all call `attend`. What a query may see is one value, `Visibility`.
+A kernel is a function of q (B, H, T, Dh), k and v (B, K, S, Dh) and the visibility. It leaves out
+sinks, and gives the log-sum-exp of its scores, with which `sinks.merge` adds them for all kernels.
+To add a kernel, write such a function, enter it in KERNELS, and let `choose` name it.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from model.kernels import sinks
+from model.kernels.blocked import blocked_attention
+from model.kernels.dense import dense_attention
+from model.kernels.flex import flex_attention
+from model.kernels.full import full_attention
+from model.kernels.visibility import Visibility
+from model.window import Window
+
+__all__ = ["KERNELS", "Kernel", "Visibility", "attend", "attend_with", "choose"]
+
+
+class Kernel(Protocol):
+    """Attend from q (B, H, T, Dh) to k, v (B, K, S, Dh), sinks left out.
+
+    Returns the output (B, H, T, Dh) and, if asked, the log-sum-exp (B, H, T), in fp32 at least.
+    """
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, return_lse: bool = False
+    ) -> tuple[Tensor, Tensor | None]: ...
+
+
+KERNELS: dict[str, Kernel] = {
+    "dense": dense_attention,
+    "blocked": blocked_attention,
+    "flex": flex_attention,
+    "full": full_attention,
+}
+
+
+def choose(
+    attention: str,
+    window: Window,
+    n_tokens: int,
+    *,
+    device: str = "cpu",
+    documents: bool = False,
+    cached: bool = False,
+) -> tuple[str, str]:
+    """Name the kernel for one layer over a text of n_tokens, and the reason in words.
+
+    `attention` is the config's; `documents`: several share a row; `cached`: the keys are a cache's.
+    """
+    if cached:
+        return "dense", "a cache holds its keys in any order"
+    if attention in ("dense", "flex"):
+        return attention, "the config asks for it"
+    if window is None or window >= n_tokens:
+        hides = "full attention" if window is None else f"a window of {window:,} hides nothing"
+        where = f"in {n_tokens:,} tokens"
+        if not documents:
+            return "full", f"{hides} {where}"
+        return ("flex" if device == "cuda" else "dense"), f"{hides} {where}, documents kept apart"
+    if attention == "blocked":
+        return "blocked", "the config asks for it"
+    name = "flex" if device == "cuda" else "blocked"
+    return name, f"a window of {window:,} in {n_tokens:,} tokens: cost grows with the window"
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visibility: Visibility,
+    attention: str = "auto",
+    *,
+    q_sinks: Tensor | None = None,
+    sink_logits: Tensor | None = None,
+) -> Tensor:
+    """Attend with the kernel that `choose` names. Shapes and sinks as in `attend_with`."""
+    kernel, _ = choose(
+        attention,
+        visibility.window,
+        k.shape[2],
+        device=q.device.type,
+        documents=visibility.documents is not None,
+        cached=visibility.key_positions is not None,
+    )
+    return attend_with(kernel, q, k, v, visibility, q_sinks=q_sinks, sink_logits=sink_logits)
+
+
+def attend_with(
+    kernel: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visibility: Visibility,
+    *,
+    q_sinks: Tensor | None = None,
+    sink_logits: Tensor | None = None,
+) -> Tensor:
+    """Attend with the kernel of this name: q (B, H, T, Dh), k, v (B, K, S, Dh) to (B, H, T, Dh).
+
+    `q_sinks` (B, H, T, Dh) are the queries as they look at sinks; None: q. `sink_logits` (H,) take
+    part in each head's softmax and have no value. The output for padding has no meaning.
+    """
+    compute, visibility = KERNELS[kernel], visibility.without_idle_sinks(k.shape[2])
+    with torch.autocast(q.device.type, enabled=False):  # it would copy every score to fp32 and back
+        if kernel == "full" and sink_logits is not None:
+            out, _ = compute(*sinks.prepend_logit(q, k, v, sink_logits), visibility)
+            return sinks.drop_logit(out)
+        if kernel == "full" or (not visibility.sinks and sink_logits is None):
+            return compute(q, k, v, visibility)[0]
+        out, lse = compute(q, k, v, visibility, return_lse=True)
+        assert lse is not None
+        q_sinks = q if q_sinks is None else q_sinks
+        return sinks.merge(out, lse, q_sinks, k, v, visibility, sink_logits)

@@ -1,0 +1,75 @@
+"""The summary of a training run that train.py prints before the first update."""
+
+from model.cost import cache_bytes, full_attention
+from model.kernels import choose
+from model.window import reach
+from run import TrainingRun
+
+FLOAT32 = 4  # bytes of a cached number
+CACHE_LENGTH = 100  # the cache is counted for a text of this many training sequences
+
+
+def summary(run: TrainingRun) -> str:
+    """Return the table: what is trained, on what, where and for how long. One fact a line."""
+    train = run.config.train
+    tokens = run.corpus.n_tokens("train")
+    total = run.config.tokens_per_step * train.max_steps
+    rate = f"; a matrix product reaches {run.peak_flops / 1e9:,.0f} GFLOP/s"
+    reasons = run.hardware.reasons
+    rows = {
+        "run": f"{run.folder}, step {run.step:,} of {train.max_steps:,}",
+        "model": _model(run),
+        "windows": _windows(run),
+        "reach": _reach(run),
+        "attention": _kernels(run),
+        "cache": _cache(run),
+        "text": f"{tokens:,} training tokens of {run.corpus.n_bytes('train') / tokens:.2f} bytes",
+        "step": f"{run.config.tokens_per_step:,} tokens; {total:,} in all steps: "
+        f"{total / tokens:.2f} epochs",
+        **reasons,
+        "precision": reasons["precision"] + rate,
+    }
+    return "\n".join(f"{name:10} {text}" for name, text in rows.items())
+
+
+def _model(run: TrainingRun) -> str:
+    shape = run.model.config
+    return f"{sum(shape.parameter_counts().values()):,} parameters, {shape.n_layers} layers"
+
+
+def _windows(run: TrainingRun) -> str:
+    shape, schedule = run.model.config, run.config.train.window_schedule
+    windows = ", ".join(f"{window:,}" if window else "full" for window in shape.windows)
+    sinks = f", {shape.sinks} sinks" if shape.sinks else ""
+    return windows + sinks + ("" if schedule == "constant" else f" (schedule: {schedule})")
+
+
+def _reach(run: TrainingRun) -> str:
+    tokens = reach(run.model.config.windows)
+    return f"{tokens:,} tokens through all layers" if tokens else "all earlier tokens"
+
+
+def _kernels(run: TrainingRun) -> str:
+    """Name the attention kernel of each kind of layer, with the reason."""
+    shape, data = run.model.config, run.config.data
+    device = run.device.type
+    kernels = {
+        ": ".join(
+            choose(
+                shape.attention, window, data.seq_len, device=device, documents=data.document_mask
+            )
+        )
+        for window in shape.windows
+    }
+    return "; ".join(sorted(kernels))
+
+
+def _cache(run: TrainingRun) -> str:
+    """Compare the key/value cache after a long text with that of full attention."""
+    shape, length = run.model.config, CACHE_LENGTH * run.config.data.seq_len
+    windowed = cache_bytes(shape, length, FLOAT32) / 1e6
+    full = cache_bytes(full_attention(shape), length, FLOAT32) / 1e6
+    return (
+        f"{windowed:.2f} MB of keys and values after {length:,} tokens, {full:.2f} MB with full "
+        "attention"
+    )

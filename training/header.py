@@ -1,0 +1,104 @@
+"""The header of a checkpoint file, read and checked before the native parser sees the file.
+
+A safetensors file begins with 8 bytes of length and a JSON object. It holds the dtype, shape and
+place of each tensor, and under `__metadata__` texts of the program that wrote the file. Ours is
+named `breeze` and is JSON again:
+
+    {"format": 1, "step": 800, "config": {...}, "data_hash": "9f86...", "windows": [64, 64],
+     "val_loss": 1.6, "val_step": 800, "best_loss": 1.6, "best_step": 800}
+
+`windows` and the last line are optional. `val_loss` was measured at `val_step`, which may be
+earlier than `step`.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from errors import UserError
+
+FORMAT = 1
+HISTORY = ("val_loss", "val_step", "best_loss", "best_step")
+LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
+Tensors = dict[str, tuple[str, tuple[int, ...]]]  # name -> (dtype, shape)
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], Tensors]:
+    """Return the metadata, and each tensor's dtype and shape.
+
+    Raises `UserError` if the file is not a checkpoint of this format.
+    """
+    header = _parse_header(path)
+    texts = header.pop("__metadata__", None)
+    metadata = _parse_json(texts.get("breeze")) if isinstance(texts, dict) else None
+    if (
+        not isinstance(metadata, dict)
+        or not _is_valid(metadata)
+        or not all(map(_is_tensor, header.values()))
+        or header.get("tokenizer", {}).get("dtype") != "U8"
+    ):
+        raise UserError(
+            f"{path} is a safetensors file, but not a checkpoint of Breeze (format {FORMAT})"
+        )
+    tensors = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+    return metadata, tensors
+
+
+def val_loss(metadata: Mapping[str, Any]) -> float:
+    """Return the validation loss of the checkpoint's own step; infinite if it was not measured."""
+    loss = metadata.get("val_loss", math.inf)
+    measured = metadata.get("val_step") == metadata["step"] and math.isfinite(loss)
+    return float(loss) if measured else math.inf
+
+
+def _parse_header(path: Path) -> dict[str, Any]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or not 2 <= length <= min(size - 8, LARGEST_HEADER):
+            raise UserError(
+                f"{path} is not a checkpoint: it does not begin like a safetensors file"
+            )
+        header = _parse_json(file.read(length))
+    if not isinstance(header, dict):
+        raise UserError(f"{path} is not a checkpoint: its header cannot be read")
+    return header
+
+
+def _is_valid(metadata: dict[str, Any]) -> bool:
+    """Check the types of the metadata. The content of `config` is checked by `config_from_dict`."""
+    numbers = [metadata.get(name, 0) for name in HISTORY]
+    windows = metadata.get("windows", [])
+    return (
+        metadata.get("format") == FORMAT
+        and _is_count(metadata.get("step"))
+        and isinstance(metadata.get("config"), dict)
+        and isinstance(metadata.get("data_hash"), str)
+        and all(type(number) is float or _is_count(number) for number in numbers)
+        and isinstance(windows, list)
+        and all(window is None or _is_count(window) for window in windows)
+    )
+
+
+def _is_tensor(entry: Any) -> bool:
+    """Check one tensor's dtype and shape."""
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("dtype"), str)
+        and isinstance(entry.get("shape"), list)
+        and all(map(_is_count, entry["shape"]))
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63  # True is no count
+
+
+def _parse_json(text: Any) -> Any:
+    """Parse JSON; None if `text` is not JSON."""
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return None
