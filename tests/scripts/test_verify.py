@@ -55,7 +55,7 @@ def test_a_trained_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize(
-    ("settings", "beside", "idle"),
+    ("settings", "described", "inapplicable"),
     [
         (["model.sliding_window=[5, null, 3]", "model.attention_sinks=2"],
          "windows 1 x 5, 1 x full, 1 x 3 and 2 sinks", set()),
@@ -69,12 +69,12 @@ def test_a_trained_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> No
     ],
 )  # fmt: skip
 def test_any_config_holds(
-    settings: list[str], beside: str, idle: set[str], capsys: pytest.CaptureFixture[str]
+    settings: list[str], described: str, inapplicable: set[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A stack of layers that a check refuses, or mistakes for another."""
     text = report(capsys, *SMALL, *settings)
-    assert verdicts(text) == {name: "-" if name in idle else "holds" for name in CHECKS}
-    assert beside in text and "random weights" in text
+    assert verdicts(text) == {name: "-" if name in inapplicable else "holds" for name in CHECKS}
+    assert described in text and "random weights" in text
 
 
 def test_a_bug_is_exit_code_1_and_visible_in_the_picture(
