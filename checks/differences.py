@@ -33,8 +33,8 @@ def max_difference(actual: Tensor, expected: Tensor) -> float:
     return max(row_differences(actual.reshape(-1, 1), expected.reshape(-1, 1)))
 
 
-def bitwise_difference(actual: Tensor, expected: Tensor) -> float:
-    """Return 0 if all bits are equal, otherwise the largest difference, which is above 0."""
+def exact_difference(actual: Tensor, expected: Tensor) -> float:
+    """Return 0 if all values are exactly equal, otherwise the largest difference, above 0."""
     if torch.equal(actual, expected):
         return 0.0
     return max(max_difference(actual, expected), math.ulp(0.0))

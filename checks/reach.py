@@ -6,7 +6,7 @@ import torch
 
 from checks import oracle
 from checks.check import Findings, check
-from checks.differences import bitwise_difference, max_difference, require, row_differences
+from checks.differences import exact_difference, max_difference, require, row_differences
 from checks.fixture import Fixture
 from checks.passes import cached_logits, influence, weighted_gradients
 
@@ -53,7 +53,7 @@ def check_windows(fixture: Fixture) -> Findings:
         full = fixture.variant(sliding_window=None, **settings)(tokens)
         for window in (fixture.length + 1, 10 * fixture.length):  # + 1 for a sink token
             wide = fixture.variant(sliding_window=window, **settings)(tokens)
-            yield bitwise_difference(wide, full)
+            yield exact_difference(wide, full)
     original = fixture.model(tokens)[0]
     changed = copy.deepcopy(fixture.model)
     for layer in range(len(fixture.windows))[:8]:
@@ -63,10 +63,10 @@ def check_windows(fixture: Fixture) -> Findings:
         changed.set_windows(windows)
         logits = changed(tokens)[0]
         yield require(max_difference(logits, original) > 0)
-        yield bitwise_difference(fixture.variant(sliding_window=windows)(tokens)[0], logits)
+        yield exact_difference(fixture.variant(sliding_window=windows)(tokens)[0], logits)
         yield from row_differences(logits, fixture.expected_logits(tokens, windows))
     changed.set_windows(fixture.config.sliding_window)
-    yield bitwise_difference(changed(tokens)[0], original)
+    yield exact_difference(changed(tokens)[0], original)
 
 
 @check("rope", "logits do not depend on where the text begins", 1e-6)
@@ -109,7 +109,7 @@ def _cached_sinks(fixture: Fixture) -> Findings:
         outcomes.append(cached_logits(tested, cache, rest, fixture.widest + 1)[0])
         for ring, keys in zip(cache.layers, sink_keys, strict=True):
             yield require(set(range(fixture.sinks)) <= set(ring.positions[0].tolist()))
-            yield bitwise_difference(ring.k[:, :, : fixture.sinks], keys)
+            yield exact_difference(ring.k[:, :, : fixture.sinks], keys)
     for outcome in outcomes[1:]:
         yield from row_differences(outcome, outcomes[0])
     without = fixture.variant(sliding_window=windows, sink_token=False, attention_sinks=0)

@@ -7,7 +7,7 @@ import torch
 
 from checks import oracle
 from checks.check import Findings, check
-from checks.differences import bitwise_difference, max_difference, require, row_differences
+from checks.differences import exact_difference, max_difference, require, row_differences
 from checks.fixture import MAX_LENGTH, Fixture
 from checks.passes import cached_logits
 from errors import UserError
@@ -145,7 +145,7 @@ def check_restore(fixture: Fixture) -> Findings:
         restored.load_state_dict(state)
         yield require(_equal_states(restored, cache))
         for chunk in (others[:, :1], others[:, 1:]):
-            yield bitwise_difference(
+            yield exact_difference(
                 fixture.model(chunk, cache=restored), fixture.model(chunk, cache=cache)
             )
         yield require(_equal_states(restored, cache))

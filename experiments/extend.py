@@ -126,6 +126,22 @@ def measure(
     tokens, _ = open_split(trained.config.data, trained.tokenizer, split, data_hash)
     longest, targets = max(multiples) * trained_length, n_targets(trained_length)
     ends = text_ends(len(tokens), longest, targets, max_tokens)
+    scores = _scores(trained, tokens, ends, multiples, scalings)
+    return ExtendResult(
+        str(trained.checkpoint.path), split, trained_length, reach(config.windows), config.sinks,
+        targets, len(ends), scores,
+    )  # fmt: skip
+
+
+def _scores(
+    trained: "TrainedModel",
+    tokens: Any,
+    ends: Sequence[int],
+    multiples: Sequence[int],
+    scalings: Sequence[str],
+) -> list[Score]:
+    """Score the texts that end at `ends`, under each scaling and with each length."""
+    trained_length = trained.config.data.seq_len
     scores = []
     with _progress_bar(len(ends) * sum(multiples) * trained_length * len(scalings)) as bar:
         for scaling in scalings:
@@ -141,10 +157,7 @@ def measure(
                     )
                 score = bits_per_byte(variant, tokens, ends, length, bar)
                 scores.append(Score(scaling, length, score))
-    return ExtendResult(
-        str(trained.checkpoint.path), split, trained_length, reach(config.windows), config.sinks,
-        targets, len(ends), scores,
-    )  # fmt: skip
+    return scores
 
 
 def n_targets(trained_length: int) -> int:

@@ -1,7 +1,6 @@
 """Memory of processes: how much a process may still allocate, and the most it has allocated."""
 
 import contextlib
-import os
 import sys
 from pathlib import Path
 
@@ -9,14 +8,21 @@ from errors import UserError
 
 
 def free_bytes() -> int | None:
-    """Return the bytes of memory that a process can still get; None if the system cannot tell."""
+    """Return the bytes of memory that a process can still get; None if unknown.
+
+    Where the system does not report free memory, all memory of the machine counts as free.
+    """
+    import torch  # not at the top: it takes a second, and `--help` needs none of it
+
+    from training.memory import memory_limit
+
+    limit = memory_limit(torch.device("cpu"))
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:  # not Linux: all memory of the machine stands in for the free part
-        if not hasattr(os, "sysconf"):
-            return None
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except OSError:  # not Linux
+        return limit
+    free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    return free if limit is None else min(free, limit)
 
 
 def reset_peak() -> int:

@@ -109,7 +109,7 @@ def _train(config: Config) -> int:
     from train import train  # it imports torch
 
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for the table
-        return train(config, resume=True)
+        return train(config, resume=(config.folder / "checkpoints").is_dir())
 
 
 def _read_run(folder: Path, window: Window) -> WindowResult:

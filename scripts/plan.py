@@ -268,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_config(parser)
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
-    arguments = parser.parse_intermixed_args(argv)
+    arguments = parser.parse_args(argv)
     config = read_config(arguments)
     result = plan(config)
     if arguments.json:

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="run only these checks")
     parser.add_argument("--seed", type=int, default=0, help="of texts and random weights (0)")
-    arguments = parser.parse_intermixed_args(argv)
+    arguments = parser.parse_args(argv)
     if arguments.seed < 0:
         raise UserError(f"--seed is {arguments.seed}: it must be 0 or more")
     path, overrides = split_arguments(arguments.words)

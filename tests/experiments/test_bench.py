@@ -205,6 +205,7 @@ def test_peaks_grow_as_the_kernels_do() -> None:
         (["--heads", "0"], "--heads is 0: give 1 or more"),
         (["--head-dim", "0"], "--head-dim is 0: give 1 or more"),
         (["--repeat", "0"], "--repeat is 0: give 1 or more"),
+        (["--json", "/nowhere/bench.json"], "there is no folder /nowhere: make it first"),
         (["--kernels", "sparse"], "invalid choice: 'sparse'"),
         (["--kernels", "flex", "--backward"], "flex computes no gradients on a CPU"),
     ],
