@@ -24,7 +24,7 @@ ROPES = [
 def turned(x: torch.Tensor, position: int, rope: Rope) -> torch.Tensor:
     """What the oracle makes of one head x (Dh,)."""
     theirs = reference.Rope(rope.theta, rope.scaling, rope.factor, rope.original_len)
-    return reference.turned(x[None], [position], theirs)[0]
+    return reference.rotated(x[None], [position], theirs)[0]
 
 
 @pytest.mark.parametrize("rope", ROPES, ids=str)
