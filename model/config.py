@@ -102,8 +102,8 @@ class ModelConfig:
             )
         if self.rope_scaling == "yarn" and self.rope_original_len is None:
             raise UserError(
-                "model.rope_scaling yarn needs model.rope_original_len, the length of the "
-                "sequences that the model was trained on, in tokens"
+                "model.rope_scaling yarn needs model.rope_original_len, the length in tokens of "
+                "the sequences in training"
             )
 
     @property

@@ -1,11 +1,11 @@
 """The oracle: a Mistral decoder in slow, obvious loops. It shares no code with `model/`.
 
 Written from arXiv 2310.06825 (window), 2309.17453 (sinks), 2508.10925 (sink logits), 2104.09864
-(RoPE), 2306.15595 and 2309.00071 (its scaling), 1910.07467 (RMSNorm), 2002.05202 (SwiGLU) and
-WINDOW.md, not from the code under test. Everything is float64, one query at a time, and autograd
-runs through it, so that gradients are compared as well.
+(RoPE), 2306.15595 and 2309.00071 (RoPE scaling), 1910.07467 (RMSNorm) and 2002.05202 (SwiGLU), and
+not from the code under test. Everything is float64, one query at a time. autograd
+works, so that gradients can be compared as well.
 
-Of documents packed in a row it knows nothing but this: each is a text of its own (`runs`).
+Documents packed in a row are separate texts (`runs`); the oracle computes each alone.
 """
 
 import math
@@ -20,7 +20,7 @@ Window = int | None
 
 
 def visible(i: int, j: int, window: Window, sinks: int = 0) -> bool:
-    """Say whether the query at i sees the key at j; a window counts the query's own key."""
+    """Return whether the query at i sees the key at j; a window counts the query's own key."""
     if j < 0:
         return False  # there is no such key
     if j > i:
@@ -28,13 +28,13 @@ def visible(i: int, j: int, window: Window, sinks: int = 0) -> bool:
     if window is None:
         return True
     if j < sinks:
-        return True  # a sink is seen for ever
+        return True  # a sink stays visible
     keys_from_j_to_i = i - j + 1
     return keys_from_j_to_i <= window
 
 
 def depends(windows: Sequence[Window], sinks: int, length: int) -> list[set[int]]:
-    """For each position, the positions that can influence it after layers with these windows."""
+    """For each position, return those that can influence it through layers with these windows."""
     sources = [{i} for i in range(length)]
     for window in windows:
         after = []
@@ -49,7 +49,7 @@ def depends(windows: Sequence[Window], sinks: int, length: int) -> list[set[int]
 
 
 def runs(documents: Sequence[int]) -> list[list[int]]:
-    """Columns of each document: side by side with equal numbers. 7 7 5 7 are three documents."""
+    """Return the columns of each document, a run of equal numbers: 7 7 5 7 are three documents."""
     found: list[list[int]] = []
     for column, number in enumerate(documents):
         if column == 0 or number != documents[column - 1]:
@@ -59,8 +59,11 @@ def runs(documents: Sequence[int]) -> list[list[int]]:
 
 
 def streamed(i: int, window: Window, sinks: int) -> list[int]:
-    """Positions whose keys a streaming cache holds for the query at i, in its order: sinks, then
-    the window, whose last is the query's own. The place in this list is the place in the cache."""
+    """Return the positions of the keys in a streaming cache when position i is decoded.
+
+    Sinks come first, then the window, whose last key is that of i. The index in this list is the
+    position in the cache.
+    """
     if window is None:
         return list(range(i + 1))
     first = max(0, i - window + 1)
@@ -72,8 +75,8 @@ def attend_one(
 ) -> Tensor:
     """Softmax attention of one query (Dh,) over the keys and values (S, Dh) that it sees.
 
-    The query may also be (S, Dh): another one for each key. A sink logit takes part in the softmax
-    and has nothing to give.
+    The query may also be (S, Dh), one for each key. A sink logit is one more term of the softmax,
+    without a value.
     """
     scores = (query * keys).sum(dim=1) / math.sqrt(keys.shape[1])
     if sink_logit is not None:
@@ -97,9 +100,9 @@ def attention(
 ) -> Tensor:
     """Attention of q (B, H, T, Dh) over k, v (B, K, T, Dh); heads 0..H/K-1 share key head 0, ...
 
-    `q_sinks` (B, H, T, Dh) look at positions below `sinks`; `positions` and `documents` (B, T) are
-    those of each token, 0..T-1 and one for all by default; document 0 belongs to all; `sink_logits`
-    (H,).
+    `q_sinks` (B, H, T, Dh) are the queries for keys at positions below `sinks`. `positions` and
+    `documents` are (B, T); by default 0..T-1 and one document. Document 0 is visible to all.
+    `sink_logits` are (H,).
     """
     batch, heads, length, _ = q.shape
     group = heads // k.shape[1]
@@ -119,20 +122,20 @@ def attention(
         for h in range(heads):
             rows = []
             for t in range(length):
-                asking = q[b, h, t].expand(len(seen[t]), -1)
+                query = q[b, h, t].expand(len(seen[t]), -1)
                 if q_sinks is not None:
-                    looks_at_sinks = torch.tensor([[at[key] < sinks] for key in seen[t]])
-                    asking = torch.where(looks_at_sinks, q_sinks[b, h, t], asking)
+                    is_sink = torch.tensor([[at[key] < sinks] for key in seen[t]])
+                    query = torch.where(is_sink, q_sinks[b, h, t], query)
                 keys, values = k[b, h // group][seen[t]], v[b, h // group][seen[t]]
                 logit = None if sink_logits is None else sink_logits[h]
-                rows.append(attend_one(asking, keys, values, logit))
+                rows.append(attend_one(query, keys, values, logit))
             outs.append(torch.stack(rows))
         texts.append(torch.stack(outs))
     return torch.stack(texts)
 
 
 class Rope(NamedTuple):
-    """How a layer's pairs turn: base, and what is done for texts `factor` times longer."""
+    """How a layer rotates pairs: the base, and the scaling for texts `factor` times longer."""
 
     theta: float
     scaling: str = "none"
@@ -155,15 +158,15 @@ def speeds(size: int, rope: Rope) -> list[float]:
         return [stretched ** (-2 * n / size) for n in pairs]
     assert rope.scaling == "yarn" and rope.original_len is not None
 
-    def turns(n: int) -> float:
-        """How often a pair goes round in the trained length, if there were a pair n."""
+    def rotations(n: int) -> float:
+        """Return the number of full rotations of pair n in the trained length."""
         return rope.original_len * theta ** (-2 * n / size) / (2 * math.pi)
 
-    kept = 0  # the last pair that turns 32 times or more: up to it nothing changes
-    while turns(kept + 1) >= 32:
+    kept = 0  # the last pair with 32 rotations or more: pairs up to it do not change
+    while rotations(kept + 1) >= 32:
         kept += 1
-    slow = 0  # the first that turns once or less: from it on all are slower by the factor
-    while turns(slow) > 1 and slow < size - 1:
+    slow = 0  # the first pair with at most one: from it on all are slower by the factor
+    while rotations(slow) > 1 and slow < size - 1:
         slow += 1
     mixed = []
     for n, speed in enumerate(plain):
@@ -172,15 +175,15 @@ def speeds(size: int, rope: Rope) -> list[float]:
     return mixed
 
 
-def turned(x: Tensor, positions: Sequence[int], rope: Rope) -> Tensor:
-    """Rotate the neighbouring pairs (x[2n], x[2n+1]) of each row of x (N, Dh) to its position."""
+def rotated(x: Tensor, positions: Sequence[int], rope: Rope) -> Tensor:
+    """Rotate the pairs (x[2n], x[2n+1]) of each row of x (N, Dh) by the angles of its position."""
     angles = [[position * speed for speed in speeds(x.shape[1], rope)] for position in positions]
     cos = torch.tensor([[math.cos(angle) for angle in row] for row in angles], dtype=x.dtype)
     sin = torch.tensor([[math.sin(angle) for angle in row] for row in angles], dtype=x.dtype)
     a, b = x[:, 0::2], x[:, 1::2]
     pairs = torch.stack([a * cos - b * sin, a * sin + b * cos], dim=2)
-    sharper = 0.1 * math.log(rope.factor) + 1 if rope.scaling == "yarn" else 1.0
-    return sharper * pairs.flatten(1)
+    magnitude = 0.1 * math.log(rope.factor) + 1 if rope.scaling == "yarn" else 1.0
+    return magnitude * pairs.flatten(1)
 
 
 def streaming_head(
@@ -192,26 +195,28 @@ def streaming_head(
     rope: Rope,
     sink_logit: Tensor | None,
 ) -> Tensor:
-    """Attention of one head over q, k, v (T, Dh), not rotated yet: as StreamingLLM decodes.
+    """Attention of one head over q, k, v (T, Dh), not rotated yet, as StreamingLLM decodes.
 
-    Each query finds in the cache the sinks and its window; keys and query are rotated to the places
-    that they have there, however far apart they are in the text.
+    The cache holds the sinks and the window of a query. Keys and query are rotated to their
+    positions in the cache, whatever their distance in the text.
     """
     rows = []
     for i in range(len(q)):
-        held = streamed(i, window, sinks)
-        keys = turned(k[held], range(len(held)), rope)
-        query = turned(q[i : i + 1], [len(held) - 1], rope)
-        rows.append(attend_one(query[0], keys, v[held], sink_logit))
+        cached = streamed(i, window, sinks)
+        keys = rotated(k[cached], range(len(cached)), rope)
+        query = rotated(q[i : i + 1], [len(cached) - 1], rope)
+        rows.append(attend_one(query[0], keys, v[cached], sink_logit))
     return torch.stack(rows)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Normalise one vector (D,)."""
     mean_square = (x * x).sum() / len(x)
     return x / torch.sqrt(mean_square + eps) * weight
 
 
 def swiglu(x: Tensor, w1: Tensor, w2: Tensor, w3: Tensor) -> Tensor:
+    """The feed-forward of one vector (D,)."""
     gate = w1 @ x
     return w2 @ (gate / (1 + torch.exp(-gate)) * (w3 @ x))
 
@@ -228,8 +233,10 @@ def logits(
     head_dim: int,
     norm_eps: float,
 ) -> Tensor:
-    """Logits (T, V) float64 of one text, from weights under Mistral's names; windows and ropes a
-    layer. A weight `sink_token` stands in front of the text and has no logits; `sinks` counts it.
+    """Return the logits (T, V) float64 of one text, from weights with Mistral's names.
+
+    `windows` and `ropes` have one entry per layer. A weight `sink_token` is one more token in front
+    of the text, without logits; `sinks` counts it.
     """
     w = {name: weight.double() for name, weight in weights.items()}
     xs = [w["sink_token"]] if "sink_token" in w else []

@@ -1,11 +1,11 @@
-"""The zoo: bugs of published codebases, set loose in our own code, and the proofs that see them.
+"""The zoo: bugs of published codebases, put into our own code, and the checks that find them.
 
-Each is a few lines of monkeypatch. `python tests/test_zoo.py` prints the table: what is wrong,
-where it was seen, which of the proofs of `model/proofs` caught it. A bug that no proof catches
-means that a proof is missing.
+Each bug is a few lines of monkeypatch. `python tests/test_zoo.py` prints a table: what is wrong,
+where the bug was published, which of the checks in `checks/` found it. A bug that no check finds
+means that a check is missing.
 
-Where a bug was seen is the thread that describes it, or the file that has it. Some of those lines
-are right by the convention of their own project; they are bugs by the rule of `model/window.py`.
+`published` names the thread that describes a bug, or the file that has it. Some of those lines are
+right by the convention of their own project; they are bugs by the rule of `model/window.py`.
 """
 
 import json
@@ -25,26 +25,26 @@ from model.config import ModelConfig
 from model.kernels import Visibility, flex, scores
 from model.transformer import Transformer
 
-W = 3  # the window of every model here that does not say another
+W = 3  # the window of every model here, unless it has another
 MASKS = flex.plain_block_mask
 Patch = pytest.MonkeyPatch
 
 
 @dataclass(frozen=True)
 class Bug:
-    """A mutation, the model it is set loose in, and the proof that must fail."""
+    """A mutation of our code, the model it is tried with, and the check that must fail."""
 
     name: str
     what: str
-    seen: str
+    published: str
     caught_by: str
     model: dict[str, Any]
-    set_loose: Callable[[Patch], None]
+    apply: Callable[[Patch], None]
 
 
 ZOO: list[Bug] = []
 
-# The models: that of every bug which names none has nothing but its window.
+# Settings of the models. A bug without settings is tried with a window and nothing else.
 MIXED: dict[str, Any] = {
     "sliding_window": (W, W, None),
     "rope_theta_local": 100.0,
@@ -55,19 +55,19 @@ SINKS: dict[str, Any] = {"attention_sinks": 2, "sink_logits": True}
 YARN: dict[str, Any] = {"rope_scaling": "yarn", "rope_factor": 8.0, "rope_original_len": 64}
 
 
-def bug(caught_by: str, seen: str, **model: Any) -> Callable[..., Callable[[Patch], None]]:
-    """Put a mutation into the zoo; its docstring says what is wrong."""
+def bug(caught_by: str, published: str, **model: Any) -> Callable[..., Callable[[Patch], None]]:
+    """Add a mutation to the zoo. Its docstring says what is wrong."""
 
-    def keep(set_loose: Callable[[Patch], None]) -> Callable[[Patch], None]:
-        what = " ".join((set_loose.__doc__ or "").split())
-        ZOO.append(Bug(set_loose.__name__, what, seen, caught_by, model, set_loose))
-        return set_loose
+    def keep(apply: Callable[[Patch], None]) -> Callable[[Patch], None]:
+        what = " ".join((apply.__doc__ or "").split())
+        ZOO.append(Bug(apply.__name__, what, published, caught_by, model, apply))
+        return apply
 
     return keep
 
 
 def build(model: dict[str, Any]) -> Transformer:
-    """Three layers, four query heads on two key heads, and every weight matters."""
+    """Build a model of three layers in which every weight has an effect on the logits."""
     sizes = {"vocab_size": 61, "dim": 16, "n_layers": 3, "hidden_dim": 24, "n_heads": 4}
     built = Transformer(ModelConfig(**({"sliding_window": W, "n_kv_heads": 2} | sizes | model)))
     draw = torch.Generator().manual_seed(0)
@@ -83,23 +83,23 @@ def build(model: dict[str, Any]) -> Transformer:
 
 
 def everywhere(patch: Patch, ours: Any, theirs: Any) -> None:
-    """Replace a function in every module of ours that has imported it."""
+    """Replace a function in all modules that have imported it."""
     name = ours.__name__
-    for place, module in list(sys.modules.items()):
-        if place.startswith(("model.", "checks.")) and getattr(module, name, None) is ours:
+    for path, module in list(sys.modules.items()):
+        if path.startswith(("model.", "checks.")) and getattr(module, name, None) is ours:
             patch.setattr(module, name, theirs)
 
 
-def around(patch: Patch, place: Any, name: str, make: Callable[[Any], Any]) -> None:
-    """Replace a function by what `make` makes of it."""
-    patch.setattr(place, name, make(getattr(place, name)))
+def around(patch: Patch, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    """Replace the function `name` of a module or class by `make(function)`."""
+    patch.setattr(owner, name, make(getattr(owner, name)))
 
 
 # The mask ------------------------------------------------------------------------------------
 
 
 def in_band(patch: Patch, seen: Callable[[Any, int], Any]) -> None:
-    """Let `seen(i - j, window)` say which keys of the past are inside the window."""
+    """Let `seen(i - j, window)` decide which earlier keys are inside the window."""
     ours = window.visible
 
     def visible(i: Any, j: Any, window: int | None, sinks: int = 0, documents: Any = None) -> Any:
@@ -143,19 +143,19 @@ def cached(patch: Patch, window_of: Callable[[int, int], int | None]) -> None:
     "meta-pytorch/attention-gym sliding_window.py",
 )
 def one_key_too_many(patch: Patch) -> None:
-    """W keys before the query's own, W + 1 in all."""
+    """W keys before the query's own key: W + 1 in all."""
     in_band(patch, lambda distance, window: distance <= window)
 
 
 @bug("cache", "lightseekorg/tokenspeed#578")
 def one_key_too_few_in_decoding(patch: Patch) -> None:
-    """A single query sees W - 1 keys, its own included; a prompt is read with W."""
+    """A decoded token sees W - 1 keys, its own included; a prompt is read with W."""
     cached(patch, lambda window, tokens: window - (tokens == 1))
 
 
 @bug("perturbation", "huggingface/transformers#41184, repaired in #41228")
 def mask_cut_on_the_wrong_side(patch: Patch) -> None:
-    """tril where triu was meant: the past is never hidden, the far future is not either."""
+    """tril instead of triu: the past is never hidden, and the far future is visible."""
     ours = window.visible
 
     def visible(i: Any, j: Any, window: int | None, sinks: int = 0, documents: Any = None) -> Any:
@@ -171,32 +171,32 @@ def mask_cut_on_the_wrong_side(patch: Patch) -> None:
     "vllm-project/vllm-metal#282, ggml-org/llama.cpp#26848",
 )
 def dead_knob(patch: Patch) -> None:
-    """The default kernel never hears of the window: full attention, whatever the config says."""
+    """The default kernel ignores the window: full attention, whatever the config says."""
     patch.setattr(kernels, "choose", lambda *_, **__: ("full", "the fastest"))
 
 
 @bug("windows", "mistralai/mistral-inference args.py (`_sliding_window` beside `sliding_window`)")
 def window_under_another_name(patch: Patch) -> None:
-    """The config has a window, the code reads it from a field that is empty."""
+    """The config has a window, and the code reads another field, which is empty."""
     patch.setattr(ModelConfig, "windows", property(lambda self: (None,) * self.n_layers))
 
 
 @bug("crop", "karpathy/nanochat#452, repaired in #456; ROCm/hip-ep#144")
 def decoding_without_the_window(patch: Patch) -> None:
-    """The mask is made for prompts only: a single query sees all that the cache holds. (A ring
-    without spare slots holds its window and nothing else.)"""
+    """The mask is applied to prompts only: a decoded token sees every cached key. (A ring without
+    spare slots holds the keys of the window and no other.)"""
     cached(patch, lambda window, tokens: None if tokens == 1 else window)
 
 
 @bug("cache", "keras-team/keras-hub#1738")
 def window_no_longer_than_the_chunk(patch: Patch) -> None:
-    """min(query length, W) is taken for the window: decoding sees itself alone."""
+    """The window is min(query length, W): a decoded token sees itself only."""
     cached(patch, min)
 
 
 @bug("logits", "huggingface/transformers#38002, repaired in #38045", **MIXED)
 def window_where_it_is_off(patch: Patch) -> None:
-    """Layers whose config says full attention get the mask of the others."""
+    """Layers with full attention get the window of the other layers."""
 
     def make(configure: Any) -> Any:
         def narrowed(self: Any, config: ModelConfig, layer: int) -> None:
@@ -210,14 +210,14 @@ def window_where_it_is_off(patch: Patch) -> None:
 
 @bug("rule", "huggingface/transformers#35896 and #38787 (max_window_layers)", **MIXED)
 def windows_in_the_other_layers(patch: Patch) -> None:
-    """The pattern is counted from the wrong end: the layers meant to be full have the window."""
+    """The pattern of windows is reversed: the layers meant to be full have the window."""
     ours = window.layer_windows
     everywhere(patch, ours, lambda pattern, n_layers: ours(pattern, n_layers)[::-1])
 
 
 @bug("logits", "tenstorrent/tt-metal#35749", sliding_window=(W, 1), attention="flex")
 def mask_kept_under_too_few_names(patch: Patch) -> None:
-    """The compiled mask is looked up by length and not by window: the first layer's serves all."""
+    """Compiled masks are stored by length and not by window: all layers use that of the first."""
     made: dict[int, Any] = {}
 
     def make(block_mask: Any) -> Any:
@@ -233,7 +233,7 @@ def mask_kept_under_too_few_names(patch: Patch) -> None:
 
 @bug("ragged", "unslothai/unsloth#9848, pytorch/pytorch#103749, lablup/mlxcel#679")
 def rows_that_see_nothing_are_nan(patch: Patch) -> None:
-    """Hidden scores are -inf: a padded query has a softmax over nothing, and 0 * NaN spreads it."""
+    """Hidden scores are -inf: the softmax of padding is NaN, and 0 * NaN spreads to other rows."""
 
     def masked_softmax(scores: Tensor, mask: Tensor, return_lse: bool = False) -> Any:
         scores = scores.masked_fill(~mask, -torch.inf)
@@ -246,7 +246,7 @@ def rows_that_see_nothing_are_nan(patch: Patch) -> None:
 
 
 def queries(patch: Patch, change: Callable[..., tuple[Any, Any, Any]]) -> None:
-    """Let `change(q, q_sinks, sink_logits)` replace what the layer hands to its kernels."""
+    """Let `change(q, q_sinks, sink_logits)` replace what the layer passes to its kernels."""
 
     def make(kernel: Any) -> Any:
         def attend(q: Tensor, *rest: Any, **options: Any) -> Tensor:
@@ -260,7 +260,7 @@ def queries(patch: Patch, change: Callable[..., tuple[Any, Any, Any]]) -> None:
 
 
 def learned(patch: Patch, change: Callable[[Tensor, int], Tensor]) -> None:
-    """Let `change(sink_logits, head_dim)` replace the learned logits, where there are any."""
+    """Let `change(sink_logits, head_dim)` replace the learned logits, if the model has any."""
 
     def changed(q: Tensor, far: Any, logits: Tensor | None) -> tuple[Any, Any, Any]:
         return q, far, None if logits is None else change(logits, q.shape[-1])
@@ -296,7 +296,7 @@ def heads_tiled(patch: Patch) -> None:
 
 @bug("logits", "vllm-project/vllm-metal#550", **SINKS)
 def sink_logits_never_reach_the_kernel(patch: Patch) -> None:
-    """The learned logits are loaded, and the call has no argument for them."""
+    """The learned logits are loaded and not passed to the kernel."""
     queries(patch, lambda q, far, logits: (q, far, None))
 
 
@@ -308,7 +308,7 @@ def sink_logits_scaled(patch: Patch) -> None:
 
 @bug("logits", "ROCm/rocm-libraries#12227 (first part)", **SINKS)
 def sink_logits_counted_twice(patch: Patch) -> None:
-    """Two parts of the softmax each begin with the learned logit, and both are summed."""
+    """Both parts of a softmax that is computed in two parts include the learned logit."""
     learned(patch, lambda logits, _: logits + math.log(2))
 
 
@@ -328,19 +328,19 @@ def positions(patch: Patch, change: Callable[[Tensor], Tensor], cached_only: boo
 
 
 def from_zero(at: Tensor) -> Tensor:
-    """Positions 0..T-1, whatever the tokens at (B, T) are."""
+    """Return positions 0..T-1 instead of those given, (B, T)."""
     return torch.arange(at.shape[1]).expand_as(at)
 
 
 @bug("precision", "huggingface/candle#3520, huggingface/transformers#29285, nkalyanv99/UNI-D2#6")
 def positions_in_bf16(patch: Patch) -> None:
-    """Positions take the model's dtype: in bf16, 257 is 256."""
+    """Positions have the model's dtype: in bf16, 257 is 256."""
     positions(patch, lambda at: at.bfloat16().long())
 
 
 @bug("logits", "sgl-project/sglang-jax#1473")
 def frequencies_in_bf16(patch: Patch) -> None:
-    """The frequencies take the model's dtype before they meet the positions."""
+    """Frequencies are rounded to the model's dtype before they are multiplied with positions."""
     ours = rope.frequencies
     everywhere(patch, ours, lambda *args: ours(*args).bfloat16().double())
 
@@ -350,7 +350,7 @@ def frequencies_in_bf16(patch: Patch) -> None:
     "mistralai/mistral-inference one_file_ref.py (a table of 128,000), OpenNMT/OpenNMT-py#2561",
 )
 def table_of_rotations_ends(patch: Patch) -> None:
-    """Rotations are looked up in a table, and a stream outlives it (IndexError)."""
+    """Rotations are read from a table, and a long text exceeds it (IndexError)."""
 
     def make(rotation: Any) -> Any:
         def looked_up(at: Tensor, *rest: Any) -> Tensor:
@@ -364,7 +364,7 @@ def table_of_rotations_ends(patch: Patch) -> None:
 
 @bug("logits", "Dao-AILab/flash-attention#288, karpathy/nanochat#264")
 def halves_for_neighbours(patch: Patch) -> None:
-    """Weights made for pairs (2n, 2n + 1) are turned in pairs (n, n + Dh / 2)."""
+    """Weights trained for pairs (2n, 2n + 1) are rotated in pairs (n, n + Dh / 2)."""
 
     def make(rotate: Any) -> Any:
         def halves(x: Tensor, rotation: Tensor) -> Tensor:
@@ -377,7 +377,7 @@ def halves_for_neighbours(patch: Patch) -> None:
 
 
 def configured(patch: Patch, change: Callable[[Any, ModelConfig, Any, int], None]) -> None:
-    """Let `change(layer's attention, config, configure, layer)` set up each layer."""
+    """Let `change(attention, config, configure, layer)` configure each layer."""
 
     def make(configure: Any) -> Any:
         return lambda self, config, layer: change(self, config, configure, layer)
@@ -387,7 +387,7 @@ def configured(patch: Patch, change: Callable[[Any, ModelConfig, Any, int], None
 
 @bug("logits", "Avarok-Cybersecurity/atlas#276", **MIXED)
 def one_theta_for_all_layers(patch: Patch) -> None:
-    """Layers with a window turn at the speed of the full ones: theta has one place in the code."""
+    """Layers with a window rotate with the theta of full layers: the code has one theta."""
 
     def share(self: Any, config: ModelConfig, configure: Any, layer: int) -> None:
         configure(self, replace(config, rope_theta_local=None), layer)
@@ -397,18 +397,18 @@ def one_theta_for_all_layers(patch: Patch) -> None:
 
 @bug("logits", "vllm-project/vllm#29111, ollama/ollama#13452, antonellof/ferrox#39", **MIXED)
 def scaling_in_local_layers(patch: Patch) -> None:
-    """Positions are squeezed in layers with a window as well, which were trained without."""
+    """Positions are scaled in layers with a window too, which were trained without scaling."""
 
-    def squeeze(self: Any, config: ModelConfig, configure: Any, layer: int) -> None:
+    def scale(self: Any, config: ModelConfig, configure: Any, layer: int) -> None:
         configure(self, config, layer)
         self.rope = replace(self.rope, scaling=config.rope_scaling, factor=config.rope_factor)
 
-    configured(patch, squeeze)
+    configured(patch, scale)
 
 
 @bug("logits", "lablup/mlxcel#1340, Blaizzy/mlx-vlm#1709", **MIXED)
 def scaling_parsed_and_never_read(patch: Patch) -> None:
-    """The config's rope_scaling is accepted, and every layer turns as without it."""
+    """The config's rope_scaling is accepted and has no effect."""
 
     def plain(self: Any, config: ModelConfig, configure: Any, layer: int) -> None:
         configure(self, replace(config, rope_scaling="none", rope_factor=1.0), layer)
@@ -418,19 +418,19 @@ def scaling_parsed_and_never_read(patch: Patch) -> None:
 
 @bug("logits", "turboderp-org/exllamav3#259", **YARN)
 def yarn_without_its_temperature(patch: Patch) -> None:
-    """YaRN's frequencies without its sharper softmax: the factor collapses to 1."""
+    """YaRN's frequencies are used without its sharper softmax: the factor is 1."""
     patch.setattr(rope.Rope, "magnitude", property(lambda self: 1.0))
 
 
 @bug("cache", "rajveer43/VeloxQuant-MLX#389")
 def positions_frozen_at_the_window(patch: Patch) -> None:
-    """The next position is taken from the number of keys held, which stops growing at W."""
+    """The next position is the number of cached keys, which stops growing at W."""
     positions(patch, lambda at: at.clamp(max=W), cached_only=True)
 
 
 @bug("cache", "lucidrains/rotary-embedding-torch#11, pytorch/executorch#2010")
 def every_chunk_begins_at_zero(patch: Patch) -> None:
-    """Rotations are remembered by the length of a chunk, whatever came before it."""
+    """Rotations are stored by the length of a chunk, whatever its position."""
     positions(patch, from_zero, cached_only=True)
 
 
@@ -478,20 +478,20 @@ def by_index(patch: Patch, first: Callable[[int, int], int]) -> None:
 
 @bug("cache", "pytorch/pytorch#108108 and #144858, onnx/onnx#8054, trymirai/lalamo#200")
 def mask_without_an_offset(patch: Patch) -> None:
-    """The mask of T queries over S keys is aligned top left: the first query sees key 0 alone."""
+    """The mask of T queries and S keys is aligned top left: the first query sees key 0 only."""
     by_index(patch, lambda length, n_keys: 0)
 
 
 @bug("cache", "ml-explore/mlx-examples#1000, ollama/ollama#14912")
 def ring_read_as_if_in_order(patch: Patch) -> None:
-    """A mask by index over a ring that has wrapped hides the wrong keys."""
+    """A mask by index hides the wrong keys of a ring that has wrapped around."""
     by_index(patch, lambda length, n_keys: n_keys - length)
 
 
 @bug("cache", "Lightning-AI/litgpt#2182, refused since #2215")
 def write_before_attend(patch: Patch) -> None:
-    """A chunk is written first and read through a mask by slot: its early queries have lost keys
-    and see later ones."""
+    """A chunk is written before it attends, with a mask by slot: its first queries miss keys and
+    see later ones."""
 
     def through_the_ring(ring: Any, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
         slots = torch.arange(ring.positions.shape[1])
@@ -503,7 +503,7 @@ def write_before_attend(patch: Patch) -> None:
 
 @bug("cache", "lablup/mlxcel#679 and #412")
 def cut_to_the_window_before_attending(patch: Patch) -> None:
-    """Held and new keys are cut to the last W before the chunk attends to them."""
+    """Cached and new keys are cut to the last W before the chunk attends to them."""
 
     def cut(ring: Any, read: Any, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         k, v, at = read
@@ -514,7 +514,7 @@ def cut_to_the_window_before_attending(patch: Patch) -> None:
 
 @bug("cache", "huggingface/transformers#37574, repaired in #38046")
 def rolled_one_step_early(patch: Patch) -> None:
-    """At exactly W tokens the first key is dropped, though the query still sees it."""
+    """At exactly W tokens the first key is dropped, while the query still sees it."""
 
     def roll(ring: Any, read: Any, *new: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         k, v, at = read
@@ -526,19 +526,19 @@ def rolled_one_step_early(patch: Patch) -> None:
 
 @bug("cache", "huggingface/transformers#47708, awslabs/keys_values#140")
 def slot_off_by_one_after_the_wrap(patch: Patch) -> None:
-    """The first key after the ring is full lands on the newest, which is still needed."""
+    """The first key after the ring is full overwrites the newest, which is still needed."""
     writing(patch, lambda p, size: (p - (p == size)) % size)
 
 
 @bug("cache", "JaydenLyh/Reward-Forcing#5")
 def newest_evicted(patch: Patch) -> None:
-    """A full ring makes room by dropping its newest key instead of its oldest."""
+    """A full ring overwrites its newest key instead of its oldest."""
     writing(patch, lambda p, size: min(p, size - 1))
 
 
 @bug("cache", "NeuraLegion/shainet#110 (review), EleutherAI/gpt-neox#363")
 def rotated_again_when_read(patch: Patch) -> None:
-    """Keys are rotated before they are cached, and once more each time they are read."""
+    """Keys are rotated before they are cached, and again each time they are read."""
 
     def again(ring: Any, read: Any, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         k, v, at = read
@@ -557,7 +557,7 @@ def cache_that_grows(patch: Patch) -> None:
 
 @bug("memory", "huggingface/transformers cache_utils.py (`[:, :, -W + 1:]`)", sliding_window=1)
 def everything_kept_at_window_one(patch: Patch) -> None:
-    """The last W - 1 keys are kept by a slice from -(W - 1): for W = 1 that is from 0, all."""
+    """The slice [-(W - 1):] keeps the last W - 1 keys, and all of them for W = 1."""
     grow(patch, lambda ring: ring.size == 1)
 
 
@@ -579,7 +579,7 @@ def grow(patch: Patch, never_forgets: Callable[[Any], bool]) -> None:
 
 @bug("memory", "meta-llama/llama-cookbook#247, wyf3/llm_related#7")
 def graph_kept_in_the_cache(patch: Patch) -> None:
-    """What is cached is not detached: each call drags the graph of all calls before it along."""
+    """Cached tensors are not detached: each call keeps the graphs of all earlier calls alive."""
     writing(patch, lambda p, size: p % size, keep=lambda held: held)
 
 
@@ -588,7 +588,7 @@ def graph_kept_in_the_cache(patch: Patch) -> None:
 
 @bug("ragged", "huggingface/transformers#30670")
 def padding_seen(patch: Patch) -> None:
-    """Padded keys are masked by nothing: they stand at position 0 like any other."""
+    """Padding is not masked: its keys are at position 0 and visible."""
 
     def pads(ring: Any, read: Any, k: Tensor, v: Tensor, at: Tensor) -> Any:
         if at.shape[1] == 1:
@@ -600,7 +600,7 @@ def padding_seen(patch: Patch) -> None:
 
 @bug("ragged", "unslothai/unsloth#3699")
 def rows_share_a_position(patch: Patch) -> None:
-    """A step of decoding puts every row at the position of the longest."""
+    """A decoding step gives every row the position of the longest row."""
 
     def make(assign_positions: Any) -> Any:
         def shared(self: Any, tokens: Tensor) -> Tensor:
@@ -621,13 +621,13 @@ def rows_share_a_position(patch: Patch) -> None:
     **SINKS,
 )
 def sinks_recede(patch: Patch) -> None:
-    """Distances are those in the text: a sink ends up further away than anything trained on."""
+    """Distances to sinks are those in the text, and exceed all distances of training."""
     everywhere(patch, window.sink_view, lambda at, *_: at)
 
 
 @bug("cache", "huggingface/transformers#33691 and #35350", **SINKS)
 def new_key_left_behind_the_shift(patch: Patch) -> None:
-    """What is held is rotated back into the cache's positions, query and new key are not."""
+    """Cached keys are rotated back to positions in the cache; the query and the new key are not."""
 
     def shift(ring: Any, read: Any, *new: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         k, v, at = read
@@ -642,7 +642,7 @@ def new_key_left_behind_the_shift(patch: Patch) -> None:
 
 @bug("cache", "rajveer43/VeloxQuant-MLX#91", **SINKS)
 def sinks_of_every_chunk(patch: Patch) -> None:
-    """Each chunk of a prompt puts its own first tokens where the sinks of the text are kept."""
+    """Each chunk of a prompt writes its own first tokens to the slots of the sinks."""
 
     def anchor(ring: Any, read: Any, k: Tensor, v: Tensor, at: Tensor) -> Any:
         if at.shape[1] >= ring.sinks > 0:
@@ -660,15 +660,15 @@ def sinks_of_every_chunk(patch: Patch) -> None:
     "documents", "huggingface/nanoVLM#204, alex-hh/profam#495, DeepOpt-com/WrinkleFree-Monorepo#53"
 )
 def documents_leak(patch: Patch) -> None:
-    """Positions begin anew with each document, and attention crosses from one to the next."""
+    """Positions start again in each document, and attention crosses from one to the next."""
     ours = window.visible
     everywhere(patch, ours, lambda i, j, window, sinks=0, _=None: ours(i, j, window, sinks))
 
 
 @bug("documents", "huggingface/nanoVLM#201", **SINKS)
 def positions_run_on(patch: Patch) -> None:
-    """Positions count through the row: all documents but the first have no sinks. (Without sinks
-    nothing shows: rotations are relative.)"""
+    """Positions count through the whole row: only its first document has sinks. (Without sinks
+    there is no difference: rotations are relative.)"""
     ours = transformer.number_documents
 
     def run_on(documents: Tensor) -> tuple[Tensor, Tensor]:
@@ -682,13 +682,13 @@ def positions_run_on(patch: Patch) -> None:
 
 @bug("crop", "openvinotoolkit/openvino#37620 (review)")
 def crop_after_the_wrap(patch: Patch) -> None:
-    """Only the count is set back; the keys that were overwritten are gone, and nothing says so."""
+    """Only the count is reset; the keys that were overwritten are missing without an error."""
     patch.setattr(cache.Ring, "can_continue", lambda ring, at, _: torch.ones_like(at).bool())
 
 
 @bug("crop", "ml-explore/mlx-swift-lm#424")
 def crop_that_does_nothing(patch: Patch) -> None:
-    """After the wrap a crop is silently left undone: rejected tokens stay."""
+    """After the ring has wrapped around, a crop does nothing: rejected tokens stay."""
 
     def make(crop: Any) -> Any:
         def silent(self: Any, length: int | Sequence[int]) -> None:
@@ -702,7 +702,7 @@ def crop_that_does_nothing(patch: Patch) -> None:
 
 @bug("restore", "ggml-org/llama.cpp#25297")
 def restored_in_another_order(patch: Patch) -> None:
-    """A saved ring comes back in order of position, and the next token overwrites the wrong key."""
+    """A saved ring is restored in order of position: the next token overwrites the wrong key."""
 
     def make(load: Any) -> Any:
         def contiguous(self: Any, state: Any) -> None:
@@ -720,7 +720,7 @@ def restored_in_another_order(patch: Patch) -> None:
 
 @bug("rescore", "LostRuins/koboldcpp#2158, Lightning-AI/litgpt#1647")
 def cache_of_the_last_text(patch: Patch) -> None:
-    """A second generation continues with the cache that the first one filled."""
+    """A second generation starts with the cache that the first one filled."""
     made: dict[Any, Any] = {}
 
     def make(ours: Any) -> Any:
@@ -737,10 +737,10 @@ def cache_of_the_last_text(patch: Patch) -> None:
 # Tests ---------------------------------------------------------------------------------------
 
 
-def prove(bug: Bug, patch: Patch, names: Sequence[str]) -> list[Check]:
-    """Run the named proofs with the bug at large."""
-    bug.set_loose(patch)
-    MASKS.cache_clear()  # what was made with one rule must not serve another
+def run_with(bug: Bug, patch: Patch, names: Sequence[str]) -> list[Check]:
+    """Run the named checks with the bug applied."""
+    bug.apply(patch)
+    MASKS.cache_clear()  # masks of one rule must not be used with another
     try:
         model = build(bug.model)
         return [CHECKS[name](model) for name in names]
@@ -750,38 +750,38 @@ def prove(bug: Bug, patch: Patch, names: Sequence[str]) -> list[Check]:
 
 
 @pytest.mark.parametrize("bug", ZOO, ids=lambda bug: bug.name)
-def test_the_named_proof_catches_it(bug: Bug, monkeypatch: Patch) -> None:
-    """A bug that others had could come into this code unseen."""
-    [proof] = prove(bug, monkeypatch, [bug.caught_by])
-    assert not proof.holds, f"{proof.name} did not see it: {proof}"
+def test_the_named_check_finds_it(bug: Bug, monkeypatch: Patch) -> None:
+    """A bug that others had could enter this code and no check would fail."""
+    [check] = run_with(bug, monkeypatch, [bug.caught_by])
+    assert not check.holds, f"{check.name} did not find it: {check}"
     crashes = "IndexError" in bug.what
-    assert ("Error:" in proof.note) == crashes, f"the mutation itself is broken: {proof.note}"
+    assert ("Error:" in check.note) == crashes, f"the mutation itself is broken: {check.note}"
 
 
-def test_without_a_bug_every_proof_holds() -> None:
-    """A proof that fails anyway would catch all of the zoo."""
+def test_without_a_bug_every_check_holds() -> None:
+    """A check that always fails would find every bug."""
     for described in sorted({json.dumps(bug.model, sort_keys=True) for bug in ZOO}):
         model = build(json.loads(described))
-        failed = [proof for name in CHECKS if not (proof := CHECKS[name](model)).holds]
+        failed = [check for name in CHECKS if not (check := CHECKS[name](model)).holds]
         assert not failed, f"{described}: {failed}"
 
 
 def test_each_is_another_bug() -> None:
-    """The zoo would seem larger than it is."""
+    """Duplicates would make the zoo seem larger than it is."""
     assert len({bug.what for bug in ZOO}) == len({bug.name for bug in ZOO}) == len(ZOO) >= 24
-    assert all(bug.seen and bug.caught_by in CHECKS for bug in ZOO)
+    assert all(bug.published and bug.caught_by in CHECKS for bug in ZOO)
 
 
 def main() -> None:
-    """Print the table: each bug, where it was seen, and every proof that caught it (! in an
-    error that it ran into)."""
-    print("| bug | seen in | caught by |\n| --- | --- | --- |")
+    """Print the table: each bug, where it was published, and all checks that found it (! marks one
+    that ended in an exception)."""
+    print("| bug | published in | found by |\n| --- | --- | --- |")
     for bug in ZOO:
         with pytest.MonkeyPatch.context() as patch:
-            proofs = prove(bug, patch, list(CHECKS))
-        failed = [proof for proof in proofs if not proof.holds]
-        caught = [proof.name + "!" * ("Error:" in proof.note) for proof in failed]
-        print(f"| {bug.what} | {bug.seen} | {', '.join(caught) or 'NOTHING'} |", flush=True)
+            checks = run_with(bug, patch, list(CHECKS))
+        failed = [check for check in checks if not check.holds]
+        caught = [check.name + "!" * ("Error:" in check.note) for check in failed]
+        print(f"| {bug.what} | {bug.published} | {', '.join(caught) or 'NOTHING'} |", flush=True)
 
 
 if __name__ == "__main__":

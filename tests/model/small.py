@@ -1,4 +1,4 @@
-"""The small models, the grid of cases and the kernels that this folder's tests share."""
+"""Small models, the grid of cases and the kernels, shared by the tests of this folder."""
 
 import zlib
 from collections.abc import Iterator
@@ -19,16 +19,16 @@ from model.transformer import Transformer
 
 VOCAB = 61
 
-# Kernels by name; `blocked` also with blocks so small that a short text crosses many of them.
+# Kernels by name. `blocked-2-4` has blocks of 2 to 4, so that a short text crosses many of them.
 KERNELS = ("dense", "blocked", "blocked-1-1", "blocked-2-4", "blocked-3-3", "flex", "auto")
 BACKWARD = tuple(name for name in KERNELS if name != "flex")  # flex goes backward on CUDA only
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 
 
 def lengths(window: int) -> list[int]:
-    """1, W-1, W, W+1, 2W-1, 2W, 2W+1, 5W+3, so that W is also T-1, T, T+1."""
-    about = {1, window - 1, window, window + 1, *range(2 * window - 1, 2 * window + 2)}
-    return sorted((about | {5 * window + 3}) - {0})
+    """Return 1, W-1, W, W+1, 2W-1, 2W, 2W+1 and 5W+3: so W is also T-1, T, T+1."""
+    sizes = {1, window - 1, window, window + 1, *range(2 * window - 1, 2 * window + 2)}
+    return sorted((sizes | {5 * window + 3}) - {0})
 
 
 # (W, T) for a single layer.
@@ -42,7 +42,7 @@ STACKS += [(stack, length) for stack in ((3, None), (1, 3, None)) for length in 
 
 @dataclass(frozen=True)
 class Case:
-    """A model's attention, and the length of a text for it."""
+    """The attention of a model, and the length of its text."""
 
     window: Any
     length: int
@@ -59,18 +59,18 @@ class Case:
         return "-".join([shape.replace(" ", ""), *words])
 
     def build(self, **changes: Any) -> Transformer:
-        """The model; the same weights for the same shapes."""
+        """Build the model; its weights depend on its shapes only."""
         own = {name: getattr(self, name) for name in ("sink_token", "sink_logits")}
         n_heads, n_kv_heads = self.heads
         heads = {"n_heads": n_heads, "n_kv_heads": n_kv_heads, "attention_sinks": self.sinks}
         return build(self.window, **(own | heads | changes))
 
     def tokens(self) -> Tensor:
-        """Two rows if they are packed, since each has documents of its own, else one."""
+        """Return one row, or two if documents are packed: each row has its own documents."""
         return text(self.length, rows=2 if self.packed else 1)
 
     def documents(self) -> Tensor | None:
-        """What document each of the tokens is of."""
+        """Return the document of each token, (2, T), or None."""
         return pack(self.length, width(self.window)) if self.packed else None
 
 
@@ -79,8 +79,8 @@ HEADS = ((4, 4), (4, 2), (4, 1))
 
 
 def cases(every: int = 1, heads: tuple[tuple[int, int], ...] = HEADS) -> list[Any]:
-    """The full grid, all of it marked `prove` but a case of each stack and length (or of `every`
-    so many). 11, 48 and 16 have no common divisor: each combination of features gets its turn."""
+    """Return the full grid. One case of each stack and length (or of each `every`-th) is not marked
+    `prove`. 11 has no common divisor with 48 and 16, so each combination of features is chosen."""
     features = list(product((0, 2), YES_NO, YES_NO, YES_NO, heads))
     params = []
     for n, (window, length) in enumerate(STACKS):
@@ -93,12 +93,12 @@ def cases(every: int = 1, heads: tuple[tuple[int, int], ...] = HEADS) -> list[An
 
 
 def width(window: Any) -> int:
-    """The W that chunks, lengths and documents are made from."""
+    """Return the W from which chunks, lengths and documents are derived."""
     return window if isinstance(window, int) else 3
 
 
 def pack(length: int, window: int) -> Tensor:
-    """Documents (2, T) around the window's length, and of one token; the numbers fall."""
+    """Number documents (2, T) of about W tokens and of one token. The numbers decrease."""
     sizes = [window, 1, window + 1, 2 * window + 1, max(window - 1, 1), 2]
     rows = []
     for row in (sizes, sizes[::-1]):
@@ -113,8 +113,8 @@ def pack(length: int, window: int) -> Tensor:
 
 @contextmanager
 def using(kernel: str, model: Transformer | None = None) -> Iterator[str]:
-    """Set the block sizes that a kernel's name asks for, and the kernel of the model's layers; give
-    model.attention's name for it."""
+    """Set the block sizes in a kernel's name, and the kernel of the model's layers. Yields the name
+    that model.attention has for it."""
     name, *block = kernel.split("-")
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
@@ -123,7 +123,7 @@ def using(kernel: str, model: Transformer | None = None) -> Iterator[str]:
             patch.setattr(blocked, "LARGEST_BLOCK", int(block[1]))
         for layer in model.layers if model else ():
             patch.setattr(layer.attention, "kernel", name)
-        if name == "flex":  # on a CPU it compiles to nothing, but anew for many a shape
+        if name == "flex":  # on a CPU compiling takes time for each shape and makes nothing faster
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield name
 
@@ -138,9 +138,9 @@ def config(sliding_window: Any = 3, **changes: Any) -> ModelConfig:
 def build(
     sliding_window: Any = 3, *, seed: int = 0, dtype: torch.dtype = torch.float64, **changes: Any
 ) -> Transformer:
-    """A model whose every weight matters; the same weights for the same seed, names and shapes.
+    """Build a model in which every weight has an effect. Weights depend on seed, name and shape.
 
-    (A fresh model will not do: its residual projections and sink logits are zero.)
+    (In a new model, residual projections and sink logits are zero.)
     """
     model = Transformer(config(sliding_window, **changes)).to(dtype)
     with torch.no_grad():
@@ -157,13 +157,13 @@ def build(
 
 @cache
 def drawn(name: str, shape: torch.Size, seed: int) -> Tensor:
-    """Random numbers for the weight of this name."""
+    """Return random numbers for the weight of this name."""
     draw = torch.Generator().manual_seed(seed + zlib.crc32(name.encode()))
     return torch.randn(shape, generator=draw, dtype=torch.float64)
 
 
 def text(length: int, rows: int = 1, seed: int = 1) -> Tensor:
-    """Random tokens (rows, length); in the first row all differ as long as the vocabulary lasts."""
+    """Return random tokens (rows, length). In the first row, the first VOCAB tokens all differ."""
     draw = torch.Generator().manual_seed(seed)
     copies = -(-length // VOCAB)
     order = [torch.cat([torch.randperm(VOCAB, generator=draw) for _ in range(copies)])[:length]]
@@ -172,14 +172,14 @@ def text(length: int, rows: int = 1, seed: int = 1) -> Tensor:
 
 
 def windows(shape: ModelConfig) -> list[int | None]:
-    """The window of each layer, read from the config without asking `model/`."""
+    """Return the window of each layer, without the code in `model/`."""
     pattern = shape.sliding_window
     tiled = pattern if isinstance(pattern, tuple) else (pattern,)
     return [tiled[n % len(tiled)] for n in range(shape.n_layers)]
 
 
 def oracle(model: Transformer, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
-    """What `reference` says the model's logits (T, V) for tokens (T,) are; documents run apart."""
+    """Return the logits (T, V) of `reference` for tokens (T,), each document alone."""
     shape = model.config
     plain = reference.Rope(
         shape.rope_theta, shape.rope_scaling, shape.rope_factor, shape.rope_original_len
@@ -204,7 +204,7 @@ def oracle(model: Transformer, tokens: Tensor, documents: Tensor | None = None) 
 
 
 def sources(model: Transformer, n_layers: int, documents: list[int]) -> Tensor:
-    """Which token (columns) influences which (rows) after so many layers: (T, T) bool."""
+    """Return which token (column) influences which (row) after so many layers: (T, T) bool."""
     shape = model.config
     first = int(shape.sink_token)
     reached = torch.zeros(len(documents), len(documents), dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""The rolling cache: the same logits as without it, in memory that never grows."""
+"""The rolling cache: the same logits as without it, in memory that does not grow."""
 
 from functools import cache as remember
 from itertools import product
@@ -18,7 +18,7 @@ from model.transformer import Transformer
 STACKS = [1, 2, 3, 7, None, (3, None), (1, 3, None)]
 
 
-# What a model may have beside its windows.
+# Settings of models, beside their windows.
 FEATURES: dict[str, dict[str, Any]] = {
     "plain": {},
     "sinks": {"attention_sinks": 2},
@@ -47,7 +47,7 @@ def new_cache(
 def whole(
     window: Any, features: str, heads: tuple[int, int] = (4, 2)
 ) -> tuple[Transformer, Tensor, Tensor]:
-    """A model, a text of a prompt of 3W + 2 tokens and 10W more, and its logits without a cache."""
+    """Return a model, a text of 13W + 2 tokens, and its logits without a cache."""
     shape = {"n_heads": heads[0], "n_kv_heads": heads[1]}
     model = build(window, **FEATURES[features], **shape)
     tokens = text(13 * width(window) + 2)
@@ -57,13 +57,13 @@ def whole(
 
 @torch.no_grad()
 def fed(model: Transformer, cache: RollingKVCache, tokens: Tensor, chunk: int) -> Tensor:
-    """Logits (T, V) of the one row, fed through the cache in chunks."""
+    """Return the logits (T, V) of one row that is read through the cache in chunks."""
     return torch.cat([model(part, cache=cache)[0] for part in tokens.split(chunk, dim=1)])
 
 
 def cached_cases() -> list[Any]:
-    """Every stack, chunk, feature and number of spare slots, with the shapes of heads in turn;
-    marked `prove` but two of each stack and chunk."""
+    """Return every stack, chunk, feature and number of spare slots, with shapes of heads in turn.
+    Two of each stack and chunk are not marked `prove`."""
     combinations = list(product(FEATURES, (0, 1, 3)))
     params = []
     for n, (window, chunk) in enumerate(product(STACKS, CHUNKS)):
@@ -79,8 +79,8 @@ def cached_cases() -> list[Any]:
 def test_cached_logits_are_the_uncached_ones(
     window: Any, chunk: str, features: str, heads: tuple[int, int], spare: int
 ) -> None:
-    """Writing before attending, a slot off by one, a lost sink, a rotation twice: at any position
-    of a prompt in chunks of any length, or of the up to 10W tokens decoded after it."""
+    """A key lost too soon, a slot off by one, a lost sink, a double rotation, at any position
+    of a prompt in chunks of any length, or of up to 10W decoded tokens."""
     w = width(window)
     size = {"1": 1, "W-1": w - 1, "W": w, "W+1": w + 1, "3W": 3 * w, "all": 3 * w + 2}[chunk] or 1
     model, tokens, expected = whole(window, features, heads)
@@ -95,7 +95,7 @@ def test_cached_logits_are_the_uncached_ones(
 @pytest.mark.parametrize("features", FEATURES)
 @pytest.mark.parametrize("window", [1, 3, (3, None), (1, 3, None)])
 def test_cached_logits_are_the_oracles(window: Any, features: str) -> None:
-    """Cache and kernels could be wrong together."""
+    """Cache and kernels could have the same error."""
     model, tokens = build(window, **FEATURES[features]), text(20)
     ours = fed(model, new_cache(model), tokens, 4)
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_cached_logits_are_the_oracles(window: Any, features: str) -> None:
 @pytest.mark.parametrize("sinks", [0, 2, 3])
 @pytest.mark.parametrize("window", [1, 2, 3, 7])
 def test_after_ten_windows_nothing_has_grown(window: int, sinks: int) -> None:
-    """A cache that grows, reallocates, or forgets to count. (Of three sinks one is the token.)"""
+    """A cache could grow, be allocated again, or not count. (One of three sinks is the token.)"""
     token = int(sinks == 3)
     model = build(window, attention_sinks=sinks - token, sink_token=bool(token))
     tokens = text(10 * window + 1)
@@ -129,7 +129,7 @@ def test_after_ten_windows_nothing_has_grown(window: int, sinks: int) -> None:
 
 
 def test_slots_are_positions_mod_the_window() -> None:
-    """The drawing in the module's docstring would be untrue."""
+    """The drawing in the module's docstring would be wrong."""
     model = build(4)
     cache = new_cache(model)
     drawn = {4: [0, 1, 2, 3], 5: [4, 1, 2, 3], 7: [4, 5, 6, 3]}
@@ -140,7 +140,7 @@ def test_slots_are_positions_mod_the_window() -> None:
 
 
 def test_only_the_reach_is_remembered() -> None:
-    """The last logits of a long text need its last L * (W - 1) + 1 tokens and no other."""
+    """The last logits of a long text depend on its last L * (W - 1) + 1 tokens only."""
     model, tokens, expected = whole(7, "plain")
     for tail, same in ((3 * 6 + 1, True), (3 * 6, False)):
         last = fed(model, new_cache(model), tokens[:, -tail:], 5)[-1]
@@ -149,7 +149,7 @@ def test_only_the_reach_is_remembered() -> None:
 
 @pytest.mark.parametrize("start", [1_000, 10_000_000])
 def test_positions_have_no_end(start: int) -> None:
-    """A table of rotations would run out; angles in fp32 would blur."""
+    """A table of rotations would end; angles in fp32 would be inexact."""
     model, tokens, expected = whole(3, "logits")
     cache = new_cache(model, capacity=None)
     cache.seen += start
@@ -165,7 +165,7 @@ def test_positions_have_no_end(start: int) -> None:
 def test_ragged_rows_get_what_they_get_alone(
     window: Any, features: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Padding that is seen, counted or cached; chunks that are padding only."""
+    """Padding could be visible, counted or cached, in chunks that hold nothing else as well."""
     monkeypatch.setattr(generation, "PREFILL_CHUNK", size)
     w = width(window)
     model, tokens, _ = whole(window, features)
@@ -185,18 +185,18 @@ def test_ragged_rows_get_what_they_get_alone(
 
 @pytest.mark.parametrize("features", FEATURES)
 def test_padding_may_stand_anywhere(features: str) -> None:
-    """-1 in the middle or at the end of a chunk must leave no trace either."""
+    """Padding in the middle or at the end of a chunk could have an effect."""
     model, tokens, expected = whole(3, features)
-    gaps = torch.rand(2 * tokens.shape[1], generator=torch.Generator().manual_seed(0)) < 0.5
-    places = (~gaps).nonzero().flatten()[: tokens.shape[1]]
-    padded = torch.full((1, len(gaps)), -1)
-    padded[0, places] = tokens[0, : len(places)]
-    logits = fed(model, new_cache(model), padded, 4)[places]
-    torch.testing.assert_close(logits, expected[: len(places)], rtol=0, atol=1e-10)
+    padding = torch.rand(2 * tokens.shape[1], generator=torch.Generator().manual_seed(0)) < 0.5
+    columns = (~padding).nonzero().flatten()[: tokens.shape[1]]
+    padded = torch.full((1, len(padding)), -1)
+    padded[0, columns] = tokens[0, : len(columns)]
+    logits = fed(model, new_cache(model), padded, 4)[columns]
+    torch.testing.assert_close(logits, expected[: len(columns)], rtol=0, atol=1e-10)
 
 
 def test_a_layer_that_may_not_forget_refuses_what_does_not_fit() -> None:
-    """Overwriting would answer with wrong logits; so would a full layer of unknown size."""
+    """Overwriting a key would give wrong logits; a full layer needs a known size."""
     with pytest.raises(UserError, match="capacity"):
         RollingKVCache(config((3, None)))
     model = build((3, None))
@@ -212,7 +212,7 @@ def test_a_layer_that_may_not_forget_refuses_what_does_not_fit() -> None:
 @pytest.mark.parametrize("features", ["plain", "sinks", "all"])
 @pytest.mark.parametrize("capacity", [1, 4, 6, 7, 8, 9, 20])
 def test_a_window_wider_than_the_capacity(capacity: int, features: str) -> None:
-    """It holds `capacity` tokens: right up to there, and refuses rather than forget after."""
+    """It holds `capacity` tokens: exact up to there, an error beyond instead of a lost key."""
     model, tokens, expected = whole(7, features)
     cache = new_cache(model, capacity=capacity)
     slots = 7 + model.config.attention_sinks
@@ -230,7 +230,7 @@ def test_a_window_wider_than_the_capacity(capacity: int, features: str) -> None:
 @pytest.mark.parametrize("window", [1, 7, None, (3, None)])
 @pytest.mark.parametrize("features", FEATURES)
 def test_plan_counts_the_bytes_that_are_allocated(window: Any, features: str) -> None:
-    """`plan` would promise another memory than the cache takes."""
+    """`plan` would print another size than the cache has."""
     shape = config(window, **FEATURES[features])
     for length in (1, 8, 9, 50):
         cache = RollingKVCache(shape, 3, length, torch.bfloat16)
@@ -238,7 +238,7 @@ def test_plan_counts_the_bytes_that_are_allocated(window: Any, features: str) ->
 
 
 def test_what_is_held_has_no_graph() -> None:
-    """Without `no_grad` each call would keep the graphs of all before it: memory without end."""
+    """Without `no_grad`, each call would keep the graphs of all earlier calls in memory."""
     model = build(3)
     cache = new_cache(model)
     for _ in range(2):
@@ -247,7 +247,7 @@ def test_what_is_held_has_no_graph() -> None:
 
 
 def test_rows_do_not_mix() -> None:
-    """Two texts in one cache, each at its own place."""
+    """The keys of one text could be visible to the other."""
     model = build(3)
     tokens = torch.randint(VOCAB, (2, 12), generator=torch.Generator().manual_seed(3))
     with torch.no_grad():

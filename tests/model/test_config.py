@@ -1,4 +1,4 @@
-"""ModelConfig: what it refuses, what it counts, and that no field is dead."""
+"""ModelConfig: invalid values, counts of weights, and the effect of every field."""
 
 from dataclasses import fields
 from typing import Any
@@ -49,7 +49,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("field", "wrong"), REFUSED)
 def test_refusals_name_the_field(field: str, wrong: dict[str, Any]) -> None:
-    """The user would get a shape error from inside torch, or NaN, and not know what to mend."""
+    """The user would get a shape error from inside torch, or NaN, instead of the field's name."""
     with pytest.raises(UserError, match=rf"model\.{field}\b"):
         config(**wrong)
 
@@ -69,7 +69,7 @@ def test_derived_sizes() -> None:
     ],
 )
 def test_parameter_counts_are_those_of_the_module(changes: dict[str, Any]) -> None:
-    """`plan` would promise another size than the one that is trained."""
+    """`plan` would print another size than that of the trained model."""
     model = Transformer(config(**changes))
     counted = dict.fromkeys(model.config.parameter_counts(), 0)
     for name, weight in model.named_parameters():
@@ -80,19 +80,19 @@ def test_parameter_counts_are_those_of_the_module(changes: dict[str, Any]) -> No
 
 
 def test_sinks_are_counted_with_the_token() -> None:
-    """A model with both would keep one position too few."""
+    """A model with both kinds of sinks would keep one position too few."""
     kept = [(0, False, 0), (3, False, 3), (0, True, 1), (3, True, 4)]
     for first, token, sinks in kept:
         assert config(attention_sinks=first, sink_token=token).sinks == sinks
 
 
 def logits_with(changes: dict[str, Any]) -> Tensor:
-    """Logits of the same numbers as weights, read under another config."""
+    """Return logits from the same random weights with another config."""
     with torch.no_grad():
         return build(**changes)(text(12))
 
 
-# Field: where it is to act, and what is changed then.
+# Field: (settings under which it has an effect, its change).
 YARN = {"rope_scaling": "yarn", "rope_factor": 4.0, "rope_original_len": 64, "head_dim": 16}
 LIVE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "n_heads": ({}, {"n_heads": 2, "n_kv_heads": 1, "head_dim": 8}),
@@ -114,7 +114,7 @@ LARGER = {"n_kv_heads": 4, "n_layers": 4, "dim": 24, "head_dim": 6}
 
 @pytest.mark.parametrize("field", LIVE)
 def test_a_setting_changes_the_logits(field: str) -> None:
-    """A dead knob: the config says one thing, the model does another."""
+    """A setting could have no effect on the model."""
     base, changes = LIVE[field]
     difference = (logits_with(base | changes) - logits_with(base)).abs().max().item()
     assert difference > 1e-5
@@ -122,7 +122,7 @@ def test_a_setting_changes_the_logits(field: str) -> None:
 
 @pytest.mark.parametrize("field", SHAPES)
 def test_a_size_changes_the_weights(field: str) -> None:
-    """As above, for the settings that are sizes."""
+    """A size could have no effect on the weights."""
     sizes = [
         {name: weight.shape for name, weight in build(**changes).state_dict().items()}
         for changes in ({}, {field: LARGER.get(field, 50)})
@@ -137,7 +137,7 @@ def test_a_size_changes_the_weights(field: str) -> None:
 def test_attention_decides_the_kernel(
     attention: str, called: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The window would be paid for with T * T scores without anyone noticing."""
+    """Attention with a window would compute all T * T scores, and no output would show it."""
     calls = []
     for name, kernel in kernels.KERNELS.items():
 
@@ -152,5 +152,5 @@ def test_attention_decides_the_kernel(
 
 
 def test_every_field_has_such_a_test() -> None:
-    """A new setting could be dead from birth."""
+    """A new setting could have no effect and no test."""
     assert {*LIVE, *SHAPES, "attention"} == {field.name for field in fields(ModelConfig)}

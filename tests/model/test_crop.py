@@ -1,4 +1,4 @@
-"""Going back, saving and restoring: right, bit for bit, or refused with nothing changed."""
+"""Going back, saving and restoring: exact, or an error with nothing changed."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -37,7 +37,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 def force(cache: RollingKVCache, position: int) -> None:
-    """Go back as a cache would that does not ask whether it can."""
+    """Go back without the check that this is possible."""
     for ring in cache.layers:
         ring.positions[ring.positions >= position] = -1
     cache.seen.fill_(position - cache.first_position)
@@ -50,9 +50,8 @@ def force(cache: RollingKVCache, position: int) -> None:
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_crop_is_right_or_refused(name: str, seen: int, spare: int) -> None:
-    """The overwritten keys are missed by nobody until the text is wrong. Every length is tried:
-    what is allowed must continue as a recompute does; what is refused must have changed nothing,
-    and would have been wrong."""
+    """Missing keys would give a wrong text without an error. Every length is tried: an allowed crop
+    must continue like a new computation; a refused one must change nothing, and would be wrong."""
     model, tokens = build(**MODELS[name]), text(LENGTH)
     windows = [window for window in model.config.windows if window is not None]
     filled = RollingKVCache(model.config, 1, 2 * LENGTH, torch.float64, spare=spare)
@@ -84,7 +83,7 @@ def test_crop_is_right_or_refused(name: str, seen: int, spare: int) -> None:
 
 @torch.no_grad()
 def test_each_row_goes_back_by_itself() -> None:
-    """A conversation that is edited must not shorten its neighbours'."""
+    """Going back in one row could shorten the others."""
     model, tokens = build(3), text(LENGTH, rows=2)
     cache = RollingKVCache(model.config, 2, dtype=torch.float64, spare=4)
     fed(model, cache, tokens[:, :20])
@@ -101,8 +100,8 @@ def test_each_row_goes_back_by_itself() -> None:
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_drafts_are_taken_back_for_ever(name: str) -> None:
-    """Speculative decoding: each round feeds four tokens and keeps some, row by row, far past the
-    window. A slot that is freed wrongly shows rounds later."""
+    """Speculative decoding: each round reads four tokens and keeps some, row by row, far beyond the
+    window. A slot that is freed by mistake has an effect rounds later."""
     model = build(**MODELS[name])
     cache = RollingKVCache(model.config, 2, 100, torch.float64, spare=3)
     draw = torch.Generator().manual_seed(0)
@@ -122,7 +121,7 @@ def test_drafts_are_taken_back_for_ever(name: str) -> None:
 
 @torch.no_grad()
 def test_a_full_cache_that_went_back_has_room_again() -> None:
-    """The count that guards the capacity could keep what was taken back."""
+    """The count that is compared with the capacity could include the removed tokens."""
     model, tokens = build((3, None)), text(12)
     cache = RollingKVCache(model.config, 1, 10, torch.float64, spare=3)
     fed(model, cache, tokens[:, :10])
@@ -135,7 +134,7 @@ def test_a_full_cache_that_went_back_has_room_again() -> None:
 
 @pytest.mark.parametrize("length", [-1, 21, [20, 21]])
 def test_a_length_that_was_not_seen_is_refused(length: Any) -> None:
-    """Positions would begin to count from nowhere."""
+    """Positions would count from a token that was never read."""
     model = build(3)
     cache = RollingKVCache(model.config, 2, dtype=torch.float64)
     with torch.no_grad():
@@ -149,7 +148,7 @@ def test_a_length_that_was_not_seen_is_refused(length: Any) -> None:
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_restored_in_mid_stream_bit_for_bit(name: str, tmp_path: Path) -> None:
-    """What is saved lacks a part of what decides the next token: slots, positions, counts."""
+    """The saved state could lack slots, positions or counts that decide the next token."""
     model, tokens = build(**MODELS[name]), text(LENGTH, rows=2)
     cache = RollingKVCache(model.config, 2, LENGTH, torch.float64, spare=1)
     ragged = tokens.clone()
@@ -169,7 +168,7 @@ def test_restored_in_mid_stream_bit_for_bit(name: str, tmp_path: Path) -> None:
     [{"batch_size": 3}, {"spare": 2}, {"dtype": torch.float32}, {"config": build(4).config}],
 )
 def test_a_cache_of_another_shape_is_refused(changes: dict[str, Any]) -> None:
-    """Torch would broadcast or round silently, or end in a traceback half-way."""
+    """torch would broadcast or round without an error, or fail after half of the tensors."""
     settings: dict[str, Any] = {"config": build(3).config, "batch_size": 2, "dtype": torch.float64}
     state = RollingKVCache(**(settings | changes)).state_dict()
     cache = RollingKVCache(**settings)
@@ -181,7 +180,7 @@ def test_a_cache_of_another_shape_is_refused(changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("spare", [0, 2, 5])
 def test_spare_slots_are_counted(spare: int) -> None:
-    """`nbytes` is what a server plans with."""
+    """`nbytes`, from which memory is planned, would be wrong."""
     shape = build([3, None, 7], attention_sinks=2).config
     cache = RollingKVCache(shape, 2, 50, torch.bfloat16, spare=spare)
     slots = (3 + 2 + spare) + 50 + (7 + 2 + spare)

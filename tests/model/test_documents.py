@@ -1,4 +1,4 @@
-"""Documents packed in a row, read as if each were alone: positions, windows, sinks, gradients."""
+"""Packed documents are read as if each were alone: positions, windows, sinks, gradients."""
 
 from typing import Any
 
@@ -24,15 +24,15 @@ def numbered(sizes: list[int]) -> Tensor:
 
 
 def apart(model: Transformer, tokens: Tensor, sizes: list[int]) -> Tensor:
-    """Logits (1, T, V) of each document in a forward pass of its own, without `documents`."""
+    """Return the logits (1, T, V) of documents, each read in a forward pass of its own."""
     return torch.cat([model(part) for part in tokens.split(sizes, dim=1)], dim=1)
 
 
 @pytest.mark.parametrize("features", FEATURES)
 @pytest.mark.parametrize("window", STACKS)
 def test_packed_is_apart(window: Any, features: str) -> None:
-    """A document could read its neighbour, count positions on, or lose its first keys; in a full
-    layer as well, and in the gradient."""
+    """A document could see the one before it, continue its positions, or lose its first keys; also
+    in full layers and in the gradient."""
     model, tokens = build(window, **FEATURES[features]), text(sum(SIZES))
     expected = apart(model, tokens, SIZES)
     upstream = torch.randn(expected.shape, dtype=torch.float64)
@@ -50,7 +50,7 @@ def test_packed_is_apart(window: Any, features: str) -> None:
 @pytest.mark.parametrize("window", [16, 20, 64])
 @torch.no_grad()
 def test_documents_around_blocks_that_run(window: int) -> None:
-    """The boundaries above lie inside a block or two; here they lie at its edges and beside."""
+    """The documents above fit into two blocks; these end at the edges of blocks and near them."""
     sizes = [16, 16, 15, 1, 17, 64, 1, 63, 65, 40]
     model = build(window, **FEATURES["all"])
     tokens = text(sum(sizes))
@@ -61,7 +61,7 @@ def test_documents_around_blocks_that_run(window: int) -> None:
 @pytest.mark.parametrize("features", FEATURES)
 @torch.no_grad()
 def test_each_row_has_documents_of_its_own(features: str) -> None:
-    """The first row's boundaries could be used in all."""
+    """The documents of the first row could be used in all rows."""
     model, tokens = build((3, None), **FEATURES[features]), text(12, rows=3)
     sizes = [[12], [1, 4, 7], [6, 6]]
     documents = torch.cat([numbered(row) for row in sizes])
@@ -76,7 +76,7 @@ def test_each_row_has_documents_of_its_own(features: str) -> None:
 @pytest.mark.parametrize("features", FEATURES)
 @torch.no_grad()
 def test_one_document_is_a_plain_text(kernel: str, features: str) -> None:
-    """Packing that changes what is not packed."""
+    """Packing could change a row that is one document."""
     model, tokens = build((3, None), attention=kernel, **FEATURES[features]), text(14, rows=2)
     packed = model(tokens, documents=torch.full((2, 14), 8))
     torch.testing.assert_close(packed, model(tokens), rtol=0, atol=1e-10)
@@ -85,7 +85,7 @@ def test_one_document_is_a_plain_text(kernel: str, features: str) -> None:
 @pytest.mark.parametrize("features", FEATURES)
 @torch.no_grad()
 def test_only_where_numbers_change_matters(kernel: str, features: str) -> None:
-    """A number that comes again further on is another document: it must not read the first."""
+    """A number that appears again later is another document: it must not see the first."""
     model, tokens = build((3, None), attention=kernel, **FEATURES[features]), text(11)
     rising = torch.tensor([[1, 1, 1, 2, 2, 3, 3, 3, 4, 4, 4]])
     again = torch.tensor([[7, 7, 7, 2, 2, 7, 7, 7, 2, 2, 2]])
@@ -94,7 +94,7 @@ def test_only_where_numbers_change_matters(kernel: str, features: str) -> None:
 
 @torch.no_grad()
 def test_the_sink_token_serves_every_document() -> None:
-    """It stands in front of the row: further documents could miss it."""
+    """It is in front of the row: only the first document could see it."""
     model, tokens = build(3, sink_token=True), text(12)
     documents = numbered([5, 4, 3])
     before = model(tokens, documents=documents)
@@ -104,7 +104,7 @@ def test_the_sink_token_serves_every_document() -> None:
 
 
 def test_a_cache_takes_no_documents() -> None:
-    """They would be ignored without a word."""
+    """They would have no effect, without an error."""
     from model.cache import RollingKVCache
 
     model = build(3)

@@ -1,4 +1,4 @@
-"""Prompts in, tokens out: the same as without a cache, row by row, token by token."""
+"""Generation gives the same tokens as without a cache, in every row."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +27,7 @@ SINKS: dict[str, dict[str, Any]] = {
 def texts(
     model: Transformer, prompts: Sequence[Sequence[int]], n: int, **how: Any
 ) -> list[list[int]]:
-    """What `generate` writes for each prompt."""
+    """Return the tokens that `generate` yields for each prompt."""
     steps = list(generate(model, prompts, n, **how))
     return [[step[r] for step in steps if step[r] is not None] for r in range(len(prompts))]
 
@@ -40,7 +40,7 @@ def prompt_of(length: int, seed: int = 1) -> list[int]:
 @pytest.mark.parametrize("window", [1, 3, (3, None)])
 @torch.no_grad()
 def test_greedy_text_is_the_oracles(window: Any, sinks: str) -> None:
-    """Cache, prefill and greedy choice together, against nothing but loops."""
+    """Cache, prefill and greedy choice together could differ from the model in loops."""
     model = build(window, **SINKS[sinks])
     ids = prompt_of(5)
     (written,) = texts(model, [ids], 8, sampling=GREEDY)
@@ -56,7 +56,7 @@ def test_greedy_text_is_the_oracles(window: Any, sinks: str) -> None:
 @pytest.mark.parametrize("window", [1, 2, 3, 7, None, (3, None), (1, 3, None)])
 @torch.no_grad()
 def test_one_uncached_pass_agrees_with_what_was_generated(window: Any, sinks: str) -> None:
-    """Mistral's own test: write greedily, then score prompt and text at once."""
+    """Mistral's own test: generate greedily, then score prompt and text in one pass."""
     model = build(window, **SINKS[sinks])
     ids = prompt_of(10)
     (written,) = texts(model, [ids], 40, sampling=GREEDY)
@@ -75,7 +75,7 @@ def test_one_uncached_pass_agrees_with_what_was_generated(window: Any, sinks: st
 def test_ragged_prompts_get_the_texts_they_get_alone(
     sampling: Sampling, chunk: int, sinks: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A neighbour, its length or its end must not be seen in a text."""
+    """Another row, its length or its end could change a text."""
     monkeypatch.setattr(generation, "PREFILL_CHUNK", chunk)
     model = build(3, **SINKS[sinks])
     prompts = [prompt_of(n, seed=n) for n in (9, 3, 1)]
@@ -89,7 +89,7 @@ def test_ragged_prompts_get_the_texts_they_get_alone(
 
 @torch.no_grad()
 def test_a_prompt_a_hundred_windows_long() -> None:
-    """The prompt must not have to fit; memory is that of the window."""
+    """A prompt longer than the cache could fail, or need more memory than the window."""
     model = build(7)
     ids = prompt_of(700)
     cache = RollingKVCache(model.config, 1, dtype=torch.float64)
@@ -103,7 +103,7 @@ def test_a_prompt_a_hundred_windows_long() -> None:
 
 
 def test_a_stop_ends_its_row_only() -> None:
-    """A batch would end with its first row, or a finished row go on."""
+    """A batch could end with its first row, or a row could continue after its stop."""
     model = build(3)
     prompts = [prompt_of(4, seed=2), prompt_of(4, seed=3)]
     free = texts(model, prompts, 12, sampling=GREEDY)
@@ -112,14 +112,14 @@ def test_a_stop_ends_its_row_only() -> None:
     assert ended == free[0][: free[0].index(stop) + 1]  # the stop itself is yielded
     assert other == free[1]
     steps = list(generate(model, prompts[:1], 12, sampling=GREEDY, stop=[stop]))
-    assert len(steps) == len(ended)  # no step in which nobody writes
+    assert len(steps) == len(ended)  # no step without a running row
     assert texts(model, prompts, 12, sampling=GREEDY, stop=range(VOCAB)) == [
         row[:1] for row in free
     ]
 
 
 def test_tokens_come_one_by_one() -> None:
-    """A stream that waits for its end is none: one forward pass a token, when it is asked for."""
+    """Tokens could be held back: each must come after one forward pass, when it is requested."""
     model = build(3)
     passes = []
     model.register_forward_hook(lambda *_: passes.append(1))
@@ -132,13 +132,13 @@ def test_tokens_come_one_by_one() -> None:
 
 @pytest.mark.parametrize("wrong", [[], [VOCAB], [-1], [3, 999]])
 def test_senseless_prompts_are_refused(wrong: list[int]) -> None:
-    """-1 would be taken for padding; an id too large is an IndexError from inside torch."""
+    """-1 would be read as padding; an id that is too large is an IndexError from inside torch."""
     with pytest.raises(UserError, match="prompt"):
         list(generate(build(3), [prompt_of(3), wrong], 2))
 
 
 def test_samples_differ_and_seeds_repeat() -> None:
-    """Several samples of one prompt would be copies; a run could not be repeated."""
+    """Samples of one prompt could be copies of each other; a seed could give different texts."""
     model = build(3)
     first, again, other = (texts(model, [prompt_of(4)] * 6, 12, seed=seed) for seed in (0, 0, 1))
     assert first == again
@@ -146,7 +146,7 @@ def test_samples_differ_and_seeds_repeat() -> None:
 
 
 def test_repetition_penalty_counts_prompt_and_text() -> None:
-    """Tokens of the prompt, or those written since, could be forgotten."""
+    """Tokens of the prompt, or the generated ones, could be left out."""
     model = build(3)
     ids = prompt_of(4)
     how = Sampling(temperature=0.0, repetition_penalty=1.7)
@@ -162,11 +162,11 @@ def test_repetition_penalty_counts_prompt_and_text() -> None:
 
 
 def test_nothing_to_write() -> None:
-    """max_tokens = 0 is a valid wish."""
+    """max_tokens = 0 is valid and yields no token."""
     assert list(generate(build(3), [prompt_of(3)], 0)) == []
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_cache_has_the_weights_dtype(dtype: torch.dtype) -> None:
-    """Generation from a bf16 checkpoint would fail, or hold twice the memory."""
+    """Generation from a bf16 checkpoint would fail, or use twice the memory."""
     assert len(texts(build(3, dtype=dtype), [prompt_of(5)], 6)[0]) == 6

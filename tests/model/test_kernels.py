@@ -9,28 +9,30 @@ from typing import Any
 import pytest
 import reference
 import torch
-from small import BACKWARD, GRID, pack, using
+from small import BACKWARD, GRID, build, pack, text, using
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import kernels
+from model.cache import RollingKVCache
+from model.config import ATTENTION
 from model.kernels import Visibility
 
 
 @dataclass(frozen=True)
 class Attention:
-    """What one call attends to; `front` is a token of document 0 in front of the documents."""
+    """One call of attention. With documents "front", a token of document 0 is in front."""
 
     window: int | None
     length: int
     sinks: int = 0
-    turned_sinks: bool = False  # with queries that look at sinks from elsewhere
+    rotated_sinks: bool = False  # with other queries for sinks
     sink_logits: bool = False
     documents: str = "none"  # or packed, or front
     heads: tuple[int, int] = (4, 2)
 
     def inputs(self, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-        """Two texts, four numbers a head: what has a gradient."""
+        """Return the tensors that have a gradient: two rows, heads of four numbers."""
         draw = torch.Generator().manual_seed(self.length)
         n_heads, n_kv_heads = self.heads
         sizes = {"q": n_heads, "k": n_kv_heads, "v": n_kv_heads, "q_sinks": n_heads}
@@ -40,14 +42,14 @@ class Attention:
         }
         found["sink_logits"] = torch.randn(n_heads, generator=draw, dtype=torch.float64)
         hides = self.window is not None and self.window < self.length
-        if not (self.sinks and self.turned_sinks and hides):
-            del found["q_sinks"]  # while nothing is hidden, sinks are looked at as all else is
+        if not (self.sinks and self.rotated_sinks and hides):
+            del found["q_sinks"]  # if no key is hidden, sinks are keys like all others
         if not self.sink_logits:
             del found["sink_logits"]
         return {name: x.to(dtype).requires_grad_() for name, x in found.items()}
 
     def places(self) -> dict[str, Tensor]:
-        """The positions and the documents, (2, T) each, of rows that pack several."""
+        """Return positions and documents, (2, T) each, if documents are packed."""
         if self.documents == "none":
             return {}
         numbers, front = pack(self.length, self.window or 3), self.documents == "front"
@@ -63,7 +65,7 @@ class Attention:
 
 
 def through(kernel: str, case: Attention, x: dict[str, Tensor]) -> Tensor:
-    """The kernel itself where it can do the case (`attend` would choose `full` for W >= T)."""
+    """Run the kernel itself, if it can (`attend` would choose `full` for W >= T)."""
     places = {name: place.to(x["q"].device) for name, place in case.places().items()}
     visibility = Visibility(case.window, case.sinks, **places)
     if kernel == "auto" or (kernel == "blocked" and case.window is None):
@@ -72,18 +74,18 @@ def through(kernel: str, case: Attention, x: dict[str, Tensor]) -> Tensor:
 
 
 def output_and_gradients(attend: Callable[..., Tensor], x: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What comes out, and what comes back to each input for a random gradient."""
+    """Return the output, and the gradient of each input for a random upstream gradient."""
     out = attend(x)
     draw = torch.Generator().manual_seed(0)
     upstream = torch.randn(out.shape, generator=draw, dtype=torch.float64).to(out)
-    # Where there is no sink yet, nothing is looked at with q_sinks.
+    # The first queries see no sink yet, so q_sinks may have no gradient.
     back = torch.autograd.grad(out, list(x.values()), upstream, materialize_grads=True)
     return {"output": out.detach(), **dict(zip(x, back, strict=True))}
 
 
 @cache
 def expected(case: Attention) -> dict[str, Tensor]:
-    """The oracle's, with gradients."""
+    """Return the output and gradients of the oracle."""
 
     def attend(x: dict[str, Tensor]) -> Tensor:
         return reference.attention(window=case.window, sinks=case.sinks, **x, **case.places())
@@ -109,7 +111,7 @@ def agrees(kernel: str, case: Attention, backward: bool = True) -> None:
         )
 
 
-# Sinks, whether they are looked at from elsewhere, documents. What is in front is a sink.
+# Sinks, whether they have other queries, documents. A token in front is a sink.
 SINKS = [
     *product((0,), (False,), ("none", "packed")),
     *product((2,), (False, True), ("none", "packed", "front")),
@@ -119,12 +121,12 @@ FEATURES = list(product(SINKS, (False, True), ((4, 4), (4, 2), (4, 1))))
 
 
 def attentions() -> list[Any]:
-    """The grid, all marked `prove` but three cases of each window and length (of 54)."""
+    """Return the grid. Three of 54 cases of each window and length are not marked `prove`."""
     params = []
     for n, (window, length) in enumerate(GRID):
         chosen = {(19 * n + more) % len(FEATURES) for more in (0, 13, 38)}
-        for m, ((sinks, turned, documents), logits, heads) in enumerate(FEATURES):
-            case = Attention(window, length, sinks, turned, logits, documents, heads)
+        for m, ((sinks, rotated, documents), logits, heads) in enumerate(FEATURES):
+            case = Attention(window, length, sinks, rotated, logits, documents, heads)
             marks = () if m in chosen else (pytest.mark.prove,)
             params.append(pytest.param(case, id=f"{window}-{length}-{m}", marks=marks))
     return params
@@ -132,8 +134,8 @@ def attentions() -> list[Any]:
 
 @pytest.mark.parametrize("case", attentions())
 def test_output_and_gradients_are_the_oracles(case: Attention) -> None:
-    """An edge of the band or of a block off by one, a wrong head, a wrong scale, a neighbour's
-    document or sinks, a logit that is scaled, or one whose gradient is lost."""
+    """An edge of a window or of a block off by one, a wrong head or scale, another document's keys
+    or sinks, a scaled logit, or a lost gradient."""
     for kernel in BACKWARD:
         agrees(kernel, case)
     agrees("flex", case, backward=False)
@@ -142,14 +144,14 @@ def test_output_and_gradients_are_the_oracles(case: Attention) -> None:
 @pytest.mark.parametrize("documents", ["none", "packed"])
 @pytest.mark.parametrize("window", [16, 33, 90])
 def test_blocks_of_the_size_that_runs(window: int, documents: str) -> None:
-    """The texts of the grid fit into a block or two of 16 to 64."""
+    """The texts of the grid are shorter than two blocks of the real sizes, 16 to 64."""
     case = Attention(window, 100, 2, True, True, documents)
     agrees("blocked", case)
     agrees("dense", case, backward=False)
 
 
 def edges(block: int, window: int) -> list[list[int]]:
-    """Lengths of documents that end at the edges of blocks and windows, before them and after."""
+    """Return lengths of documents that end at, before and after the edges of blocks and windows."""
     return [
         [block, block, block - 1, 1, block + 1],
         [window, window, window - 1, window + 1, 1, 1],
@@ -192,7 +194,7 @@ def test_full_is_the_oracle(
 def test_bf16_is_within_its_own_error(
     kernel: str, window: int | None, length: int, sinks: int, sink_logits: bool
 ) -> None:
-    """A softmax in bf16 would be far worse than the rounding of what goes in."""
+    """A softmax in bf16 would have a much larger error than the rounding of its inputs."""
     case = Attention(window, length, sinks, sinks > 0, sink_logits)
     x = detached(case.inputs(torch.bfloat16))
     out = through(kernel, case, x)
@@ -228,7 +230,7 @@ def test_cached_keys_may_stand_in_any_order(window: int | None) -> None:
 @pytest.mark.parametrize("sinks", [0, 1])
 @pytest.mark.parametrize("sink_logits", [None, torch.zeros(4, dtype=torch.float64)])
 def test_a_padded_query_is_never_nan(sink_logits: Tensor | None, sinks: int) -> None:
-    """NaN in a row that nobody reads still poisons gradients and sums."""
+    """NaN in the output for padding would spread to gradients and sums."""
     x = {name: torch.cat((part, part), 2) for name, part in Attention(2, 2).inputs().items()}
     at = torch.tensor([[-1, 0, 1, 2], [0, 1, 2, 3]])
     out = kernels.attend(
@@ -241,7 +243,7 @@ def test_a_padded_query_is_never_nan(sink_logits: Tensor | None, sinks: int) -> 
 
 
 def test_large_scores_do_not_overflow(kernel: str) -> None:
-    """exp(1000) is inf: the largest must be subtracted, be it a learned one."""
+    """exp(1000) is inf: the largest score or logit must be subtracted."""
     case = Attention(3, 18, 2, True, True)
     x = detached(case.inputs())
     for scaled in ("q", "q_sinks", "sink_logits"):
@@ -250,7 +252,7 @@ def test_large_scores_do_not_overflow(kernel: str) -> None:
 
 
 class Largest(TorchDispatchMode):
-    """Notes the largest tensor that any operation gives."""
+    """Records the size of the largest tensor that any operation returns."""
 
     numel = 0
 
@@ -266,8 +268,8 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("sinks", [0, 2])
 @pytest.mark.parametrize("sink_logits", [False, True])
 def test_blocked_computes_the_band_only(sinks: int, sink_logits: bool, documents: str) -> None:
-    """A mask over all T * T scores saves nothing: forward and backward, with documents, sinks and
-    learned logits, the largest tensor must grow as T does."""
+    """All T * T scores could be computed and masked. Forward and backward, with documents, sinks
+    and learned logits, the largest tensor must grow in proportion to T."""
     sizes = []
     for length in (256, 512, 1024):
         case = Attention(16, length, sinks, True, sink_logits, documents)
@@ -281,7 +283,7 @@ def test_blocked_computes_the_band_only(sinks: int, sink_logits: bool, documents
 
 
 def test_the_size_of_dense_is_noticed() -> None:
-    """The measurement above could see nothing."""
+    """The measurement of the test above could miss large tensors."""
     sizes = []
     for length in (64, 128):
         case = Attention(16, length)
@@ -296,7 +298,7 @@ def test_the_size_of_dense_is_noticed() -> None:
 @pytest.mark.parametrize("sinks", [0, 2])
 @pytest.mark.parametrize(("window", "length"), [(16, 200), (100, 300), (None, 200)])
 def test_flex_on_cuda(window: int | None, length: int, sinks: int, documents: str) -> None:
-    """The fused kernel, and its backward pass, are other code than what runs on a CPU."""
+    """On CUDA, the fused kernel and its backward pass are other code than on a CPU."""
     case = Attention(window, length, sinks, sinks > 0, True, documents)
     draw = torch.Generator().manual_seed(0)
     wide = {  # fused kernels want heads of 16 numbers or more
@@ -315,7 +317,7 @@ def test_flex_on_cuda(window: int | None, length: int, sinks: int, documents: st
 
 
 def test_choose_says_what_attend_calls() -> None:
-    """The banner would name a kernel that does not run."""
+    """The plan would print a kernel that does not run."""
     cases = {
         ("auto", 4, 5): ("blocked", "flex", "blocked"),  # on a CPU, on CUDA, with documents
         ("auto", 5, 5): ("full", "full", "dense"),
@@ -332,3 +334,25 @@ def test_choose_says_what_attend_calls() -> None:
         assert kernels.choose(*asked, device="cuda")[0] == on_cuda
         assert kernels.choose(*asked, documents=True)[0] == packed
     assert kernels.choose("auto", None, 5, device="cuda", documents=True)[0] == "flex"
+    assert kernels.choose("flex", 4, 5, device="cuda", cached=True)[0] == "dense"
+
+
+def test_every_kernel_of_the_config_exists() -> None:
+    """A name that the config allows could end in a KeyError in the middle of a run."""
+    assert set(ATTENTION) - {"auto"} == set(kernels.KERNELS) - {"full"}
+
+
+def test_a_cached_call_gets_the_kernel_that_choose_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training and decoding would need two registrations of a new kernel."""
+    calls: list[bool] = []
+
+    def chosen(*_: Any, cached: bool, **__: Any) -> tuple[str, str]:
+        calls.append(cached)
+        return "dense", "the test says so"
+
+    monkeypatch.setattr(kernels, "choose", chosen)
+    model = build(3)
+    with torch.no_grad():
+        model(text(4))
+        model(text(4), cache=RollingKVCache(model.config, dtype=torch.float64))
+    assert calls == [False] * 3 + [True] * 3

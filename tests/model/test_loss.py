@@ -17,7 +17,7 @@ def drawn(rows: int, dtype: torch.dtype = torch.float64, scale: float = 3.0) -> 
 
 @pytest.mark.parametrize("rows", [1, 5, ROWS - 1, ROWS, ROWS + 1, 2 * ROWS + 3])
 def test_value_and_gradient_are_torchs(rows: int) -> None:
-    """A chunk forgotten, counted twice, or divided by its own length; an upstream factor lost."""
+    """A chunk left out, counted twice, or divided by its own length; a lost upstream gradient."""
     logits, targets = drawn(rows)
     ours, theirs = cross_entropy(logits, targets), F.cross_entropy(logits, targets)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
@@ -26,7 +26,7 @@ def test_value_and_gradient_are_torchs(rows: int) -> None:
 
 
 def test_small_chunks_and_more_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """(B, T, V) must be flattened as its targets are."""
+    """Logits (B, T, V) could be flattened in another order than their targets."""
     monkeypatch.setattr(loss, "ROWS", 4)
     logits, targets = drawn(22)
     ours = cross_entropy(logits.view(2, 11, 7), targets.view(2, 11))
@@ -60,7 +60,7 @@ def test_extreme_logits_stay_finite() -> None:
 
 
 def test_the_logits_are_left_alone() -> None:
-    """The chunks are worked on in place; the caller's logits must not be."""
+    """Chunks are changed in place; the logits of the caller must not be."""
     logits, targets = drawn(9)
     before = logits.detach().clone()
     cross_entropy(logits, targets).backward()
@@ -70,7 +70,7 @@ def test_the_logits_are_left_alone() -> None:
 
 
 def test_a_second_backward_is_refused() -> None:
-    """The gradient is scaled in place: a second time it would silently be wrong."""
+    """The gradient is scaled in place: a second backward pass would give a wrong one."""
     logits, targets = drawn(3)
     value = 2 * cross_entropy(logits, targets)
     value.backward(retain_graph=True)

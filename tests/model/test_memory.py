@@ -1,4 +1,4 @@
-"""Memory stays flat however long the text: what the rolling cache is for."""
+"""Memory does not grow with the text: the purpose of the rolling cache."""
 
 import itertools
 import sys
@@ -10,7 +10,7 @@ from model import ModelConfig, Transformer, generate
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is in RAM now."""
+    """Return the memory of this process that is in RAM."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096
 
@@ -18,7 +18,7 @@ def resident_bytes() -> int:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/statm")
 def test_memory_is_flat_over_50_000_tokens(capsys: pytest.CaptureFixture[str]) -> None:
-    """Anything kept for each token (keys, ids, positions, a graph) would grow from 5,000 on."""
+    """Anything kept for each token (keys, ids, positions, a graph) would grow with the text."""
     config = ModelConfig(
         vocab_size=512, dim=64, n_layers=4, n_heads=2, n_kv_heads=1, sliding_window=64
     )

@@ -1,7 +1,7 @@
-"""The same weights in transformers: another team's reading of the papers.
+"""The same weights in transformers, an independent implementation of the papers.
 
 MistralForCausalLM has one window for all layers, MinistralForCausalLM layers with and without.
-`pytest -s` prints how far apart the two are, at worst.
+`pytest -s` prints the largest differences.
 """
 
 from types import SimpleNamespace
@@ -40,13 +40,13 @@ OUTER = {
 
 
 def half_split(weight: Tensor, head_dim: int) -> Tensor:
-    """Reorder rows from pairs (2n, 2n + 1) to pairs (n, n + Dh / 2), as transformers rotates."""
+    """Reorder rows from pairs (2n, 2n + 1) to pairs (n, n + Dh / 2), the layout of transformers."""
     order = [*range(0, head_dim, 2), *range(1, head_dim, 2)]
     return weight.unflatten(0, (-1, head_dim))[:, order].flatten(0, 1)
 
 
 def theirs(model: Transformer) -> Any:
-    """Build the same model there; Ministral where layers without a window are mixed in."""
+    """Build the same model in transformers: Ministral if some layers only have a window."""
     shape = model.config
     family, more = transformers.MistralConfig, {"sliding_window": shape.sliding_window}
     if isinstance(shape.sliding_window, tuple):
@@ -88,8 +88,8 @@ def theirs(model: Transformer) -> Any:
 
 
 def agree(name: str, ours: Tensor, other: Tensor) -> None:
-    """Say the largest difference, and hold it. Their RMSNorm, softmax and angles are fp32 even in a
-    float64 model."""
+    """Print the largest difference and bound it. RMSNorm, softmax and angles of transformers are in
+    fp32 even in a float64 model."""
     print(f"{name}: {(ours - other).abs().max().item():.1e}")
     torch.testing.assert_close(other, ours, rtol=0, atol=2e-5)
 
@@ -104,8 +104,8 @@ STACKS = [1, 2, 3, 7, 40, None, (3, None), (None, 7, 7)]
 def test_logits_at_three_windows_and_through_their_own_cache(
     window: Any, changes: dict[str, Any]
 ) -> None:
-    """Our reading of the window, the rotation or a norm is not Mistral's; a mixed stack has the
-    window in the wrong layers."""
+    """Window, rotation or norm could differ from Mistral's; a mixed stack could have the window in
+    the wrong layers."""
     model = build(window, **changes)
     other = theirs(model)
     family = type(other).__name__
@@ -127,7 +127,7 @@ def test_logits_at_three_windows_and_through_their_own_cache(
 @pytest.mark.parametrize("window", [3, (3, None)], ids=str)
 @torch.no_grad()
 def test_greedy_generation_is_theirs(window: Any) -> None:
-    """Two caches, two loops: sixty tokens, far past the window, must be the same."""
+    """Sixty greedy tokens, far beyond the window, could differ from those of their own cache."""
     model = build(window)
     other = theirs(model)
     prompt = text(11)
@@ -149,7 +149,7 @@ def test_greedy_generation_is_theirs(window: Any) -> None:
 @pytest.mark.parametrize("window", [7, None, (3, None)], ids=str)
 @torch.no_grad()
 def test_rope_scaling_is_theirs(window: Any, scaling: dict[str, Any]) -> None:
-    """A ramp over the wrong pairs, or a magnitude that only one of queries and keys gets."""
+    """A ramp over the wrong pairs, or a magnitude that is applied to queries or keys only."""
     model = build(window, head_dim=16, **scaling)
     tokens = text(50)
     plain = build(window, head_dim=16)(tokens)
@@ -160,7 +160,7 @@ def test_rope_scaling_is_theirs(window: Any, scaling: dict[str, Any]) -> None:
 @pytest.mark.parametrize("factor", [1.0, 2.0, 8.0])
 @pytest.mark.parametrize("head_dim", [4, 64, 128])
 def test_ntk_is_their_dynamic_scaling(head_dim: int, factor: float) -> None:
-    """They stretch the base as the text grows; at a length it is ours, with the exponent."""
+    """They increase the base with the text; at a given length it must be ours."""
     settings = transformers.MistralConfig(
         head_dim=head_dim,
         max_position_embeddings=1024,
@@ -175,7 +175,7 @@ def test_ntk_is_their_dynamic_scaling(head_dim: int, factor: float) -> None:
 @pytest.mark.parametrize("window", [1, 3, 40, None])
 @torch.no_grad()
 def test_sink_logits_are_those_of_gpt_oss(window: int | None) -> None:
-    """The published use of a learned logit: unscaled, in each row's softmax once, then dropped."""
+    """A learned logit is in each softmax once, not scaled, and has no value, as published."""
     from transformers.models.gpt_oss import modeling_gpt_oss as gpt_oss
 
     draw = torch.Generator().manual_seed(0)

@@ -11,7 +11,7 @@ from errors import UserError
 from model.sampling import Sampling, draw, probabilities, uniform
 
 INF = math.inf
-P = [0.1, 0.4, 0.2, 0.3]  # not in order, so that a filter that forgets to unsort is seen
+P = [0.1, 0.4, 0.2, 0.3]  # not sorted, so that a filter that does not restore the order fails
 
 
 def filtered(p: list[float] = P, **settings: Any) -> list[float]:
@@ -49,12 +49,12 @@ def filtered(p: list[float] = P, **settings: Any) -> list[float]:
     ],
 )
 def test_filters_by_hand(settings: dict[str, Any], hand: list[float]) -> None:
-    """A filter that keeps one too many, does not renormalise, or comes in another order."""
+    """A filter could keep one token too many, not normalise, or apply in another order."""
     assert filtered(**settings) == pytest.approx(hand, abs=1e-6)
 
 
 def test_rows_are_filtered_apart() -> None:
-    """The best of one row must not decide about another."""
+    """The most likely token of one row could filter another row."""
     p = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]])
     both = probabilities(p.log(), Sampling(top_k=2, min_p=0.4))
     assert both.tolist() == [pytest.approx([1, 0, 0]), pytest.approx([0, 1 / 3, 2 / 3])]
@@ -63,7 +63,7 @@ def test_rows_are_filtered_apart() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 1e-30, 1e-6, 1.0, 1e30])
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4, 1e30])
 def test_probabilities_are_always_probabilities(temperature: float, scale: float) -> None:
-    """NaN stops `multinomial` with an error from inside torch."""
+    """NaN would make every draw the last token."""
     logits = scale * torch.randn(5, 9, generator=torch.Generator().manual_seed(0))
     p = probabilities(logits, Sampling(temperature, top_k=5, top_p=0.9, min_p=0.05))
     assert (p >= 0).all()
@@ -90,7 +90,7 @@ def test_repetition_penalty_by_hand() -> None:
     + [("repetition_penalty", w) for w in (0.0, -1.0, INF, math.nan)],
 )
 def test_refusals_name_the_setting(name: str, wrong: float) -> None:
-    """NaN or an empty choice would stop generation from inside torch."""
+    """NaN, or no token to choose from, would give wrong tokens without an error."""
     with pytest.raises(UserError, match=rf"^{name} is {wrong}: it must be"):
         Sampling(**{name: wrong})
 

@@ -1,4 +1,4 @@
-"""The whole model: equal to the oracle, and influenced by exactly what its windows let through."""
+"""The whole model equals the oracle, and depends on exactly the tokens in its reach."""
 
 from typing import Any
 
@@ -21,16 +21,16 @@ from torch import Tensor
 
 from model.transformer import Transformer
 
-ONE_SHAPE = ((4, 2),)  # of heads, for what says nothing of heads, and for what takes long
+ONE_SHAPE = ((4, 2),)  # heads of tests that are slow or do not depend on heads
 
 
 def kernels_for(case: Case) -> tuple[str, ...]:
-    """All; but flex, which on a CPU takes 30 times as long, with one shape of heads only."""
+    """Return all kernels; flex, 30 times slower on a CPU, with one shape of heads only."""
     return KERNELS if case.heads in ONE_SHAPE else BACKWARD
 
 
 def every_layer(model: Transformer, tokens: Tensor, documents: Tensor | None) -> list[Tensor]:
-    """What each block gives out, and at last the logits: (B, T, .) each, the text's tokens."""
+    """Return the output of each block and the logits, (B, T, .) each, without the sink token."""
     seen: list[Tensor] = []
     hooks = [
         layer.register_forward_hook(lambda _m, _i, out: seen.append(out[:, -tokens.shape[1] :]))
@@ -45,8 +45,8 @@ def every_layer(model: Transformer, tokens: Tensor, documents: Tensor | None) ->
 
 @pytest.mark.parametrize("case", cases(heads=ONE_SHAPE))
 def test_a_token_changes_exactly_what_it_may_reach(case: Case) -> None:
-    """A leak into the future, past the window or into another document, or a window that is wider
-    than it acts; in any layer, to the last bit. Row t of the batch has another token t."""
+    """A token could change outputs before it, beyond the window or in another document, or fail to
+    change those in its reach; in any layer, to the last bit. Row t has another token t."""
     tokens = case.tokens()[0].expand(case.length, -1)
     packed = case.documents()
     documents = None if packed is None else packed[-1].expand(case.length, -1)
@@ -79,23 +79,23 @@ def test_logits_and_gradients_are_the_oracles(case: Case) -> None:
     for kernel in kernels_for(case):
         with using(kernel, model.requires_grad_(kernel in backward)):
             ours = model(tokens, documents=documents)
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10, msg=told(kernel, "logits"))
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10, msg=located(kernel, "logits"))
         if kernel in backward:
             back = torch.autograd.grad((ours * weigh).sum(), list(weights.values()))
             for name, mine, other in zip(weights, back, gradients, strict=True):
                 torch.testing.assert_close(
-                    mine, other, rtol=1e-9, atol=1e-9, msg=told(kernel, name)
+                    mine, other, rtol=1e-9, atol=1e-9, msg=located(kernel, name)
                 )
 
 
-def told(*where: Any) -> Any:
-    """A message for `assert_close` that keeps its own."""
+def located(*where: Any) -> Any:
+    """Put this in front of the message of `assert_close`."""
     return lambda message: f"{', '.join(map(str, where))}: {message}"
 
 
 @pytest.mark.parametrize("case", cases(every=4, heads=ONE_SHAPE))
 def test_lower_precision_is_within_its_error(case: Case) -> None:
-    """A sum, an angle or a position in too few bits."""
+    """A sum, an angle or a position could have too few bits."""
     tokens, documents = case.tokens()[:1], case.documents()
     documents = None if documents is None else documents[:1]
     with torch.no_grad():
@@ -131,8 +131,8 @@ def test_lower_precision_is_within_its_error(case: Case) -> None:
 )
 @pytest.mark.parametrize("packed", [False, True])
 def test_other_shapes_and_rotations_are_the_oracles(changes: dict[str, Any], packed: bool) -> None:
-    """A set head_dim could be ignored, or the rotation of one kind of layer used in the other;
-    sinks, whose queries have a rotation of their own, could get another."""
+    """A set head_dim could have no effect, or one kind of layer use the other's rotation; queries
+    for sinks could have a wrong rotation."""
     case = Case((3, None, 1), 12, 2, True, True, packed)
     model, tokens, documents = case.build(**changes), case.tokens(), case.documents()
     with torch.no_grad():
@@ -150,13 +150,13 @@ WIDE = {"attention_sinks": 2, "sink_token": True, "sink_logits": True}
 def test_a_window_at_least_as_long_as_the_text_is_full_attention(
     kernel: str, changes: dict[str, Any]
 ) -> None:
-    """W >= T must hide nothing, and W = T - 1 exactly one key: a dead knob hides none."""
+    """W >= T must hide no key, and W = T - 1 exactly one: a setting without effect hides none."""
     tokens = text(13)
     with torch.no_grad():
         full = build(None, attention=kernel, **changes)(tokens)
         for window in (13, 14, 1000):
             same = build(window, attention=kernel, **changes)(tokens)
-            if changes:  # seen through sinks, the same is computed in another order
+            if changes:  # with sinks, the order of the sums may differ
                 torch.testing.assert_close(same, full, rtol=0, atol=1e-12)
             else:
                 assert torch.equal(same, full)
@@ -168,8 +168,8 @@ def test_a_window_at_least_as_long_as_the_text_is_full_attention(
 
 @pytest.mark.parametrize("changes", [{}, {"attention_sinks": 2}, WIDE])
 def test_every_window_acts(kernel: str, changes: dict[str, Any]) -> None:
-    """The same weights with W and with W + 1 differ, from the first token on that tells them apart:
-    a knob that is dead, or used in one layer only."""
+    """A window could have no effect, or an effect in one layer only: logits with W and with W + 1
+    must differ from the first token on that sees another key."""
     tokens = text(13)
     model = build(None, attention=kernel, **changes)
 
@@ -205,8 +205,8 @@ def test_the_first_token_gets_through_full_layers_only(kernel: str) -> None:
 
 @pytest.mark.parametrize("case", cases(heads=ONE_SHAPE))
 def test_the_gradient_ends_at_the_reach(case: Case) -> None:
-    """Beyond the reach it is zero, not small; at the edge it is not zero. Row t of the batch asks
-    for the gradient of output t."""
+    """Beyond the reach the gradient must be zero, not small; inside, it must not be zero. Row t has
+    the gradient of output t."""
     tokens = case.tokens()[0].expand(case.length, -1)
     packed = case.documents()
     documents = None if packed is None else packed[-1].expand(case.length, -1)
@@ -229,8 +229,8 @@ def test_the_gradient_ends_at_the_reach(case: Case) -> None:
 
 
 def test_set_windows_is_a_model_built_with_them() -> None:
-    """A schedule of windows would change the config and not the layers, some layers and not all, or
-    leave sinks and rotations behind."""
+    """A schedule of windows could change the config and not the layers, some layers only, or not
+    update sinks and rotations."""
     tokens = text(15)
     changes = WIDE | {"rope_theta_local": 100.0}
     model = build(3, **changes)
@@ -243,7 +243,7 @@ def test_set_windows_is_a_model_built_with_them() -> None:
 
 
 def test_parameter_names_are_mistrals() -> None:
-    """Mistral's weights would not load, nor ours into another tool."""
+    """Other names would not load Mistral's weights, and other tools would not load ours."""
     layer = ["attention.wq", "attention.wk", "attention.wv", "attention.wo"]
     layer += ["feed_forward.w1", "feed_forward.w2", "feed_forward.w3", "attention_norm", "ffn_norm"]
     names = ["tok_embeddings.weight", "norm.weight", "output.weight"]
@@ -260,7 +260,7 @@ def test_windows_have_no_parameters() -> None:
 
 
 def test_tied_embeddings_are_one_tensor() -> None:
-    """A copy would drift away in training."""
+    """Two tensors would become different in training."""
     model = Transformer(config(tie_embeddings=True))
     assert model.output.weight is model.tok_embeddings.weight
 

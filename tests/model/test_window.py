@@ -1,4 +1,4 @@
-"""The rule itself: by hand, by brute force, and counted."""
+"""The rule of the window against drawings, brute force and counts."""
 
 import pytest
 import reference
@@ -51,7 +51,7 @@ def test_the_mask_is_the_one_drawn_by_hand(drawn: str, window: int, sinks: int) 
 @pytest.mark.parametrize("sinks", SINKS)
 @pytest.mark.parametrize("window", WINDOWS)
 def test_integers_and_tensors_obey_the_reference(window: int | None, sinks: int) -> None:
-    """Masks made of tensors could follow another rule than pictures made of integers."""
+    """Masks from tensors could follow another rule than pictures from integers."""
     length = 12
     expected = [
         [reference.visible(i, j, window, sinks) for j in range(length)] for i in range(length)
@@ -63,7 +63,7 @@ def test_integers_and_tensors_obey_the_reference(window: int | None, sinks: int)
 
 
 def test_documents_are_the_ones_drawn_by_hand() -> None:
-    """A window or a sink could reach into the document before; sinks could be the row's."""
+    """A query could see keys or sinks of an earlier document, or the first tokens of its row."""
     documents = [4, 4, 4, 4, 2, 9, 9, 9]
     assert picture(8, 2, 1, documents) == WINDOW_2_SINKS_1_DOCUMENTS
 
@@ -71,7 +71,7 @@ def test_documents_are_the_ones_drawn_by_hand() -> None:
 @pytest.mark.parametrize("sinks", SINKS)
 @pytest.mark.parametrize("window", WINDOWS)
 def test_documents_are_the_rule_and_the_same_number(window: int | None, sinks: int) -> None:
-    """Tensors of documents could broadcast another way; what is of document 0 belongs to all."""
+    """Tensors of documents could broadcast wrongly, or hide tokens of document 0."""
     of = torch.tensor([0, 1, 1, 1, 2, 2, 3, 3, 3, 3])
     at = torch.tensor([0, 1, 2, 3, 1, 2, 1, 2, 3, 4])
     documents = (of[:, None], of[None])
@@ -87,17 +87,16 @@ def test_documents_are_the_rule_and_the_same_number(window: int | None, sinks: i
 @pytest.mark.parametrize("sinks", SINKS)
 @pytest.mark.parametrize("window", WINDOWS)
 def test_sinks_are_as_far_away_as_in_the_cache(window: int | None, sinks: int) -> None:
-    """The distance to a sink would grow past any that was trained (or by one, at the edge)."""
+    """The distance to a sink would exceed all distances of training, or be off by one."""
     for i in range(30):
-        held = reference.streamed(i, window, sinks)
-        assert held == [j for j in range(30) if reference.visible(i, j, window, sinks)]
-        place = held.index(i)  # of the query's own key
-        assert sink_view(torch.tensor([i]), window, sinks).tolist() == [place]
+        cached = reference.streamed(i, window, sinks)
+        assert cached == [j for j in range(30) if reference.visible(i, j, window, sinks)]
+        assert sink_view(torch.tensor([i]), window, sinks).tolist() == [cached.index(i)]
 
 
 @pytest.mark.parametrize("window", WINDOWS)
 def test_row_i_sees_min_of_i_plus_1_and_w(window: int | None) -> None:
-    """A row without a key makes NaN; a row with one too many is nanochat's W + 1."""
+    """A query without a key gives NaN; a query with W + 1 keys has another window."""
     for i in range(12):
         seen = sum(visible(i, j, window) for j in range(12))
         assert seen == (i + 1 if window is None else min(i + 1, window))
@@ -106,7 +105,7 @@ def test_row_i_sees_min_of_i_plus_1_and_w(window: int | None) -> None:
 @pytest.mark.parametrize("sinks", SINKS)
 @pytest.mark.parametrize("window", WINDOWS)
 def test_visible_pairs_counts_what_is_visible(window: int | None, sinks: int) -> None:
-    """FLOPs and MFU would be counted wrong."""
+    """FLOPs and MFU would be wrong."""
     for n in range(13):
         brute = sum(reference.visible(i, j, window, sinks) for i in range(n) for j in range(n))
         assert visible_pairs(n, window, sinks) == brute
@@ -114,7 +113,7 @@ def test_visible_pairs_counts_what_is_visible(window: int | None, sinks: int) ->
 
 @pytest.mark.parametrize("windows", [(1,), (3,), (3, 3), (1, 4, 2), (2,) * 6, (3, None), (None,)])
 def test_reach_is_what_layers_pass_on(windows: tuple[int | None, ...]) -> None:
-    """The reach that is printed would not be the one the model has."""
+    """The printed reach would not be that of the model."""
     length = 20
     sources = reference.depends(windows, 0, length)[-1]
     assert (reach(windows) or length) == len(sources) == length - min(sources)
@@ -126,7 +125,7 @@ def test_reach_of_mistral_7b() -> None:
 
 
 def test_patterns_are_tiled() -> None:
-    """A layer could get its neighbour's window."""
+    """A layer could have the window of another layer."""
     assert layer_windows([64, None], 5) == (64, None, 64, None, 64)
     assert layer_windows((1, 2, 3), 3) == (1, 2, 3)
     assert layer_windows(7, 2) == (7, 7)
@@ -135,6 +134,6 @@ def test_patterns_are_tiled() -> None:
 
 @pytest.mark.parametrize("wrong", [0, -1, [], [3, 0], [1, 2, 3]])
 def test_senseless_windows_are_refused(wrong: int | list[int]) -> None:
-    """A window of 0 sees nothing; a pattern longer than the stack is silently cut."""
+    """A window of 0 hides every key; a pattern longer than the stack would silently be cut."""
     with pytest.raises(UserError, match=r"model\.sliding_window"):
         layer_windows(wrong, 2)
