@@ -453,7 +453,7 @@ def test_the_best_weights_are_kept_scored_and_opened(
     assert open_trained(run).checkpoint.path == best
     assert open_trained(run, "last").checkpoint.step == 8
     assert open_trained(run, "6").checkpoint.step == 6
-    with pytest.raises(UserError, match="no checkpoint 5: choose best, last or .* 4, 6, 8"):
+    with pytest.raises(UserError, match=r"no checkpoint 5: choose best, last or .* 4, 6, 8"):
         open_trained(run, "5")
     capsys.readouterr()
     assert evaluate.main([str(best)]) == 0
