@@ -24,6 +24,7 @@ import train
 from configs.load import load_config
 from configs.settings import Config
 from data.text import open_text
+from errors import UserError
 from inference.trained import open_trained
 from model.loss import cross_entropy
 from run import TrainingRun, start_run
@@ -317,6 +318,39 @@ def test_resume_with_nothing_there_starts(finished: Path, tmp_path: Path, text: 
     assert saved(tmp_path / "run") == saved(finished)
 
 
+def test_a_run_continues_where_its_folder_lies(
+    run: Path, finished: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder that was moved or copied records where it was started: continued there, it starts
+    from zero, or trains in the original and deletes its checkpoints."""
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    moved = run.rename(tmp_path / "moved")
+    for config in (moved / "config.yaml", moved):
+        last(moved).unlink()
+        assert train.main([str(config), "--resume"]) == 0
+        assert f"run        {moved}, step 9 of 10" in capsys.readouterr().out
+        assert saved(moved) == saved(finished)
+    assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    assert load_config(moved / "config.yaml").run_dir == str(moved)
+    assert train.main([str(moved / "config.yaml")]) == 2  # without --resume
+    assert f"error: {moved} already holds a run" in capsys.readouterr().err
+    other = tmp_path / "other"
+    assert train.main([str(moved), f"run_dir={other}", "train.max_steps=10", "--resume"]) == 0
+    assert f"note: {other} has no checkpoint to resume" in capsys.readouterr().err
+    assert saved(other) == saved(finished)
+
+
+@pytest.mark.parametrize("max_steps", [10, 5])
+def test_nothing_left_to_do_is_said(
+    run: Path, text: Path, capsys: pytest.CaptureFixture[str], max_steps: int
+) -> None:
+    """A command that ends at once without a reason."""
+    more = [f"train.max_steps={max_steps}", "train.warmup_steps=1"]
+    assert resume(run, text, *more) == 0
+    said = capsys.readouterr().err
+    assert "note: nothing is left to do at step 10, by train.max_steps: make it larger" in said
+
+
 def test_the_files_of_a_run(finished: Path) -> None:
     """What the README promises to lie in the folder, readable by whoever knows the format."""
     assert {path.name for path in finished.iterdir()} == {
@@ -383,10 +417,49 @@ def test_patience_ends_the_run_and_resume_agrees(
     assert start(tmp_path / "run", text, *more) == 0
     assert [line["step"] for line in measured(tmp_path / "run") if "val_loss" in line] == [3, 6, 9]
     assert step_of(last(tmp_path / "run").name) == 9
-    assert "trained 9 steps" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "trained 9 steps. Stopped early: 2 evaluations in a row" in out
     before = saved(tmp_path / "run")
     assert resume(tmp_path / "run", text, *more) == 0
     assert saved(tmp_path / "run") == before
+    assert "nothing is left to do at step 9, by train.patience" in capsys.readouterr().err
+
+
+def test_the_best_weights_are_kept_scored_and_opened(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that was stopped because it got worse, and then is used at its worst.
+
+    From step 5 on each update adds noise to the weights, so step 4 is the best. It is no multiple
+    of save_interval: it must be kept because it is the best."""
+
+    def train_step(run: TrainingRun, *rest: Any) -> tuple[float, float]:
+        result = TRAIN_STEP(run, *rest)
+        if run.step >= 4:
+            with torch.no_grad():
+                for weight in run.model.parameters():
+                    weight.add_(torch.randn_like(weight), alpha=0.3)
+        return result
+
+    monkeypatch.setattr(train, "train_step", train_step)
+    run = tmp_path / "run"
+    assert start(run, text, "train.patience=2", "train.max_steps=50", "train.eval_interval=2") == 0
+    out = capsys.readouterr().out
+    assert [step_of(name) for name in saved(run)] == [4, 6, 8]
+    best = run / "checkpoints" / saved(run)[0]
+    assert "trained 8 steps. Stopped early" in out
+    assert "The best weights are those of step 4, used below." in out
+    assert f"checkpoint   {best}\n" in out
+    assert open_trained(run).checkpoint.path == best
+    assert open_trained(run, "last").checkpoint.step == 8
+    assert open_trained(run, "6").checkpoint.step == 6
+    with pytest.raises(UserError, match=r"no checkpoint 5: choose best, last or .* 4, 6, 8"):
+        open_trained(run, "5")
+    capsys.readouterr()
+    assert evaluate.main([str(best)]) == 0
+    scored = capsys.readouterr().out.splitlines()[-1].split()[-1]
+    test_bpb = re.search(r"On text it never saw: ([\d.]+) bits", out)
+    assert test_bpb and float(test_bpb[1]) == pytest.approx(float(scored), abs=1e-3)
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])

@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -208,6 +210,24 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, kind: str, named: bool
     assert str(path.parent) in str(refusal.value)
 
 
+def test_foreign_files_are_refused_without_asserts(tmp_path: Path) -> None:
+    """`python -O` drops every assert: a header that is checked by one would not be checked."""
+    for number, content in enumerate(FOREIGN.values()):
+        (tmp_path / f"{number:02}").write_bytes(content)
+    code = (
+        "import pathlib, sys, errors\n"
+        "from training.checkpoint import read\n"
+        "assert False\n"  # shows that asserts are off
+        "for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):\n"
+        "    try: read(path).tokenizer()\n"
+        "    except errors.UserError: continue\n"
+        "    print(path.name)\n"
+    )
+    line = [sys.executable, "-O", "-c", code, str(tmp_path)]
+    done = subprocess.run(line, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "", done.stdout + done.stderr
+
+
 def test_folders_and_pipes(tmp_path: Path) -> None:
     """Opening a FIFO waits for ever for a writer; reading a folder is IsADirectoryError."""
     (tmp_path / "folder.safetensors").mkdir()
@@ -307,6 +327,28 @@ def test_none_valid_is_an_error_and_none_at_all_is_none(tmp_path: Path) -> None:
         find(tmp_path)
     with pytest.raises(UserError, match="there is no run"):
         find(tmp_path / "nowhere")
+
+
+def test_best_last_or_a_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """RUN opened at another step than the one that was asked for."""
+    folder = tmp_path / "checkpoints"
+    losses = {1: 3.0, 2: 1.0, 3: float("nan"), 4: 1.0, 5: 2.0}
+    paths = {step: put(folder, step, val_loss=loss, val_step=step) for step, loss in losses.items()}
+    put(folder, 6, val_loss=0.5, val_step=5)  # the loss of other weights than its own
+    assert find(tmp_path).step == find(tmp_path, "best").step == 2  # of two, the earlier
+    assert find(tmp_path, "last").step == 6 and find(tmp_path, "5").step == 5
+    for wrong in ("7", "first", "-1", ""):
+        with pytest.raises(UserError, match="choose best, last or one of the steps 1, 2, 3"):
+            find(tmp_path, wrong)
+    paths[2].write_bytes(paths[2].read_bytes()[:-1])
+    assert find(tmp_path).step == 4
+    assert capsys.readouterr().err.startswith(f"skipped: {paths[2]} is damaged")
+    with pytest.raises(UserError, match="none of the 1 checkpoints"):
+        find(tmp_path, "2")
+    for path in folder.iterdir():
+        path.unlink()
+    put(folder, 1), put(folder, 2)
+    assert find(tmp_path).step == 2  # none was measured
 
 
 def test_a_path_given_by_hand_has_no_fallback(tmp_path: Path) -> None:
