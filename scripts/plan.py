@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from configs.load import QUICKSTART, load_config, split_arguments
-from configs.rules import ignored
 from configs.settings import Config, model_config
 from errors import ArgumentParser, command
 from model.config import ModelConfig
@@ -75,7 +74,7 @@ def plan(config: Config) -> Plan:
         cache_bytes_full={length: cache_bytes(full, length, CACHE_BYTES) for length in LENGTHS},
         memory=memory,
         checkpoint_bytes=memory.checkpoint,
-        notes=[*_notes(config, shape), *ignored(config)],
+        notes=list(_notes(config, shape)),
     )
 
 

@@ -7,12 +7,12 @@ Text is kept as it is: no newline is translated, nothing is stripped.
 import hashlib
 from collections.abc import Iterator
 
+from data.choices import SOURCES
 from data.documents import Document, Source
 from data.stories import FAR, NEAR, VERSION, story
 from data.stories.world import split_of
 from errors import UserError
 
-SOURCES = ("stories", "shakespeare", "files", "hub")
 IN_A_PART = 1000  # stories
 STORY_BYTES = 3_100  # about; for the progress bar
 
