@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 from arguments import add_config, read_config
 from configs.help import describe
 from configs.load import split_arguments
-from configs.rules import ignored
 from configs.settings import Config
 from errors import DIVERGED, ArgumentParser, UserError, command
 
@@ -55,8 +54,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     arguments.words = locate_run(arguments.words)
     config = read_config(arguments)
-    for warning in ignored(config):
-        print(f"note: {warning}", file=sys.stderr)
     return train(config, resume=arguments.resume)
 
 

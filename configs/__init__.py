@@ -1,1 +1,1 @@
-"""Configs: one YAML a run, and the schema that says what may stand in it."""
+"""Configs: one YAML file a run, the settings that it may hold, and the rules between them."""

@@ -1,4 +1,4 @@
-"""What `train.py --help` lists, and configs/schema.json, by which editors check the YAML files.
+"""The list of settings in `train.py --help`, and schema.json, by which editors check YAML files.
 
 `python -m configs.help` writes schema.json.
 """
@@ -16,7 +16,7 @@ from storage import atomic_write
 
 
 def describe() -> str:
-    """List every setting with its default, unit, range and meaning, as `--help` shows it."""
+    """Return the list of settings with default, meaning, range and unit that `--help` prints."""
     lines = []
     section = ""
     for known in SETTINGS.values():
@@ -26,15 +26,15 @@ def describe() -> str:
             section = head
         unit = f" [{known.unit}]" if known.unit else ""
         lines.append(f"  {key:18} {spell(known.default):13} {known.meaning}")
-        lines.append(f"  {'':32} {known.wanted}{unit}")
+        lines.append(f"  {'':32} {known.expected}{unit}")
     return "\n".join(lines)
 
 
 def json_schema() -> dict[str, Any]:
-    """Describe a config file in JSON Schema, for editors and for whoever does not run Python."""
-    parts: dict[str, Any] = {name: {} for name in SETTINGS if "." not in name}
+    """Return the JSON Schema of a config file, for editors."""
+    properties: dict[str, Any] = {name: {} for name in SETTINGS if "." not in name}
     for name, section in SECTIONS.items():
-        parts[name] = {
+        properties[name] = {
             "description": section.__doc__,
             "type": ["object", "null"],
             "properties": {},
@@ -42,12 +42,12 @@ def json_schema() -> dict[str, Any]:
         }
     for known in SETTINGS.values():
         head, _, key = known.name.rpartition(".")
-        (parts[head]["properties"] if head else parts)[key] = known.json_schema()
+        (properties[head]["properties"] if head else properties)[key] = known.json_schema()
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A Breeze run",
         "type": "object",
-        "properties": parts,
+        "properties": properties,
         "additionalProperties": False,
     }
 

@@ -1,62 +1,85 @@
 """Read a config: a YAML file and `section.key=value` overrides become a checked `Config`.
 
-All mistakes are reported together, in one line that names the file, the line and the key.
+All errors are reported together, in one line that names the file, the line and the key.
 """
 
 import difflib
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from configs import strict_yaml
-from configs.rules import conflicts
+from configs.rules import (
+    conflicts,
+    is_local_path,
+    longest_warmup,
+    shortened_warmup,
+    without_effect,
+)
 from configs.setting import spell
 from configs.settings import SECTIONS, SETTINGS, Config
+from configs.spelling import meant_by, refuse_spaces, unknown
 from errors import UserError
 
-QUICKSTART = "configs/quickstart.yaml"
+SHIPPED = Path(__file__).parent  # the folder of the configs that come with Breeze
+QUICKSTART = "configs/quickstart.yaml"  # the default config, as users name it
 MAX_BYTES = 65_536  # a config is a page or two; a larger file is refused unread
-SHOWN = 10  # mistakes listed in one line; the rest are counted
+SHOWN = 10  # errors listed in one line; the rest are counted
 
-Given = tuple[Any, str]  # a value, and where it was given: "line 12: "
+
+class Given(NamedTuple):
+    """A value as it was written, and where."""
+
+    value: Any
+    place: str  # "line 12: ", "command line: "
+    is_asked_for: bool = False  # by this user, not by a config of ours or one that a run saved
 
 
 def split_arguments(words: Sequence[str]) -> tuple[str, list[str]]:
-    """Split `[CONFIG] [section.key=value ...]` into the file, quickstart if none, and the rest."""
-    if not words or ("=" in words[0] and not words[0].endswith((".yaml", ".yml"))):
-        return QUICKSTART, list(words)
-    return words[0], list(words[1:])
+    """Split `[CONFIG] [section.key=value ...]`, in any order, into the file and the overrides.
+
+    Without CONFIG the file is quickstart.yaml. Raises `UserError` for `key = value` with spaces.
+    """
+    refuse_spaces(words)
+    for n, word in enumerate(words):
+        if "=" not in word or (_has_suffix(word) and word.partition("=")[0] not in SETTINGS):
+            return word, [*words[:n], *words[n + 1 :]]
+    default = SHIPPED / Path(QUICKSTART).name
+    is_near = default.is_relative_to(Path.cwd())
+    return str(default.relative_to(Path.cwd()) if is_near else default), list(words)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file, then `section.key=value` overrides, the later the stronger.
+    """Read a YAML file, then `section.key=value` overrides; the last value of a key counts.
 
-    Raises `UserError`, one line that names the file and every mistake in it.
+    A relative path that does not exist is looked up where Breeze is installed. A path that is given
+    after the source decides the source, and a warm-up that the user did not ask for is shortened to
+    fit into the run; a note on stderr says so. Raises `UserError`, one line that names the file and
+    every error. A setting that the user asked for and that has no effect is an error.
     """
-    path = Path(path)
-    document = _document(path)
-    if not isinstance(document.value, dict | None):
-        raise UserError(f"{path}: holds {spell(document.value)}, sections with keys are needed")
-    given = _flatten(document.value or {}, document.lines)
-    mistakes = document.twice
-    for text in overrides:
-        try:
-            name, value = _override(text)
-        except UserError as error:
-            mistakes.append(f"command line: {error}")
-        else:
-            given[name] = (value, "command line: ")
-    config = _check(given, mistakes, str(path))
+    path = _locate(Path(path))
+    in_file, errors = _read_file(path)
+    on_line, more = _read_overrides(overrides)
+    given = {**in_file, **on_line}
+    notes = _set_source(given, in_file, on_line)
+    config, shortened = _check(given, [*errors, *more], str(path))
+    if ineffective := _ineffective(config, in_file, on_line):
+        raise UserError(_one_line(str(path), ineffective))
+    for note in [*notes, *shortened]:
+        print(f"note: {note}", file=sys.stderr)
     return replace(config, run_dir=config.run_dir or f"runs/{path.stem}")
 
 
 def config_from_dict(values: Mapping[str, Any], source: str = "config") -> Config:
-    """Build a config from `to_dict`'s values, checked as strictly as a file.
+    """Build a config from the values of `to_dict`, checked as strictly as a file.
 
-    A setting that is not there has its default. Raises `UserError` whose line begins with `source`.
+    A missing setting has its default. Raises `UserError` whose line begins with `source`.
     """
-    return _check(_flatten(values, {}), [], source)
+    given = {name: Given(value, "") for name, value in _flatten(values).items()}
+    return _check(given, [], source)[0]
 
 
 def to_yaml(config: Config) -> str:
@@ -64,15 +87,47 @@ def to_yaml(config: Config) -> str:
     return strict_yaml.dump(config.to_dict())
 
 
-def _document(path: Path) -> strict_yaml.Document:
-    """Read and parse a file, refusing early what is no small text."""
+# Reading
+
+
+def _has_suffix(word: str) -> bool:
+    return word.endswith((".yaml", ".yml"))
+
+
+def _locate(path: Path) -> Path:
+    """Return `path` if it exists, otherwise the file of that name where Breeze is installed."""
+    with suppress(OSError):  # a name that is too long; `_parse` reports it
+        if not path.exists() and (SHIPPED.parent / path).is_file():
+            return SHIPPED.parent / path
+    return path
+
+
+def _read_file(path: Path) -> tuple[dict[str, Given], list[str]]:
+    """Return the settings in a file, and the errors that do not keep others from being found.
+
+    A file that gives most settings was saved by a run: it also holds values that nobody asked for.
+    """
+    document = _parse(path)
+    if not isinstance(document.value, dict | None):
+        raise UserError(f"{path}: holds {spell(document.value)}, sections with keys are needed")
+    values, lines = _flatten(document.value or {}), document.lines
+    is_own = path.resolve().parent != SHIPPED and len(values) <= len(SETTINGS) // 2
+    given = {
+        name: Given(value, f"line {lines[name]}: " if name in lines else "", is_own)
+        for name, value in values.items()
+    }
+    return given, document.duplicates
+
+
+def _parse(path: Path) -> strict_yaml.Document:
+    """Read and parse a file. Raises `UserError` if it is missing, irregular or too large."""
     try:
         if not path.exists():
             raise UserError(f"{path}: no such file{_neighbour(path)}")
-        if not path.is_file():  # a pipe would be waited for, a device never ends
+        if not path.is_file():  # reading a pipe waits for ever, and a device has no end
             raise UserError(f"{path}: not a regular file, a YAML file is needed")
         if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: larger than {MAX_BYTES:,} bytes, that is no config")
+            raise UserError(f"{path}: larger than {MAX_BYTES:,} bytes, too large for a config")
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}), save it as UTF-8") from None
@@ -85,31 +140,45 @@ def _document(path: Path) -> strict_yaml.Document:
 
 
 def _neighbour(path: Path) -> str:
+    """Return advice on the name of a file that does not exist."""
+    if not _has_suffix(path.name) and (meant := meant_by(str(path))) in SETTINGS:
+        return f"; to change a setting write {meant}=VALUE"
     names = [file.name for file in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, names, n=1)
     return f", did you mean {path.parent / close[0]}?" if close else ""
 
 
-def _flatten(values: Mapping[str, Any], lines: Mapping[str, int]) -> dict[str, Given]:
-    """Turn nested values into dotted names, each with the place where it was given."""
+def _flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn nested values into values by dotted name."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if key in SECTIONS and isinstance(value, Mapping):
             flat.update({f"{key}.{leaf}": item for leaf, item in value.items()})
-        elif key not in SECTIONS or value is not None:  # a section may be left empty
-            # A dot in the file's own key is no section: quoted, it is no setting's name either.
+        elif key not in SECTIONS or value is not None:  # a section may be empty
+            # A key of the file with a dot in it is no setting: quoted, it matches none.
             flat[f'"{key}"' if "." in str(key) else str(key)] = value
-    return {
-        name: (value, f"line {lines[name]}: " if name in lines else "")
-        for name, value in flat.items()
-    }
+    return flat
+
+
+def _read_overrides(overrides: Sequence[str]) -> tuple[dict[str, Given], list[str]]:
+    """Return the settings on the command line, and the errors in them."""
+    place = "command line: "
+    given, errors = {}, []
+    for text in overrides:
+        try:
+            name, value = _override(text)
+        except UserError as error:
+            errors.append(f"{place}{error}")
+        else:
+            given[name] = Given(value, place, is_asked_for=True)
+    return given, errors
 
 
 def _override(text: str) -> tuple[str, Any]:
-    """Split `section.key=value`; text is taken as it is, all else is read as in the file."""
+    """Split `section.key=value`. The value of a text setting is taken literally, others as YAML."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise UserError(f"{spell(text)} is no override, write section.key=value")
+        raise UserError(f"{spell(text)} is not an override, write section.key=value")
     known = SETTINGS.get(name)
     if known and known.is_text:  # `sample.prompt=ROMEO:` would be a mapping in YAML
         return name, (None if known.is_nullable and value == "null" else value)
@@ -119,43 +188,86 @@ def _override(text: str) -> tuple[str, Any]:
         raise UserError(f"{name}: {error}") from None
 
 
-def _check(given: Mapping[str, Given], mistakes: Sequence[str], source: str) -> Config:
-    """Build the config, or raise one `UserError` with all that is wrong."""
-    mistakes, wrong = list(mistakes), set()
+# Checking
+
+
+def _set_source(
+    given: dict[str, Given], in_file: Mapping[str, Given], on_line: Mapping[str, Given]
+) -> list[str]:
+    """Set `data.source` to files if a path of files is given after the source; return the note."""
+    later = [on_line] if "data.path" in on_line else [in_file, on_line]
+    if any(name in each for each in later for name in ("data.source", "data.mix")):
+        return []
+    path = given["data.path"].value if "data.path" in given else None
+    source = given["data.source"].value if "data.source" in given else Config().data.source
+    if source == "files" or "data.mix" in given or not isinstance(path, str):
+        return []
+    if not is_local_path(path, source):
+        return []
+    given["data.source"] = Given("files", "")
+    return [f"data.source is files instead of {source}, because data.path names files"]
+
+
+def _check(given: Mapping[str, Given], errors: list[str], source: str) -> tuple[Config, list[str]]:
+    """Build the config; return it with notes. Raises one `UserError` with all that is wrong."""
+    config, wrong = _build(given, errors)
+    notes = []
+    warmup = config.train.warmup_steps
+    if warmup > longest_warmup(config) and not _is_asked_for("train.warmup_steps", given):
+        train = replace(config.train, warmup_steps=shortened_warmup(config))
+        config = replace(config, train=train)
+        steps = f"train.max_steps is {train.max_steps}"
+        notes = [f"train.warmup_steps is {train.warmup_steps} instead of {warmup}, because {steps}"]
+    for names, conflict in conflicts(config):
+        # The default that replaces a wrong value causes conflicts that the user cannot see.
+        if wrong.isdisjoint(names):
+            place = next((given[name].place for name in names if name in given), "")
+            errors.append(f"{place}{conflict}")
+    if errors:
+        raise UserError(_one_line(source, errors))
+    return config, notes
+
+
+def _build(given: Mapping[str, Given], errors: list[str]) -> tuple[Config, set[str]]:
+    """Return the config of all valid values, and the names of the others; add to `errors`."""
+    wrong = set()
     accepted: dict[str, Any] = {name: {} for name in SECTIONS}
-    for name, (value, where) in given.items():
+    for name, (value, place, _) in given.items():
         try:
             if name not in SETTINGS:
-                # Looking for the nearest name is slow; what is not shown need not be looked for.
-                raise UserError(_unknown(name, value) if len(mistakes) < SHOWN else name)
+                # Searching for the nearest name is slow; it is not needed for what is not shown.
+                raise UserError(unknown(name, value) if len(errors) < SHOWN else name)
             head, _, key = name.rpartition(".")
             (accepted[head] if head else accepted)[key] = SETTINGS[name].accept(value)
         except UserError as error:
-            mistakes.append(f"{where}{error}")
+            errors.append(f"{place}{error}")
             wrong.add(name)
     sections = {name: section(**accepted.pop(name)) for name, section in SECTIONS.items()}
-    config = Config(**accepted, **sections)
-    for names, conflict in conflicts(config):
-        # A default that stands in for a mistake would conflict for nothing.
-        if wrong.isdisjoint(names):
-            where = next((given[name][1] for name in names if name in given), "")
-            mistakes.append(f"{where}{conflict}")
-    if mistakes:
-        raise UserError(_one_line(source, mistakes))
-    return config
+    return Config(**accepted, **sections), wrong
 
 
-def _unknown(name: str, value: Any) -> str:
-    if name in SECTIONS:
-        return f"{name} is {spell(value)}, but a section: write {name}.key=value or keys beneath it"
-    leaf = name.rpartition(".")[2]
-    elsewhere = [known for known in SETTINGS if known.rpartition(".")[2] == leaf]
-    close = elsewhere or difflib.get_close_matches(name, [*SETTINGS, *SECTIONS], n=1)
-    return f"{name} is unknown" + (f", did you mean {close[0]}?" if close else "")
+def _is_asked_for(name: str, given: Mapping[str, Given]) -> bool:
+    return name in given and given[name].is_asked_for
 
 
-def _one_line(source: str, mistakes: Sequence[str]) -> str:
-    count = f"{len(mistakes)} mistakes: " if len(mistakes) > 1 else ""
-    more = f"; and {len(mistakes) - SHOWN} more" if len(mistakes) > SHOWN else ""
-    line = f"{source}: {count}{'; '.join(mistakes[:SHOWN])}{more}"
+def _ineffective(
+    config: Config, in_file: Mapping[str, Given], on_line: Mapping[str, Given]
+) -> list[str]:
+    """Return an error for each setting that the user asked for and that has no effect.
+
+    A setting of the file that only an override makes ineffective is no error.
+    """
+    alone = without_effect(_build(in_file, [])[0])
+    return [
+        f"{given[name].place}{name} has no effect: {reason}; change or remove one of the two"
+        for name, reason in without_effect(config).items()
+        for given in (on_line, in_file)
+        if _is_asked_for(name, given) and (given is on_line or name in alone)
+    ]
+
+
+def _one_line(source: str, errors: Sequence[str]) -> str:
+    count = f"{len(errors)} errors: " if len(errors) > 1 else ""
+    more = f"; and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
+    line = f"{source}: {count}{'; '.join(errors[:SHOWN])}{more}"
     return "".join(c if c.isprintable() else "\ufffd" for c in line)  # no terminal escapes

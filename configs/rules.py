@@ -1,75 +1,148 @@
-"""Rules between settings: conflicts, and settings that have no effect."""
+"""Rules between settings: which conflict, which have no effect, and what follows from others."""
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from configs.setting import spell
-from configs.settings import SETTINGS, SOURCES, Config, model_config, value_of
+from configs.settings import SETTINGS, Config, model_config, value_of
+from data.choices import SOURCES
 from errors import UserError
 
+# Settings that only some sources read.
+_READERS = {
+    "data.path": ("files", "hub"),
+    "data.field": ("files", "hub"),
+    "data.strict": ("files", "hub"),
+    "data.documents": ("files",),
+    "data.separator": ("files",),
+    "data.stories": ("stories",),
+    "data.near": ("stories",),
+    "data.far": ("stories",),
+    "data.hub_config": ("hub",),
+    "data.hub_split": ("hub",),
+    "data.revision": ("hub",),
+    "data.streaming": ("hub",),
+}
 
-def ignored(config: Config) -> list[str]:
-    """Name the settings that differ from their default and yet do nothing, each with the reason."""
-    model, data, train = config.model, config.data, config.train
-    pattern = model.sliding_window
-    all_full = set(pattern if isinstance(pattern, tuple) else [pattern]) == {None}
-    without = "no layer has a window"
-    widening = train.window_schedule in ("grow", "depth")
-    sources = {name.partition(":")[0] for name in data.mix} if data.mix else {data.source}
 
-    def unless(*wanted: str) -> Any:
-        read = f"data.source is {' and '.join(sorted(sources))}, only {' and '.join(wanted)} read"
-        return sources.isdisjoint(wanted) and f"{read}{'s' if len(wanted) == 1 else ''} it"
+# Settings that follow from others
 
-    mixed = data.mix is not None and "data.mix says what is read"
-    own = sources == {"stories"} and "stories have splits of their own"
-    idle = {
-        "data.source": mixed,
-        "data.path": mixed or unless("files", "hub"),
-        "data.field": unless("files", "hub"),
-        "data.documents": unless("files"),
-        "data.stories": unless("stories"),
-        "data.near": unless("stories"),
-        "data.far": unless("stories"),
-        "data.hub_config": unless("hub"),
-        "data.hub_split": unless("hub"),
-        "data.revision": unless("hub"),
-        "data.streaming": unless("hub"),
-        "data.split": own,
-        "data.val_fraction": own,
-        "data.test_fraction": own,
-        "train.adamw_lr": train.optimizer == "adamw" and "under adamw all weights follow train.lr",
-        "model.rope_factor": model.rope_scaling == "none" and "model.rope_scaling is none",
-        "model.rope_original_len": model.rope_scaling != "yarn" and "only yarn reads it",
-        "model.rope_theta_local": all_full and without,
-        "model.attention_sinks": all_full and without,
-        "train.window_from": not widening and "only train.window_schedule grow and depth read it",
-        "train.window_steps": not widening and "only train.window_schedule grow and depth read it",
-        "train.window_choices": train.window_schedule != "random"
-        and "only train.window_schedule random reads it",
-        "tokenizer.type": train.init_from and "the tokenizer is that of train.init_from",
-        "tokenizer.vocab_size": train.init_from and "the tokenizer is that of train.init_from",
-        "train.decay_fraction": train.schedule != "wsd" and "only train.schedule wsd reads it",
-        "sample.top_k": config.sample.temperature == 0 and "sample.temperature is 0",
-        "sample.top_p": config.sample.temperature == 0 and "sample.temperature is 0",
-        "sample.min_p": config.sample.temperature == 0 and "sample.temperature is 0",
-    }
-    return [
-        f"{name} has no effect: {reason}"
-        for name, reason in idle.items()
+
+def is_local_path(path: str, source: str) -> bool:
+    """Whether `path` names files of this computer, not a dataset of the Hub such as `owner/name`.
+
+    If `source` is hub, only a path that exists does; otherwise also one that looks like a path.
+    """
+    try:
+        if Path(path).expanduser().exists():
+            return True
+    except (OSError, RuntimeError, ValueError):  # too long, no home folder, a null character
+        return False
+    looks_like_one = re.search(r"^[./~\\]|^\w:\\|[*?\[]|[/\\]$|\.[A-Za-z]\w{0,7}$", path)
+    return source != "hub" and looks_like_one is not None
+
+
+def longest_warmup(config: Config) -> int:
+    """Return the largest `train.warmup_steps` that fits: it ends before the rate falls."""
+    return config.train.max_steps - max(_decay_steps(config), 1)
+
+
+def shortened_warmup(config: Config) -> int:
+    """Return a warm-up for a run too short for the configured one: a tenth of the run."""
+    return min(config.train.max_steps // 10, longest_warmup(config))
+
+
+def _decay_steps(config: Config) -> int:
+    """Steps at the end of the run in which the schedule wsd lowers the learning rate."""
+    train = config.train
+    return round(train.decay_fraction * train.max_steps) if train.schedule == "wsd" else 0
+
+
+# Settings without effect
+
+
+def without_effect(config: Config) -> dict[str, str]:
+    """Return the settings that differ from their default and have no effect, with the reason."""
+    reasons = {**_data_without_effect(config), **_others_without_effect(config)}
+    return {
+        name: reason
+        for name, reason in reasons.items()
         if reason and value_of(config, name) != SETTINGS[name].default
-    ]
+    }
+
+
+def _data_without_effect(config: Config) -> dict[str, Any]:
+    data = config.data
+    sources = {name.partition(":")[0] for name in data.mix} if data.mix else {data.source}
+    where = f"data.{'mix' if data.mix else 'source'} is {' and '.join(sorted(sources))}"
+    reasons: dict[str, Any] = {}
+    for name, readers in _READERS.items():
+        verb = "reads" if len(readers) == 1 else "read"
+        reason = f"{where}, only {' and '.join(readers)} {verb} it"
+        reasons[name] = sources.isdisjoint(readers) and reason
+    if data.mix:
+        reasons["data.source"] = "data.mix names the sources"
+        reasons["data.path"] = "data.mix names the paths"
+    if sources == {"stories"}:
+        for name in ("data.split", "data.val_fraction", "data.test_fraction"):
+            reasons[name] = f"{where}, and the stories have fixed splits"
+    return reasons
+
+
+def _others_without_effect(config: Config) -> dict[str, Any]:
+    model, train, sample = config.model, config.train, config.sample
+    pattern = model.sliding_window
+    is_full = set(pattern if isinstance(pattern, tuple) else [pattern]) == {None}
+    full = is_full and "model.sliding_window is null, no layer has a window"
+    schedule = f"train.window_schedule is {train.window_schedule}"
+    widening = train.window_schedule not in ("grow", "depth") and schedule
+    greedy = sample.temperature == 0 and "sample.temperature is 0"
+    initial = train.init_from and "the tokenizer is that of train.init_from"
+    return {
+        "model.attention_sinks": full,
+        "model.rope_theta_local": full,
+        "model.rope_factor": model.rope_scaling == "none" and "model.rope_scaling is none",
+        "model.rope_original_len": model.rope_scaling != "yarn"
+        and f"model.rope_scaling is {model.rope_scaling}, only yarn reads it",
+        "tokenizer.type": initial,
+        "tokenizer.vocab_size": initial,
+        "train.adamw_lr": train.optimizer == "adamw"
+        and "train.optimizer is adamw, all weights follow train.lr",
+        "train.decay_fraction": train.schedule != "wsd"
+        and f"train.schedule is {train.schedule}, only wsd reads it",
+        "train.window_from": widening,
+        "train.window_steps": widening,
+        "train.window_choices": train.window_schedule != "random" and schedule,
+        "sample.top_k": greedy,
+        "sample.top_p": greedy,
+        "sample.min_p": greedy,
+    }
+
+
+# Conflicts
 
 
 def conflicts(config: Config) -> Iterator[tuple[list[str], str]]:
-    """Yield what is wrong between settings that are right alone, with their names."""
-    data, train = config.data, config.train
+    """Yield the conflicts between settings that are valid on their own, each with its settings."""
+    yield from _model_conflicts(config)
+    yield from _data_conflicts(config)
+    yield from _training_conflicts(config)
+
+
+def _model_conflicts(config: Config) -> Iterator[tuple[list[str], str]]:
     try:
         model_config(config, config.tokenizer.vocab_size)
     except UserError as error:
         shape = [name for name in SETTINGS if name.startswith("model.")]
-        named = [name for name in shape if f"{name} " in str(error)]  # these lines are shown first
-        yield [*named, *shape, "tokenizer.vocab_size"], str(error)
+        message = str(error.about(f"model.{error.field}") if error.field else error)
+        named = [name for name in shape if f"{name} " in message]  # their lines are shown first
+        yield [*named, *shape, "tokenizer.vocab_size"], message
+
+
+def _data_conflicts(config: Config) -> Iterator[tuple[list[str], str]]:
+    data = config.data
     for name, path in (("run_dir", config.run_dir), ("data.path", data.path)):
         if path is not None and (not path or "\0" in path):
             yield [name], f"{name} is {spell(path)}, a path or null is needed"
@@ -78,24 +151,28 @@ def conflicts(config: Config) -> Iterator[tuple[list[str], str]]:
         yield names, f"data.near is {data.near}, more than data.far, {data.far}: make it smaller"
     for name in data.mix or ():
         source, colon, path = name.partition(":")
-        wants_path = source in ("files", "hub")
-        if source not in SOURCES or bool(path) != wants_path or bool(colon) != wants_path:
+        needs_path = source in ("files", "hub")
+        if source not in SOURCES or bool(path) != needs_path or bool(colon) != needs_path:
             known = "stories, shakespeare, files:PATH or hub:ID"
             given = spell(dict(data.mix or {}))
             yield ["data.mix"], f"data.mix is {given}, for {spell(name)} one of {known} is needed"
+    if data.val_fraction + data.test_fraction >= 1:
+        names = ["data.val_fraction", "data.test_fraction"]
+        total = f"{data.val_fraction:g} + {data.test_fraction:g}"
+        yield names, f"{' + '.join(names)} is {total}: nothing is left to train on"
+
+
+def _training_conflicts(config: Config) -> Iterator[tuple[list[str], str]]:
+    train = config.train
     if train.window_schedule == "random" and not train.window_choices:
         names = ["train.window_schedule", "train.window_choices"]
         yield names, "train.window_schedule random needs train.window_choices, such as [16, 64]"
     if train.window_schedule in ("grow", "depth") and not train.window_steps:
         names = ["train.window_schedule", "train.window_steps"]
         yield names, f"train.window_schedule {train.window_schedule} needs train.window_steps"
-    if data.val_fraction + data.test_fraction >= 1:
-        names = ["data.val_fraction", "data.test_fraction"]
-        total = f"{data.val_fraction:g} + {data.test_fraction:g}"
-        yield names, f"{' + '.join(names)} is {total}: nothing is left to train on"
-    decay = round(train.decay_fraction * train.max_steps) if train.schedule == "wsd" else 0
-    if train.warmup_steps > train.max_steps - max(decay, 1):
+    if train.warmup_steps > longest_warmup(config):
         names = ["train.warmup_steps", "train.max_steps", "train.decay_fraction", "train.schedule"]
+        decay = _decay_steps(config)
         plus = f" plus {decay} steps of decay" if decay else ""
         ends = f"it must end before train.max_steps ({train.max_steps})"
         yield names, f"train.warmup_steps is {train.warmup_steps}{plus}: {ends}"

@@ -1,23 +1,24 @@
-"""One setting: what it may hold, said three ways: as a check, as words, as JSON Schema.
+"""One setting and the values it accepts: as a check, as words, as JSON Schema.
 
-The dataclasses of `configs/settings.py` declare each setting once, with `setting(...)`; the type
-comes from the annotation. Exact types are asked for: True is no number, 3.0 no whole number, and
-"3" is text; only a whole number may stand where a number is meant.
+The dataclasses of `configs/settings.py` declare each setting once, with `setting(...)`; its type is
+the annotation. Types are strict: `True` is not accepted as a number, and "3" is text. A number may
+be spelled in any way: 2e3 and 1.0 are whole numbers, and 1 is accepted where a fraction is.
 """
 
 import json
 import operator
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 from errors import UserError
 
-LIMIT = 1e18  # no setting means anything beyond it; the comparison also catches inf and nan
+LIMIT = 1e18  # no setting needs a larger number; the comparison also rejects inf and nan
 
-_BOUNDS = {  # JSON Schema's words, each with its sign and its test
+_BOUNDS = {  # the keywords of JSON Schema, each with its sign and its test
     "minimum": (">=", operator.ge),
     "exclusiveMinimum": (">", operator.gt),
     "maximum": ("<=", operator.le),
@@ -32,19 +33,19 @@ def setting(
 ) -> Any:
     """Declare a dataclass field as a setting; `bounds` have JSON Schema's names (`minimum=1`)."""
     assert bounds.keys() <= _BOUNDS.keys(), bounds
-    about = {"meaning": meaning, "unit": unit, "choices": choices, "bounds": bounds}
-    return field(default=default, metadata=about)
+    metadata = {"meaning": meaning, "unit": unit, "choices": choices, "bounds": bounds}
+    return field(default=default, metadata=metadata)
 
 
 def spell(value: Any) -> str:
-    """Write a value as YAML and JSON do, cut to a length that fits an error's line."""
+    """Write a value as YAML and JSON do, truncated so that it fits into a line."""
     text = json.dumps(value, ensure_ascii=False, default=repr)
     return text if len(text) <= 48 else text[:45] + "..."
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is known of one setting; `hint` is its annotation, `name` is dotted."""
+    """One declared setting; `name` is dotted (`train.lr`), `hint` is the annotation."""
 
     name: str
     hint: Any
@@ -56,16 +57,17 @@ class Setting:
 
     @property
     def is_text(self) -> bool:
-        """Whether any text may stand here."""
+        """Whether any text is accepted."""
         return str in _kinds(self.hint) and not self.choices
 
     @property
     def is_nullable(self) -> bool:
+        """Whether null is accepted."""
         return NoneType in _kinds(self.hint)
 
     @property
-    def wanted(self) -> str:
-        """What may stand here, in words: `a whole number >= 1 or null`."""
+    def expected(self) -> str:
+        """The accepted values in words: `a whole number >= 1 or null`."""
         if self.choices:
             return "one of " + ", ".join(str(c).lower() for c in self.choices)
         bounds = (f" {_BOUNDS[key][0]} {bound:g}" for key, bound in self.bounds.items())
@@ -74,33 +76,31 @@ class Setting:
     def accept(self, value: Any) -> Any:
         """Return `value` in the setting's own type. Raises `UserError` saying what is needed."""
         if self.choices:
-            fitting = any(type(value) is type(c) and value == c for c in self.choices)
+            if any(type(value) is type(choice) and value == choice for choice in self.choices):
+                return value
         else:
-            fitting = _is(value, self.hint) and all(map(self._in_range, _numbers(value)))
-        if not fitting:
-            remedy = _remedy(value, self)
-            raise UserError(f"{self.name} is {spell(value)}, {self.wanted} is needed{remedy}")
-        if isinstance(value, list):
-            return tuple(value)
-        if isinstance(value, dict):
-            return {key: float(number) for key, number in value.items()}
-        return float(value) if type(value) is int and float in _kinds(self.hint) else value
+            with suppress(ValueError, OverflowError):  # an int beyond the largest float
+                converted = _convert(value, self.hint)
+                if all(map(self._is_in_range, _numbers(converted))):
+                    return converted
+        remedy = _remedy(value, self)
+        raise UserError(f"{self.name} is {spell(value)}, {self.expected} is needed{remedy}")
 
     def json_schema(self) -> dict[str, Any]:
-        """Describe the setting for editors."""
+        """Return the setting's JSON Schema, which editors check by."""
         unit = f" [{self.unit}]" if self.unit else ""
-        about = {"description": self.meaning + unit, "default": self.default}
+        schema = {"description": self.meaning + unit, "default": self.default}
         if self.choices:
-            return {**about, "enum": list(self.choices)}
-        return {**about, **_json_type(self.hint, self.bounds)}
+            return {**schema, "enum": list(self.choices)}
+        return {**schema, **_json_type(self.hint, self.bounds)}
 
-    def _in_range(self, number: float) -> bool:
+    def _is_in_range(self, number: float) -> bool:
         tests = ((_BOUNDS[key][1], bound) for key, bound in self.bounds.items())
         return abs(number) < LIMIT and all(holds(number, bound) for holds, bound in tests)
 
 
 def declared(section: Any, prefix: str = "") -> Iterator[Setting]:
-    """List the settings of a dataclass, those of its sections included, in their order."""
+    """List the settings of a dataclass and of its sections, in the order of declaration."""
     for entry in fields(section):
         if is_dataclass(entry.type):
             yield from declared(entry.type, f"{prefix}{entry.name}.")
@@ -113,23 +113,24 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if isinstance(hint, UnionType) else (hint,)
 
 
-def _is(value: Any, hint: Any) -> bool:
+def _convert(value: Any, hint: Any) -> Any:
+    """Return `value` in the type `hint`: lists as tuples, numbers as int or float.
+
+    Raises `ValueError` if it is of another type.
+    """
     for kind in _kinds(hint):
-        if get_origin(kind) is tuple:
-            item = get_args(kind)[0]
-            if type(value) in (list, tuple) and all(_is(each, item) for each in value):
-                return True
-        elif get_origin(kind) is Mapping:
+        if get_origin(kind) is tuple and type(value) in (list, tuple):
+            return tuple(_convert(item, get_args(kind)[0]) for item in value)
+        if get_origin(kind) is Mapping and type(value) is dict and value:
             key, item = get_args(kind)
-            if (
-                type(value) is dict
-                and value
-                and all(_is(each, key) and _is(value[each], item) for each in value)
-            ):
-                return True
-        elif type(value) is kind or (kind is float and type(value) is int):
-            return True
-    return False
+            return {_convert(k, key): _convert(v, item) for k, v in value.items()}
+        if type(value) is kind:
+            return value
+        if kind is int and type(value) is float and value.is_integer():
+            return int(value)
+        if kind is float and type(value) is int:
+            return float(value)
+    raise ValueError(value)
 
 
 def _numbers(value: Any) -> list[float]:
@@ -140,6 +141,7 @@ def _numbers(value: Any) -> list[float]:
 
 
 def _words(hint: Any, bounds: str) -> str:
+    """Say which types `hint` accepts; `bounds` stands behind each number."""
     words = []
     for kind in _kinds(hint):
         if kind is NoneType:
@@ -155,6 +157,7 @@ def _words(hint: Any, bounds: str) -> str:
 
 
 def _json_type(hint: Any, bounds: dict[str, float]) -> dict[str, Any]:
+    """Return `hint` with `bounds` in the keywords of JSON Schema."""
     names, items = [], {}
     for kind in _kinds(hint):
         if get_origin(kind) is tuple:
@@ -169,11 +172,11 @@ def _json_type(hint: Any, bounds: dict[str, float]) -> dict[str, Any]:
     return {"type": names[0] if len(names) == 1 else names, **items, **bounds}
 
 
-def _remedy(value: Any, wanted: Setting) -> str:
-    """Add what to write instead, for the mistakes that are easily made and hardly seen."""
+def _remedy(value: Any, setting: Setting) -> str:
+    """Return what to write instead, for mistakes that are hard to see."""
     if isinstance(value, str) and re.fullmatch(r"[-+]?0[0-9]+", value):
         return " (write it without leading zeros)"
-    if wanted.is_text and isinstance(value, int | float):
+    if setting.is_text and isinstance(value, int | float):
         return " (put it in quotes)"
     if any(not abs(number) < LIMIT for number in _numbers(value)):
         return f" (below {LIMIT:g})"

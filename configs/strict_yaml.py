@@ -1,9 +1,10 @@
-"""YAML without its traps: text in, plain values and their line numbers out.
+"""Strict YAML: text in, plain values and their line numbers out.
 
-PyYAML follows YAML 1.1, in which `3e-4` is a string, `on` is True, `012` is 10, `1:30` is 90 and
-the last of two equal keys wins in silence. Here the plain scalars of YAML 1.2 hold (yaml.org/spec/
-1.2.2, section 10.3), with `_` allowed inside numbers, and what a setting does not need is refused:
-tags, anchors, aliases, deep nesting. Nothing is built but dict, list, str, int, float, bool, None.
+PyYAML follows YAML 1.1, in which `3e-4` is a string, `on` is True, `012` is 10, `1:30` is 90, and
+the last of two equal keys is used without a warning. This module reads plain scalars as YAML 1.2
+does (yaml.org/spec/1.2.2, section 10.3), allows `_` inside numbers, and refuses features that no
+setting needs: tags, anchors, aliases, deep nesting. It returns only dict, list, str, int, float,
+bool and None.
 """
 
 import re
@@ -14,11 +15,12 @@ import yaml
 
 from errors import UserError
 
-MAX_DEPTH = 8  # a file of 10,000 brackets would otherwise exhaust the stack
+MAX_DEPTH = 8  # a file of 10,000 brackets would exhaust the stack
 
 _TAG = "tag:yaml.org,2002:"
-# Which plain scalar is what. A whole number with a leading zero matches none and stays text: some
-# read 012 as 10 and some as 12, so the schema asks. Python refuses to read 5,000 digits: 100 do.
+# Patterns of the types of plain scalars. A whole number with a leading zero matches none and stays
+# text, which no number accepts: some programs read 012 as 10 and some as 12. Python refuses to
+# read 5,000 digits; 100 are enough.
 _PLAIN = {
     None: [
         (_TAG + "null", re.compile(r"(null|Null|~|)\Z")),
@@ -36,7 +38,7 @@ _PLAIN = {
 
 
 class _Loader(yaml.SafeLoader):
-    """Compose nodes, refusing what could surprise; this file constructs the values itself."""
+    """Compose nodes and refuse unwanted features; `_value` constructs the values."""
 
     yaml_implicit_resolvers = _PLAIN
     depth = 0
@@ -57,22 +59,22 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quote exactly the texts that `_Loader` would take for something else."""
+    """Quote exactly the texts that `_Loader` would read as another type."""
 
     yaml_implicit_resolvers = _PLAIN
 
 
 @dataclass
 class Document:
-    """A text's plain value, the line of each dotted key, and the keys that were given twice."""
+    """The plain value of a text, the line of each dotted key, and errors about repeated keys."""
 
     value: Any = None
     lines: dict[str, int] = field(default_factory=dict)
-    twice: list[str] = field(default_factory=list)
+    duplicates: list[str] = field(default_factory=list)
 
 
 def parse(text: str) -> Document:
-    """Read one YAML document. Raises `UserError` with the line where it is none or not allowed."""
+    """Read one YAML document. Raises `UserError` with the line of the first error."""
     document = Document()
     try:
         node = yaml.compose(text, Loader=_Loader)
@@ -92,12 +94,12 @@ def parse(text: str) -> Document:
 
 def dump(value: Any) -> str:
     """Write plain values so that `parse` reads the same values back."""
-    # Non-ASCII is escaped: unescaped, PyYAML writes U+0085, which it then reads as a line's end.
+    # Non-ASCII is escaped, because PyYAML would write U+0085 plainly and read it as a line's end.
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False)
 
 
 def _value(node: yaml.Node, name: str, document: Document) -> Any:
-    """Turn a node into its plain value, noting the lines of the keys beneath `name`."""
+    """Return the plain value of a node; record in `document` the lines of the keys below `name`."""
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, name, document)
     if isinstance(node, yaml.SequenceNode):
@@ -115,6 +117,7 @@ def _value(node: yaml.Node, name: str, document: Document) -> Any:
 
 
 def _mapping(node: yaml.MappingNode, name: str, document: Document) -> dict[str, Any]:
+    """Return the plain value of a mapping; report repeated keys in `document`."""
     mapping: dict[str, Any] = {}
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
@@ -124,7 +127,9 @@ def _mapping(node: yaml.MappingNode, name: str, document: Document) -> dict[str,
         full = f"{name}.{key}" if name else key
         if key in mapping:
             earlier = document.lines[full]
-            document.twice.append(f"line {line}: {full} is given twice (also on line {earlier})")
+            document.duplicates.append(
+                f"line {line}: {full} is given twice (also on line {earlier})"
+            )
             continue
         document.lines[full] = line
         mapping[key] = _value(value_node, full, document)

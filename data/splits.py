@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
 
+from data.choices import SPLIT_RULES
 from data.documents import Document, Source
 from errors import UserError
 
@@ -71,8 +72,8 @@ def choose(source: Source, *, split: str, val_fraction: float, test_fraction: fl
 
 
 def _check(split: str, val_fraction: float, test_fraction: float) -> None:
-    if split not in ("document", "tail"):
-        raise UserError(f"data.split is {split!r}: one of document, tail")
+    if split not in SPLIT_RULES:
+        raise UserError(f"data.split is {split!r}: one of {', '.join(SPLIT_RULES)}")
     if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
         raise UserError(
             f"data.val_fraction ({val_fraction}) and data.test_fraction ({test_fraction}) must not "

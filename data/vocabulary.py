@@ -24,10 +24,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from data.choices import TOKENIZERS
 from data.tokenizer import FIRST_PIECE, SPACE_MARK, well_formed
 from errors import UserError
 
-TYPES = ("bpe", "unigram", "char")
 TRAINING_LIMIT = 32_000_000  # characters; more text changes few pieces and costs memory and time
 COMMON = 20  # a character that occurs 20 times less often than the average piece is rare
 
@@ -69,8 +69,8 @@ def train_tokenizer(texts: Iterable[str], *, type: str, vocab_size: int) -> byte
     Raises `UserError` if there is too little text, or if `vocab_size` has no room for the
     specials, the bytes, newline, space and one more character.
     """
-    if type not in TYPES:
-        raise UserError(f"tokenizer.type is {type!r}: one of {', '.join(TYPES)}")
+    if type not in TOKENIZERS:
+        raise UserError(f"tokenizer.type is {type!r}: one of {', '.join(TOKENIZERS)}")
     smallest = FIRST_PIECE + len(_ALWAYS) + 1
     if vocab_size < smallest:
         raise UserError(

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 
 from arguments import add_config, read_config
 from configs.load import split_arguments
-from configs.rules import ignored
 from configs.settings import Config, model_config
 from errors import ArgumentParser, command
 from model.config import ModelConfig
@@ -76,7 +75,7 @@ def plan(config: Config) -> Plan:
         cache_bytes_full={length: cache_bytes(full, length, CACHE_BYTES) for length in LENGTHS},
         memory=memory,
         checkpoint_bytes=memory.checkpoint,
-        notes=[*_notes(config, shape), *ignored(config)],
+        notes=list(_notes(config, shape)),
     )
 
 

@@ -256,7 +256,7 @@ def test_all_mistakes_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     words = ["train.lr=-1", "model.dims=3", "data.seq_len=x"]
     assert train.main([tiny.QUICKSTART, *words, f"run_dir={tmp_path / 'run'}"]) == 2
     line = refused(capsys.readouterr().err)
-    assert "3 mistakes" in line and all(w.split("=")[0] in line for w in words)
+    assert "3 errors" in line and all(w.split("=")[0] in line for w in words)
     assert not (tmp_path / "run").exists()
 
 

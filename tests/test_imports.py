@@ -24,7 +24,7 @@ ALLOWED = {
     "model": FLOOR,
     "data": FLOOR,
     "training": FLOOR,
-    "configs": FLOOR | {"model"},
+    "configs": FLOOR | {"model", "data", "training"},
     "checks": FLOOR | {"model"},
     "inference": FLOOR | {"model", "data", "configs", "training"},
     "run.py": FLOOR | {"model", "data", "configs", "training", "inference"},
@@ -36,7 +36,9 @@ ALLOWED = {
 }
 # Of these rooms only some modules may be imported: (importing room, imported room) -> modules.
 NARROW = {
-    ("configs", "model"): {"model.config"},  # reading a YAML file would import torch
+    ("configs", "model"): {"model.config"},  # the rest imports torch, which takes seconds
+    ("configs", "data"): {"data.choices"},
+    ("configs", "training"): {"training.choices"},
     ("inference", "data"): {"data.tokenizer"},  # it prepares no text
     ("inference", "training"): {"training.checkpoint", "training.device"},  # and has no optimizer
 }

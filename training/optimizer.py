@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from errors import UserError
+from training.choices import OPTIMIZERS
 from training.muon import Muon
 
 BETAS = (0.9, 0.95)  # AdamW's, as usual for language models
 MOMENTUM = 0.95  # Muon's
 MOMENTS = ("momentum_buffer", "exp_avg", "exp_avg_sq")  # the tensors a checkpoint must carry
-
-OPTIMIZERS = ("muon", "adamw")
 
 
 class Optimizer:

@@ -7,7 +7,7 @@ wsd      warm up, stay, then straight down at the end           (arXiv 2404.0639
 
 import math
 
-SCHEDULES = ("cosine", "linear", "wsd")
+from training.choices import SCHEDULES
 
 
 def lr_ratio(

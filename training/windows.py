@@ -15,7 +15,8 @@ For a stack of [64, 64, null] that starts at 16 and has 300 steps in which to wi
 import hashlib
 from collections.abc import Sequence
 
-SCHEDULES = ("constant", "grow", "depth", "random")
+from training.choices import WINDOW_SCHEDULES
+
 Window = int | None
 
 
@@ -36,7 +37,7 @@ def windows_at(
     a layer without a window grows as if it had one of `seq_len`. `choices` is what random draws
     from, by `seed` and `step` alone.
     """
-    assert schedule in SCHEDULES
+    assert schedule in WINDOW_SCHEDULES
     if schedule == "random":
         digest = hashlib.sha256(f"window {seed} {step}".encode()).digest()
         return (choices[int.from_bytes(digest[:8], "big") % len(choices)],) * len(windows)

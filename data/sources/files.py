@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 
+from data.choices import DOCUMENTS
 from data.documents import Document, Source
 from data.sources import texts
 from data.sources.compression import content_suffix, decompressed, is_compressed
@@ -23,7 +24,6 @@ from data.sources.rows import is_absent
 from data.sources.tables import NoColumn, read_rows
 from errors import UserError
 
-DOCUMENTS = ("file", "line", "paragraph")
 LONG_LINE = 1_000_000  # characters; a longer line is reported
 _NAMED = 10  # files with errors that are named; more are counted
 # Endings of tables for certain. If all of them lack the column, its name is probably wrong.

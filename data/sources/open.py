@@ -7,12 +7,12 @@ Text is kept as it is: no line end is translated, no white space is removed.
 import hashlib
 from collections.abc import Iterator
 
+from data.choices import SOURCES
 from data.documents import Document, Source
 from data.stories import FAR, NEAR, VERSION, story
 from data.stories.world import split_of
 from errors import UserError
 
-SOURCES = ("stories", "shakespeare", "files", "hub")
 STORIES_PER_CHUNK = 1000
 STORY_BYTES = 3_100  # approximate, for the progress bar
 

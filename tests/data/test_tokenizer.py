@@ -11,8 +11,9 @@ import sentencepiece
 from kites import SIZE, TEXT
 
 from data import tokenizer as tokenizer_module
+from data.choices import TOKENIZERS
 from data.tokenizer import Tokenizer
-from data.vocabulary import _LOSSLESS, TYPES, train_tokenizer
+from data.vocabulary import _LOSSLESS, train_tokenizer
 from errors import UserError
 
 NASTY = [
@@ -24,7 +25,7 @@ NASTY = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=TYPES)
+@pytest.fixture(scope="module", params=TOKENIZERS)
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     return Tokenizer(train_tokenizer(TEXT, type=request.param, vocab_size=SIZE[request.param]))
 

@@ -16,8 +16,9 @@ import tiny
 from kites import SIZE, TEXT
 
 from data import vocabulary
+from data.choices import TOKENIZERS
 from data.tokenizer import Tokenizer
-from data.vocabulary import TYPES, train_tokenizer
+from data.vocabulary import train_tokenizer
 from errors import UserError
 
 
@@ -26,7 +27,7 @@ def bpe() -> Tokenizer:
     return Tokenizer(train_tokenizer(TEXT, type="bpe", vocab_size=340))
 
 
-@pytest.mark.parametrize("type", TYPES)
+@pytest.mark.parametrize("type", TOKENIZERS)
 def test_training_is_deterministic(type: str) -> None:
     """Two processes, hashing strings differently, learn the same bytes."""
     program = (
@@ -73,7 +74,7 @@ def test_a_text_without_spaces_is_learnt_from() -> None:
     assert len(model.encode("中文")) == 1
 
 
-@pytest.mark.parametrize("type", TYPES)
+@pytest.mark.parametrize("type", TOKENIZERS)
 def test_digits_stand_alone(type: str) -> None:
     """A number is spelled digit by digit, however frequent it is."""
     tokenizer = Tokenizer(train_tokenizer(TEXT, type=type, vocab_size=SIZE[type]))
@@ -117,7 +118,7 @@ def test_a_vocabulary_that_the_text_does_not_allow(type: str) -> None:
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("type", TYPES)
+@pytest.mark.parametrize("type", TOKENIZERS)
 @pytest.mark.parametrize("vocab_size", [1, 3, 258, 261])
 def test_vocabulary_too_small(type: str, vocab_size: int) -> None:
     """The size that the message names holds specials, bytes, newline, space and one letter, and
@@ -137,7 +138,7 @@ def test_refused_training(capfd: pytest.CaptureFixture[str]) -> None:
     for nothing in (["", "\0"], []):
         with pytest.raises(UserError, match="there is no text to train a tokenizer on"):
             train_tokenizer(nothing, type="bpe", vocab_size=310)
-    for type in TYPES:
+    for type in TOKENIZERS:
         with pytest.raises(UserError, match="cannot train on so little text"):
             train_tokenizer(["\n"], type=type, vocab_size=310)
     assert "Traceback" not in capfd.readouterr().err
@@ -149,7 +150,9 @@ RARE = [chr(0x4E00 + number) for number in range(6000)]
 RARE_TEXT = tiny.english(60_000) + "".join(RARE) + "\U0001f600" * 30
 
 
-@pytest.mark.parametrize(("type", "vocab_size"), [(type, n) for type in TYPES for n in (300, 2048)])
+@pytest.mark.parametrize(
+    ("type", "vocab_size"), [(type, n) for type in TOKENIZERS for n in (300, 2048)]
+)
 def test_rare_characters_are_spelled_in_bytes(
     type: str, vocab_size: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 
-from training.schedule import SCHEDULES, lr_ratio
+from training.choices import SCHEDULES
+from training.schedule import lr_ratio
 
 
 def rates(max_steps: int = 100, **settings: object) -> list[float]:

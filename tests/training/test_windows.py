@@ -4,7 +4,8 @@ from collections import Counter
 
 import pytest
 
-from training.windows import SCHEDULES, windows_at
+from training.choices import WINDOW_SCHEDULES
+from training.windows import windows_at
 
 STACK = (64, 64, None)
 
@@ -53,4 +54,4 @@ def test_random_draws_each_choice_by_seed_and_step_alone() -> None:
 
 def test_constant_is_the_models_own() -> None:
     """The default would change the model."""
-    assert "constant" in SCHEDULES and at(0, "constant") == at(999, "constant") == STACK
+    assert "constant" in WINDOW_SCHEDULES and at(0, "constant") == at(999, "constant") == STACK
