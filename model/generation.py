@@ -52,17 +52,16 @@ def generate(
     """
     sampling = sampling or Sampling()
     _check(prompts, model.config.vocab_size)
-    weight = model.tok_embeddings.weight
-    capacity = max(map(len, prompts)) + max_tokens
-    cache = RollingKVCache(model.config, len(prompts), capacity, weight.dtype, weight.device)
+    cache = _cache_for(model, prompts, max_tokens)
+    device = cache.seen.device
     occurred = None  # only the repetition penalty reads it
     if sampling.repetition_penalty != 1.0:
-        occurred = _occurred(prompts, model.config.vocab_size).to(weight.device)
+        occurred = _occurred(prompts, model.config.vocab_size).to(device)
     streams, stops = torch.arange(len(prompts)), frozenset(stop)
     running = [True] * len(prompts)
     logits = prefill(model, prompts, cache)
     if first_allowed is not None:
-        logits = logits.masked_fill(~first_allowed.to(logits.device), -torch.inf)
+        logits = logits.masked_fill(~first_allowed.to(device), -torch.inf)
     for n in range(max_tokens):
         tokens = draw(probabilities(logits, sampling, occurred), uniform(seed, streams, n))
         drawn = tokens.tolist()
@@ -70,10 +69,19 @@ def generate(
         running = [runs and token not in stops for token, runs in zip(drawn, running, strict=True)]
         if not any(running) or n + 1 == max_tokens:
             return
-        tokens = tokens.to(weight.device)[:, None]
+        tokens = tokens.to(device)[:, None]
         if occurred is not None:
             occurred.scatter_(1, tokens, True)
         logits = model(tokens, cache=cache)[:, -1]
+
+
+def _cache_for(
+    model: Transformer, prompts: Sequence[Sequence[int]], max_tokens: int
+) -> RollingKVCache:
+    """Make a cache for the prompts and what follows, in the dtype and on the device of the model."""
+    weight = model.tok_embeddings.weight
+    capacity = max(map(len, prompts)) + max_tokens
+    return RollingKVCache(model.config, len(prompts), capacity, weight.dtype, weight.device)
 
 
 def _occurred(prompts: Sequence[Sequence[int]], vocab_size: int) -> Tensor:

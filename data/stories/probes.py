@@ -24,6 +24,8 @@ class Probe(NamedTuple):
 
 
 class Story(NamedTuple):
+    """A story and the probes in it, in the order of their uses."""
+
     text: str
     probes: tuple[Probe, ...]
 

@@ -56,8 +56,8 @@ def tarred() -> bytes:
         ("a.doc", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is an old Office document, not text"),
         ("a.rtf", b"{\\rtf1\\ansi text}", "is a rich text (RTF) document, not text"),
         ("a.tar", tarred(), "is a tar archive, not text: unpack it"),
-        ("a.tar.gz", gzip.compress(tarred()), "is a tar archive, not text: unpack it"),
-        ("a", gzip.compress(b"a"), "is a gzip file, not text: give it the ending .gz"),
+        ("a.tar.gz", gzip.compress(tarred(), mtime=0), "is a tar archive, not text: unpack it"),
+        ("a", gzip.compress(b"a", mtime=0), "is a gzip file, not text: give it the ending .gz"),
         ("a.txt.xz", lzma.compress(b"a"), "is an xz file, not text: unpack it"),
         ("a.png", b"\x89PNG\r\n\x1a\n", "is an image (PNG), not text"),
         ("a.exe", b"\x7fELF\x02\x01\x01\0", "is a program (ELF), not text"),
@@ -67,6 +67,7 @@ def tarred() -> bytes:
         ("a.txt", b"\0" * 100, "is a binary file, not text"),
         ("a.jsonl", zipped(), "is a zip archive, not text"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "content",
 )
 def test_named_as_what_it_is(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
