@@ -47,7 +47,7 @@ def library(tmp_path: Path) -> Path:
 
 
 def test_folder(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Sorted, at any depth, byte for byte without the byte order mark; skipped files are reported."""
+    """Sorted, at any depth, unchanged but for the byte order mark; skipped files are reported."""
     expected = [("a.md", "ä"), ("b.txt", " b\r\n\tB\r\r\n \n"), ("deep/c.txt", "c")]
     assert read(library) == expected
     assert capsys.readouterr().err.splitlines() == [
