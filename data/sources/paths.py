@@ -49,7 +49,10 @@ def _matches(pattern: str) -> list[Path]:
     start = next(number for number, part in enumerate(parts) if glob.has_magic(part))
     base = Path(*parts[:start])
     depth = None if "**" in parts else len(parts) - start
-    matcher = re.compile(_expression(parts[start:]))
+    try:
+        matcher = re.compile(_expression(parts[start:]))
+    except re.error as error:  # such as [z-a]
+        raise UserError(f"{pattern} is not a pattern: {error}") from None
     files = _walk(base, depth) if base.is_dir() else []
     return [file for file in files if matcher.fullmatch(file.relative_to(base).as_posix())]
 

@@ -33,7 +33,7 @@ def refusal(path: Path | str | None, field: str = "text") -> str:
 
 @pytest.fixture
 def library(tmp_path: Path) -> Path:
-    """A folder of files, some of which are no text."""
+    """A folder of files, some of which are not text."""
     folder = tmp_path / "library"
     (folder / "deep").mkdir(parents=True)
     (folder / ".git").mkdir()
@@ -47,7 +47,7 @@ def library(tmp_path: Path) -> Path:
 
 
 def test_folder(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Sorted, deep, byte for byte but for the byte order mark; what is not read is said."""
+    """Sorted, at any depth, unchanged but for the byte order mark; skipped files are reported."""
     expected = [("a.md", "ä"), ("b.txt", " b\r\n\tB\r\r\n \n"), ("deep/c.txt", "c")]
     assert read(library) == expected
     assert capsys.readouterr().err.splitlines() == [
@@ -60,7 +60,7 @@ def test_folder(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_file_and_glob(library: Path) -> None:
-    """A file is itself whatever its suffix; a glob names files below their common folder."""
+    """A file is read whatever its ending; a glob names files below their common folder."""
     (library / "notes").write_text("n")
     assert read(library / "notes") == [("notes", "n")]
     assert read(library / "**" / "*.txt") == [("b.txt", " b\r\n\tB\r\r\n \n"), ("deep/c.txt", "c")]
@@ -68,7 +68,7 @@ def test_file_and_glob(library: Path) -> None:
 
 
 def test_a_file_may_be_called_like_a_glob(tmp_path: Path) -> None:
-    """`[1]` in a name that exists is no pattern, for us and for `datasets`."""
+    """`[1]` in the name of an existing file is not a pattern."""
     (tmp_path / "a[1].txt").write_text("one")
     (tmp_path / "a[1].jsonl").write_text('{"text": "two"}\n')
     assert read(tmp_path / "a[1].txt") == [("a[1].txt", "one")]
@@ -76,7 +76,7 @@ def test_a_file_may_be_called_like_a_glob(tmp_path: Path) -> None:
 
 
 def test_tables(tmp_path: Path) -> None:
-    """A row is a document; empty ones are passed over, but "NA" and "null" are words."""
+    """A row is a document; empty rows are skipped, but "NA" and "null" are words."""
     (tmp_path / "a.jsonl").write_bytes(
         b'{"text": "one\\r\\n two ", "x": 1}\n{"text": null}\n{"text": ""}\n{"text": "\\u00e4"}\n'
     )
@@ -112,7 +112,7 @@ def test_documents_can_be_read_again(library: Path) -> None:
 
 
 def test_fingerprint_follows_content_and_names_only(library: Path, tmp_path: Path) -> None:
-    """Moving or touching a corpus changes nothing; a byte, a name or the column does."""
+    """Moving or touching a corpus changes nothing; a changed byte, name or column does."""
     first = Files(str(library)).fingerprint()
     os.utime(library / "b.txt", (0, 0))
     moved = library.rename(tmp_path / "elsewhere")
@@ -149,7 +149,7 @@ def test_fingerprint_follows_content_and_names_only(library: Path, tmp_path: Pat
     ],
 )
 def test_refused_content(tmp_path: Path, content: bytes, name: str, message: str) -> None:
-    """What is not text is named with its place."""
+    """Content that is not text is named with its place."""
     file = tmp_path / name
     file.write_bytes(content)
     assert message.format(file=file) in refusal(file)
@@ -167,7 +167,7 @@ def test_refused_paths(tmp_path: Path) -> None:
 
 
 def test_compressed(tmp_path: Path) -> None:
-    """A .txt.gz would be read as bytes, a .jsonl.gz not be found."""
+    """Text and tables, by the ending in front of .gz."""
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress("ä".encode()))
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"text": "one"}\n{"text": "two"}\n'))
     (tmp_path / "c.csv.gz").write_bytes(gzip.compress(b"id,text\n1,three\n"))
@@ -178,7 +178,7 @@ def test_compressed(tmp_path: Path) -> None:
 
 
 def test_a_broken_file_among_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One file in another encoding would end the reading of a thousand, or vanish in silence."""
+    """One file in another encoding does not end the reading of the others, and is reported."""
     for name, content in (("a.txt", b"a"), ("b.txt", b"\xff\xfe"), ("c.txt", b"c")):
         (tmp_path / name).write_bytes(content)
     assert read(tmp_path) == [("a.txt", "a"), ("c.txt", "c")]
@@ -187,7 +187,7 @@ def test_a_broken_file_among_others(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_refused_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root may read everything, so the answer is played."""
+    """Root may read everything, so the answer of the system is replaced."""
     (tmp_path / "a.txt").write_text("a")
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert refusal(tmp_path).endswith("a.txt may not be read: change its permissions")
@@ -208,7 +208,7 @@ def documents_of(path: Path, documents: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_lines_and_paragraphs(tmp_path: Path, end: str) -> None:
-    """A line has no end, a paragraph keeps those inside; blank ones are none; any convention."""
+    """A line is without its end, a paragraph keeps the ends inside it; blank ones are skipped."""
     lines = ["", "  one", "two ", " \t", "", "drei\u2028\x0bä", ""]
     (tmp_path / "a.md").write_bytes("\ufeff".encode() + end.join(lines).encode())
     assert documents_of(tmp_path, "line") == [
@@ -232,7 +232,7 @@ def test_what_a_document_is_decides_the_fingerprint(library: Path) -> None:
         Files(str(library), documents="page")
 
 
-# ---------------------------------------------------------------------------- sections and parts
+# ---------------------------------------------------------------------------- sections and chunks
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ BORDERS = {
     "behind the blank lines": (b"a" * 31 + b"b\nc\n \n\nd" + b"e" * 9, 38),
     "behind the line": (b"a" * 33 + b"\nb" + b"c" * 99, 34),
     "not inside \\r\\n": (b"a" * 31 + b"\r\nb" + b"c" * 99, 33),
-    "nor where the window ends": (b"a" * 47 + b"\r\n\r\n" + b"c" * 99, 32),
+    "nor where the bytes ahead end": (b"a" * 47 + b"\r\n\r\n" + b"c" * 99, 32),
     "one \\r\\n is no blank line": (b"a" * 33 + b"\r\nb\r\n\r\ncc" + b"c" * 99, 40),
     "old Macs'": (b"a" * 33 + b"\rb" + b"c" * 99, 34),
     "behind a character": (b"a" * 31 + "ä".encode() * 50, 33),
@@ -265,7 +265,7 @@ def test_where_a_section_ends(tmp_path: Path, content: bytes, border: int) -> No
 
 @pytest.mark.usefixtures("small_sections")
 def test_borders_do_not_drift(tmp_path: Path) -> None:
-    """Border k is looked for from k sections on, wherever the one before was found."""
+    """The end of section k is looked for from (k + 1) `SECTION`s on, whatever the others are."""
     (tmp_path / "a.txt").write_bytes(b"a" * 40 + b"\n" + b"b" * 23 + b"\n" + b"c" * 20)
     assert [len(document.text) for document in Files(str(tmp_path)).documents()] == [41, 24, 20]
 
@@ -277,7 +277,7 @@ MIXED = "".join("wörd🙂 " * (n % 9) + str(n) + ENDS[n % 5] for n in range(60)
 @pytest.mark.usefixtures("small_sections")
 @pytest.mark.parametrize("documents", files.DOCUMENTS)
 def test_sections(tmp_path: Path, documents: str) -> None:
-    """Joined they are the file; a part read alone, packed or not, is what it is among others."""
+    """Joined, they are the file; a chunk that is read alone, compressed or not, is the same."""
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + MIXED)
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + MIXED))
     write_zst(tmp_path / "c.txt.zst", b"\xef\xbb\xbf" + MIXED)
@@ -303,7 +303,7 @@ def test_sections(tmp_path: Path, documents: str) -> None:
 
 @pytest.mark.usefixtures("small_sections")
 def test_small_files_share_a_part(tmp_path: Path) -> None:
-    """A hundred thousand files are not as many parts, and no part is much larger than a section."""
+    """Many small files make few chunks, and no chunk is much larger than a section."""
     for number in range(20):
         (tmp_path / f"{number:02}.txt").write_bytes(b"0123456789")
     source = Files(str(tmp_path))
@@ -314,13 +314,13 @@ def test_small_files_share_a_part(tmp_path: Path) -> None:
 def test_the_size_of_a_section_decides_the_fingerprint(
     library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Parts that are there from before must be those that would be made now."""
+    """Chunks that an earlier version left must be those that are made now."""
     first = Files(str(library)).fingerprint()
     monkeypatch.setattr(texts, "SECTION", 32)
     assert Files(str(library)).fingerprint() != first
 
 
-def test_a_file_that_shrinks_is_said(tmp_path: Path) -> None:
+def test_a_file_that_becomes_shorter_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"abc")
     source = Files(str(tmp_path))
     (tmp_path / "a.txt").write_bytes(b"ab")
@@ -328,7 +328,7 @@ def test_a_file_that_shrinks_is_said(tmp_path: Path) -> None:
         list(source.documents())
 
 
-# ---------------------------------------------------------------------------- what is said
+# ---------------------------------------------------------------------------- reports
 
 
 def test_a_folder_of_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -364,7 +364,7 @@ def test_a_folder_of_everything(tmp_path: Path, capsys: pytest.CaptureFixture[st
         "note: 1 of 3 files begin with a byte order mark: removed",
         "note: 1 of 3 files end lines with \\r\\n: kept",
     ]
-    assert capsys.readouterr().err == ""  # parts are read in silence
+    assert capsys.readouterr().err == ""  # reading the chunks prints nothing
 
 
 def test_all_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -387,7 +387,7 @@ def test_all_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_other_encodings(tmp_path: Path, content: bytes, place: int, encoding: str | None) -> None:
-    """Where another encoding is likely, the way out of it is said."""
+    """If another encoding is likely, the error names it and the command that converts it."""
     (tmp_path / "a.txt").write_bytes(content)
     said = refusal(tmp_path)
     assert f"a.txt is not UTF-8 (byte {place}): save it as UTF-8" in said

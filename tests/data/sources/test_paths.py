@@ -89,6 +89,8 @@ def test_own_output_is_no_input(
     assert found("*/*.txt") == ["b.txt"]
     with pytest.raises(UserError, match=r"matches no file"):
         find_files("runs/*/samples.txt")
+    with pytest.raises(UserError, match=r"\[z-a\]\.txt is not a pattern: bad character range z-a"):
+        find_files("[z-a].txt")
     with pytest.raises(UserError, match="has no files to read in it"):
         find_files("runs")
 
