@@ -1,4 +1,4 @@
-"""data/mixture.py: exact shares at any time, a pure function of the step, own epochs."""
+"""data/mixture.py: exact shares in every period, a pure function of the step, own epochs."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ def test_quotas(weights: list[float], expected: list[int]) -> None:
 
 
 def test_shares_are_exact_in_every_period() -> None:
-    """Whatever the order, 700 of 1,000 sequences are of the first, 300 of the second."""
+    """In every period, 700 of 1,000 sequences are from the first source, 300 from the second."""
     mixed = MixedBatches([numbered(40, 0), numbered(90, 1)], quotas([7, 3]), batch_size=10, seed=5)
     for period in range(3):
         rows = [mixed.batch(period * 100 + step) for step in range(100)]
@@ -87,7 +87,7 @@ def test_a_step_does_not_depend_on_those_before() -> None:
 
 
 def test_interleave_gives_shares_of_the_characters() -> None:
-    """Documents of 10 and of 1 characters, two to one by weight; the longer goes on alone."""
+    """Texts of 10 and of 1 characters, two to one by weight; then the longer stream continues."""
     long, short = (text for text in ["a" * 10] * 100), (text for text in ["b"] * 300)
     mixed = interleave([(long, 2.0), (short, 1.0)])
     start = "".join(islice(mixed, 300))

@@ -1,4 +1,4 @@
-"""data/prepare.py and data/chunks.py: what lies in a shard, when it is made again, by how many."""
+"""data/prepare.py and data/chunks.py: content of shards, cache, several processes, kills."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Shelf(Source):
-    """A source in memory, three documents a part, that counts how often a part is read."""
+    """A source in memory with three documents per chunk, which counts how often chunks are read."""
 
     def __init__(self, *texts: str) -> None:
         self.texts = texts
@@ -70,7 +70,7 @@ def shelf() -> Shelf:
 
 
 def stored(corpus: Corpus, tokenizer: Tokenizer, split: str) -> list[str]:
-    """Read a split back, a document at a time: each begins with BOS and ends with EOS."""
+    """Return the documents of a split: each is stored between BOS and EOS."""
     ids = corpus.tokens(split).tolist()
     documents = []
     while ids:
@@ -85,7 +85,7 @@ def stored(corpus: Corpus, tokenizer: Tokenizer, split: str) -> list[str]:
 def test_a_tokenizer_learns_from_the_training_split_only(
     shelf: Shelf, tokenizer: Tokenizer, split: str
 ) -> None:
-    """What it is given is exactly what the training shard holds."""
+    """It gets exactly the texts of the training shard."""
     given = list(training_texts(shelf, split=split, **SHARES))
     corpus = prepare(shelf, tokenizer, split=split, **SHARES)
     assert given == stored(corpus, tokenizer, "train")
@@ -114,7 +114,7 @@ def test_a_small_text_gets_the_largest_vocabulary(
 
 @pytest.mark.parametrize("split", ["document", "tail"])
 def test_shards_hold_all_text_once(shelf: Shelf, tokenizer: Tokenizer, split: str) -> None:
-    """Every document, byte for byte; and the numbers are those of what is stored."""
+    """Every document is stored exactly, and the counts are those of the stored documents."""
     corpus = prepare(shelf, tokenizer, split=split, **SHARES)
     texts = {name: stored(corpus, tokenizer, name) for name in SPLITS}
     if split == "tail":
@@ -143,7 +143,7 @@ def test_a_split_without_a_share_is_empty(shelf: Shelf, tokenizer: Tokenizer) ->
 
 
 def test_a_large_vocabulary_takes_32_bits(shelf: Shelf, tokenizer: Tokenizer) -> None:
-    """Id 65,536 must not become 0."""
+    """Otherwise id 65,536 would become 0."""
 
     class Large:
         vocab_size = 65_537
@@ -160,7 +160,7 @@ def test_a_large_vocabulary_takes_32_bits(shelf: Shelf, tokenizer: Tokenizer) ->
 
 
 def test_names_are_listed_for_few_documents_only(tokenizer: Tokenizer) -> None:
-    """A manifest of a million names helps nobody."""
+    """A manifest does not list a million names."""
     many = Shelf(*(f"document {number}" for number in range(300)))
     corpus = prepare(many, tokenizer, split="document", val_fraction=0.1, test_fraction=0.0)
     assert corpus.manifest["splits"]["train"]["documents"] is None
@@ -171,7 +171,7 @@ def test_names_are_listed_for_few_documents_only(tokenizer: Tokenizer) -> None:
 
 
 def test_nothing_is_made_twice(shelf: Shelf, tokenizer: Tokenizer) -> None:
-    """The second time no document is read and no file is touched."""
+    """The second call reads no document and writes no file."""
     first = prepare(shelf, tokenizer, split="document", **SHARES)
     reads, times = shelf.reads, {f: f.stat().st_mtime_ns for f in first.folder.iterdir()}
     second = prepare(shelf, tokenizer, split="document", **SHARES)
@@ -182,7 +182,7 @@ def test_nothing_is_made_twice(shelf: Shelf, tokenizer: Tokenizer) -> None:
 
 
 def test_each_setting_has_shards_of_its_own(shelf: Shelf, tokenizer: Tokenizer) -> None:
-    """Text, tokenizer, rule and shares all reach the key."""
+    """Text, tokenizer, rule and shares are all part of the key."""
     other = Tokenizer(train_tokenizer(TEXTS, type="bpe", vocab_size=301))
     corpora = [
         prepare(shelf, tokenizer, split="document", **SHARES),
@@ -199,7 +199,7 @@ def test_each_setting_has_shards_of_its_own(shelf: Shelf, tokenizer: Tokenizer) 
 @pytest.mark.parametrize("damage", ["missing", "short", "altered", "manifest", "manifest number",
                                     "manifest kind"])  # fmt: skip
 def test_damaged_shards_are_made_again(shelf: Shelf, tokenizer: Tokenizer, damage: str) -> None:
-    """Whatever happened to the cache, the tokens are what they were; no altered id gets through."""
+    """After any damage the tokens are the same again; no altered id is used."""
     whole = prepare(shelf, tokenizer, split="document", **SHARES)
     shard, manifest = whole.folder / "train-00000.bin", whole.folder / "manifest.json"
     content, text = shard.read_bytes(), manifest.read_text()
@@ -223,11 +223,11 @@ def test_damaged_shards_are_made_again(shelf: Shelf, tokenizer: Tokenizer, damag
 
 
 def test_an_interrupted_run_leaves_nothing_half_made(shelf: Shelf, tokenizer: Tokenizer) -> None:
-    """The source fails in the middle of a shard: no manifest, no torn shard, no litter; then all
-    is made as if nothing had been."""
+    """The source fails in the middle of a chunk: no manifest, no torn file; the next call completes
+    the shards."""
     expected = prepare(shelf, tokenizer, split="tail", **SHARES, folder=None)
     shelf.texts = (*shelf.texts, "more")
-    shelf.reads, shelf.fails_at = 0, 8  # the first part for its split, four to measure, the third
+    shelf.reads, shelf.fails_at = 0, 8  # 1 read for own splits, 4 for lengths, then chunk 2
     before = set(expected.folder.parent.iterdir())
     with pytest.raises(OSError, match="the disk went away"):
         prepare(shelf, tokenizer, split="tail", **SHARES)
@@ -243,7 +243,7 @@ def test_an_interrupted_run_leaves_nothing_half_made(shelf: Shelf, tokenizer: To
 
 
 def test_the_data_hash_forgets_where_text_came_from(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """A checkpoint records it: moving or touching the files must not stop a resume."""
+    """A checkpoint records it: moving or touching the files does not prevent a resume."""
     hashes = []
     for place in ("here", "there"):
         (tmp_path / place).mkdir()
@@ -258,7 +258,7 @@ def test_the_folder_can_be_chosen(shelf: Shelf, tokenizer: Tokenizer, tmp_path: 
     assert corpus.folder.parent == tmp_path / "mine"
 
 
-def test_preparing_says_what_it_does(
+def test_preparing_prints_what_it_does(
     shelf: Shelf, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corpus = prepare(shelf, tokenizer, split="document", **SHARES)
@@ -279,7 +279,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def test_shards_have_a_fixed_size(shelf: Shelf, tokenizer: Tokenizer) -> None:
-    """Cut into files of 50 ids, the split is what it was in one; only the last file is smaller."""
+    """With 50 ids per file the split has the same ids as in one file; only the last is smaller."""
     whole = prepare(shelf, tokenizer, split="document", **SHARES)
     cut = prepare(shelf, tokenizer, split="document", **SHARES, shard_tokens=50)
     sizes = [file.stat().st_size // 2 for file in sorted(cut.folder.glob("train-*.bin"))]
@@ -297,7 +297,7 @@ def test_shards_have_a_fixed_size(shelf: Shelf, tokenizer: Tokenizer) -> None:
 def test_blocks_keep_the_order(
     shelf: Shelf, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A part's file mixes the splits as they fill: each must come out in its own order."""
+    """The file of a chunk mixes the blocks of all splits; each split keeps its order."""
     whole = prepare(shelf, tokenizer, split="document", **SHARES)
     monkeypatch.setattr("data.chunks.BLOCK", 10)
     whole.folder.rename(whole.folder.with_name("aside"))
@@ -313,14 +313,14 @@ def test_the_number_of_processes_changes_nothing(shelf: Shelf, tokenizer: Tokeni
     assert len(made[0]) == 4 and made[0] == made[1] == made[2]
 
 
-def test_what_a_process_refuses_is_refused(tokenizer: Tokenizer) -> None:
-    """A mistake that another process meets must arrive as the one line that it is."""
+def test_an_error_in_a_process_is_reported(tokenizer: Tokenizer) -> None:
+    """The `UserError` of another process arrives as it is."""
     shelf = Shelf(*TEXTS, "refused")
     with pytest.raises(UserError, match="a text is refused"):
         prepare(shelf, tokenizer, split="tail", **SHARES, processes=2)
 
 
-# What is killed: a preparing of stories, started as a user's process is.
+# The program that is killed: it prepares stories.
 PROGRAM = """
 import sys
 from data.prepare import prepare
@@ -337,12 +337,12 @@ if __name__ == "__main__":
 
 
 def alive(marker: str) -> list[int]:
-    """Processes that have `marker` in their environment."""
+    """Return the processes that have `marker` in their environment."""
     found = []
     for place in Path("/proc").glob("[0-9]*/environ"):
         try:
             content = place.read_bytes()
-        except OSError:  # it is gone, or not ours
+        except OSError:  # the process has ended, or belongs to another user
             continue
         if marker.encode() in content:
             found.append(int(place.parent.name))
@@ -352,8 +352,8 @@ def alive(marker: str) -> list[int]:
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
 def test_killed_and_resumed(tmp_path: Path, tokenizer: Tokenizer, signal_number: int) -> None:
-    """A process that is killed in the middle leaves no orphan, and what it had finished is used;
-    the shards are those of an undisturbed one."""
+    """A process that is killed in the middle leaves no orphan; the next one uses the finished
+    chunks and writes the same shards as an undisturbed one."""
     program, model = tmp_path / "program.py", tmp_path / "tokenizer.model"
     program.write_text(PROGRAM)
     model.write_bytes(tokenizer.model_bytes)
@@ -382,8 +382,8 @@ def test_killed_and_resumed(tmp_path: Path, tokenizer: Tokenizer, signal_number:
     assert made[0] == made[1] and len(made[0]) > 5
 
 
-def test_two_at_once_make_it_once(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """Two trainings that start together must not take each other's parts away."""
+def test_two_processes_tokenize_once(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """Two processes that start together: one tokenizes, the other waits."""
     program, model = tmp_path / "program.py", tmp_path / "tokenizer.model"
     program.write_text(PROGRAM)
     model.write_bytes(tokenizer.model_bytes)

@@ -1,4 +1,4 @@
-"""data/tokenizer.py: every text comes back, every stream equals its whole, bad input is refused."""
+"""data/tokenizer.py: every text is restored, streams equal `decode`, bad input is an error."""
 
 import io
 import random
@@ -36,7 +36,7 @@ def bpe() -> Tokenizer:
 
 
 def random_texts(count: int) -> list[str]:
-    """Text from all of Unicode but its surrogates, with much of what the tokenizer knows."""
+    """Return texts from all of Unicode without surrogates, with many characters of `TEXT`."""
     draw = random.Random(0)
     texts = []
     for _ in range(count):
@@ -74,8 +74,8 @@ def test_every_character_comes_back(tokenizer: Tokenizer) -> None:
 
 
 def test_random_bytes_come_back(tokenizer: Tokenizer) -> None:
-    """As what they may be read as: Latin-1, UTF-8 with U+FFFD, and UTF-8 with lone surrogates, as
-    Python reads a command line."""
+    """Decoded as Latin-1, as UTF-8 with U+FFFD, and as UTF-8 with lone surrogates, as Python
+    decodes a command line."""
     draw = random.Random(3)
     for _ in range(300):
         content = draw.randbytes(draw.randrange(100))
@@ -105,8 +105,8 @@ def test_blocks_do_not_change_the_pieces(
 
 @pytest.mark.parametrize("kept", [0, 3, 1 << 17])
 def test_words_do_not_change_the_pieces(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
-    """What BPE keeps of a word is what SentencePiece says of it within its text, also between runs
-    of spaces, which are pieces too, and whether there is room to keep it or not."""
+    """The cached ids of a word are those that SentencePiece gives within the text, also between
+    runs of spaces, which are pieces too, and whether the cache has room or not."""
     monkeypatch.setattr(tokenizer_module, "_MAX_WORDS", kept)
     code = ["if the kite:\n        fly()\n    land(the,  kite)\n" * 9]
     fresh = Tokenizer(train_tokenizer(TEXT + code, type="bpe", vocab_size=360))
@@ -122,7 +122,7 @@ def test_words_do_not_change_the_pieces(monkeypatch: pytest.MonkeyPatch, kept: i
 
 
 def test_only_words_that_stand_alone_are_kept() -> None:
-    """Unigram weighs a whole text; a BPE of another house may end its pieces with the space."""
+    """Unigram scores a whole text; another BPE model may end its pieces with the space."""
     unigram = Tokenizer(train_tokenizer(TEXT, type="unigram", vocab_size=305))
     assert unigram._word_ids is None
     model = io.BytesIO()
@@ -181,7 +181,7 @@ def test_a_stream_equals_its_whole(tokenizer: Tokenizer) -> None:
 
 
 def test_a_stream_holds_back_an_incomplete_character(bpe: Tokenizer) -> None:
-    """A terminal must not be given half an emoji."""
+    """A terminal never gets half an emoji."""
     stream = bpe.stream()
     assert [stream.push(id) for id in bpe.encode("é👍")] == ["", "é", "", "", "", "👍"]
     assert stream.flush() == ""
@@ -191,8 +191,8 @@ def test_a_stream_holds_back_an_incomplete_character(bpe: Tokenizer) -> None:
 
 
 def test_a_stream_never_gives_half_a_character(tokenizer: Tokenizer) -> None:
-    """Wherever it stops, what was given begins the text, up to the last whole character; what is
-    held back is less than one, and given up as `decode` gives it up."""
+    """After any token, the stream has returned the text up to the last complete character; `flush`
+    adds what `decode` adds for the incomplete one."""
     text = "The kite é 中文, 👍🏽 कि्ष\u2581\U0010ffff.\n\nThen ﬁ \0 e\u0301!"
     ids = tokenizer.encode(text)
     stream, pushed = tokenizer.stream(), ""
@@ -211,7 +211,7 @@ def test_a_stream_never_gives_half_a_character(tokenizer: Tokenizer) -> None:
 
 
 def test_garbage_is_refused(bpe: Tokenizer, capfd: pytest.CaptureFixture[str]) -> None:
-    """By our one line; SentencePiece itself stays silent."""
+    """One line of ours; SentencePiece prints nothing."""
     whole = bpe.model_bytes
     for garbage in (b"", b"garbage", bytes(range(256)) * 9, whole[:100], whole[:-1], b"\0" * 99):
         with pytest.raises(UserError, match="the tokenizer"):
@@ -230,8 +230,7 @@ def test_a_model_that_loses_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_damaged_models_never_crash(bpe: Tokenizer) -> None:
-    """The parser is C++: bits are flipped and pieces cut out in a process of its own, which must
-    live, and refuse or work."""
+    """The parser is C++: another process changes and deletes bytes of a model; no crash."""
     program = """
 import random, sys
 from data.tokenizer import Tokenizer

@@ -1,4 +1,4 @@
-"""data/vocabulary.py: what is learnt, from what, in which process, and what does not fit."""
+"""data/vocabulary.py: the pieces, rare characters, impossible sizes, and the child process."""
 
 import hashlib
 import os
@@ -86,14 +86,14 @@ def test_digits_stand_alone(type: str) -> None:
 def test_training_stops_at_its_limit(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A huge corpus must not fill the memory; that it is cut is said."""
+    """A huge corpus does not fill the memory; a note names the limit."""
     monkeypatch.setattr(vocabulary, "TRAINING_LIMIT", 6)
     model = Tokenizer(train_tokenizer(["abc", "defg", "h"], type="char", vocab_size=999))
     assert model.vocab_size == 259 + len("abcdef\n ")
     assert "note: the tokenizer learns from the first 6 characters" in capsys.readouterr().err
 
 
-def test_training_says_what_it_does(capfd: pytest.CaptureFixture[str]) -> None:
+def test_training_prints_what_it_does(capfd: pytest.CaptureFixture[str]) -> None:
     """One line, and nothing from SentencePiece itself."""
     train_tokenizer(TEXT, type="bpe", vocab_size=310)
     said = capfd.readouterr()
