@@ -14,7 +14,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("runs")
     text = folder / "text.txt"
     text.write_text(tiny.english(4000))
-    stories = ["data.source=stories", "data.stories=40", "data.path=null"]
+    stories = ["data.source=stories", "data.stories=40", "data.path=null", "data.split=document"]
     assert tiny.start(folder / "stories", text, *stories) == 0
     assert tiny.start(folder / "other", text) == 0
     return folder / "stories", folder / "other"

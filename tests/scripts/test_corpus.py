@@ -166,7 +166,9 @@ def test_tokens_are_cut_at_their_documents(monkeypatch: pytest.MonkeyPatch, chun
 
 def test_documents_that_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     """From all parts of the text, the first among them; whole, if they are not too long."""
-    words = [*SETTINGS, "data.source=stories", "data.stories=40", "data.path=null", "--no-time"]
+    words = [*SETTINGS, "data.source=stories", "data.stories=40", "data.path=null",
+             "data.split=document", "data.val_fraction=0.05", "data.test_fraction=0.05",
+             "--no-time"]  # fmt: skip
     assert corpus.main([*words, "--show", "4"]) == 0
     printed = capsys.readouterr().out
     assert [line.split()[-1] for line in printed.splitlines() if line.startswith("--- document")
