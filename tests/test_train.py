@@ -673,7 +673,8 @@ def test_init_from_begins_with_weights_and_tokenizer(
     other = tmp_path / "other.txt"
     other.write_text(text.read_text()[::-1])
     longer = ["data.seq_len=64", f"train.init_from={finished}", "train.lr=1e-9",
-              "train.adamw_lr=1e-9", "train.max_steps=2", "train.warmup_steps=0"]  # fmt: skip
+              "train.adamw_lr=1e-9", "train.max_steps=2", "train.warmup_steps=0",
+              "tokenizer.type=bpe", "tokenizer.vocab_size=2048"]  # fmt: skip
     run = tmp_path / "longer"
     assert start(run, other, *longer) == 0
     before, after = weights_of(finished), weights_of(run)

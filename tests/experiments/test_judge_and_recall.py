@@ -20,14 +20,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     text = folder / "text.txt"
     text.write_text(tiny.english(8000))
-    common = ["data.path=null", "data.stories=40"]
+    stories = ["data.path=null", "data.stories=40"]
+    alone = ["data.source=stories", "data.split=document", *stories]
     mixed = f'data.mix={{stories: 3, "files:{text}": 1}}'
     unmixed = f'data.mix={{"files:{text}": 1}}'
-    assert tiny.start(folder / "stories", text, "data.source=stories", *common) == 0
-    far = ["data.source=stories", "data.near=200", "data.far=400"]
-    assert tiny.start(folder / "far", text, *far, *common) == 0
-    assert tiny.start(folder / "mixed", text, "data.source=files", mixed, *common) == 0
-    assert tiny.start(folder / "unmixed", text, "data.source=stories", unmixed, *common) == 0
+    assert tiny.start(folder / "stories", text, *alone) == 0
+    assert tiny.start(folder / "far", text, *alone, "data.near=200", "data.far=400") == 0
+    assert tiny.start(folder / "mixed", text, "data.source=stories", mixed, *stories) == 0
+    assert tiny.start(folder / "unmixed", text, "data.source=stories", unmixed, "data.path=null") == 0
     assert tiny.start(folder / "other", text) == 0
     return folder
 

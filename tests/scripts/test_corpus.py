@@ -164,7 +164,9 @@ def test_documents_are_counted_as_the_user_counts_them(
 
 def test_documents_that_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     """The first, and others at equal distances; shortened if they are long."""
-    words = [*SETTINGS, "data.source=stories", "data.stories=40", "data.path=null", "--no-time"]
+    words = [*SETTINGS, "data.source=stories", "data.stories=40", "data.path=null",
+             "data.split=document", "data.val_fraction=0.05", "data.test_fraction=0.05",
+             "--no-time"]  # fmt: skip
     assert corpus.main([*words, "--show", "4"]) == 0
     printed = capsys.readouterr().out
     assert [line.split()[-1] for line in printed.splitlines() if line.startswith("--- document")

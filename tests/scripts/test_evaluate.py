@@ -232,8 +232,7 @@ def test_options_that_contradict(
 def test_stories_cannot_be_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The text of such a run is not in files, so there is no path to name."""
     short = ["train.max_steps=1", "train.warmup_steps=0", "data.source=stories", "data.stories=20",
-             "data.path=null", "data.split=document", "data.val_fraction=0.2",
-             "data.test_fraction=0.2"]  # fmt: skip
+             "data.path=null", "data.split=document"]  # fmt: skip
     assert tiny.start(tmp_path / "run", tmp_path, *short) == 0
     assert evaluate.main([str(tmp_path / "run"), "--data-path", "x"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
