@@ -30,6 +30,7 @@ from errors import DIVERGED, ArgumentParser, UserError, command
 # torch is imported in the functions that use it.
 if TYPE_CHECKING:
     from run import TrainingRun
+    from training.checkpoint import Checkpoint
     from training.interrupt import StopRequest
     from training.metrics import MetricsLog, SamplesLog
     from training.progress import Progress
@@ -86,7 +87,6 @@ def train(config: Config, *, resume: bool = False) -> int:
     """
     from run import MEMORY_REMEDY, start_run
     from summary import summary
-    from training.checkpoint import newest
     from training.interrupt import StopRequest, lock
     from training.memory import allocation_errors
     from training.metrics import MetricsLog, SamplesLog
@@ -102,25 +102,8 @@ def train(config: Config, *, resume: bool = False) -> int:
     with lock(config.folder), allocation_errors(MEMORY_REMEDY):
         for torn in config.folder.rglob(".*.part"):  # of a process that was killed while it wrote
             torn.unlink()
-        checkpoint = newest(checkpoints)
-        if checkpoint is not None and not resume:
-            raise UserError(
-                f"{config.folder} already holds a run (step {checkpoint.step:,}): continue it with "
-                "--resume, or start another with run_dir=runs/NAME"
-            )
-        if checkpoint is None and resume:
-            print(
-                f"note: {config.folder} has no checkpoint to resume: training starts at step 0",
-                file=sys.stderr,
-            )
+        checkpoint = checkpoint_to_resume(config, resume)
         run = start_run(config, checkpoint)
-        if is_finished(run):
-            setting = "train.patience" if out_of_patience(run) else "train.max_steps"
-            print(
-                f"note: nothing is left to do at step {run.step:,}, by {setting}: make it larger "
-                "to continue",
-                file=sys.stderr,
-            )
         print(summary(run), end="\n\n")
         print("Ctrl-C saves and stops; --resume continues.\n", flush=True)
         metrics = MetricsLog(config.folder / "metrics.jsonl", run.step)
@@ -132,18 +115,39 @@ def train(config: Config, *, resume: bool = False) -> int:
         return code
 
 
+def checkpoint_to_resume(config: Config, resume: bool) -> Checkpoint | None:
+    """Return the newest checkpoint in the run's folder; None if there is none.
+
+    Raises `UserError` if there is one and `resume` is False.
+    """
+    from training.checkpoint import newest
+
+    checkpoint = newest(config.folder / "checkpoints")
+    if checkpoint is not None and not resume:
+        raise UserError(
+            f"{config.folder} already holds a run (step {checkpoint.step:,}): continue it with "
+            "--resume, or start another with run_dir=runs/NAME"
+        )
+    if checkpoint is None and resume:
+        print(
+            f"note: {config.folder} has no checkpoint to resume: training starts at step 0",
+            file=sys.stderr,
+        )
+    return checkpoint
+
+
 def training_loop(
     run: TrainingRun, metrics: MetricsLog, samples: SamplesLog, stop: StopRequest
 ) -> int:
     """Train to the end: one iteration is one update of the weights. Returns the exit code."""
-    from model.cost import flops_per_token
     from training.progress import Progress
 
     settings, seq_len = run.config.train, run.config.data.seq_len
-    token_flops = flops_per_token(run.model.config, seq_len)
     batch_size = settings.micro_batch_size * settings.grad_accum_steps
     batches = run.corpus.batches(seq_len=seq_len, batch_size=batch_size, seed=run.config.seed)
     finished = is_finished(run)
+    if finished:
+        report_nothing_left(run)
     with Progress(run.step, settings.max_steps, run.config.tokens_per_step) as progress:
         while not finished:
             lr_ratio = run.lr_ratio_at(run.step)
@@ -155,14 +159,7 @@ def training_loop(
             finished = run.step == settings.max_steps
             progress.advance(loss)
             if run.step % settings.log_interval == 0 or finished:
-                metrics.write(
-                    run.step,
-                    train_loss=progress.mean_loss(),
-                    grad_norm=grad_norm,
-                    lr=settings.lr * lr_ratio,
-                    tokens_per_s=round(progress.tokens_per_s),
-                    mfu=round(token_flops * progress.tokens_per_s / run.peak_flops, 3),
-                )
+                log_step(run, metrics, progress, grad_norm, lr_ratio)
             if run.step % settings.eval_interval == 0 or finished:
                 val_loss = validate(run, metrics, samples, progress)
                 if not math.isfinite(val_loss):
@@ -175,6 +172,23 @@ def training_loop(
                 progress.show(f"saved {path}; the same command with --resume continues")
                 return 128 + stopping
     return 0
+
+
+def log_step(
+    run: TrainingRun, metrics: MetricsLog, progress: Progress, grad_norm: float, lr_ratio: float
+) -> None:
+    """Write a line of metrics: the mean loss since the last line, and the speed so far."""
+    from model.cost import flops_per_token
+
+    flops = flops_per_token(run.model.config, run.config.data.seq_len) * progress.tokens_per_s
+    metrics.write(
+        run.step,
+        train_loss=progress.mean_loss(),
+        grad_norm=grad_norm,
+        lr=run.config.train.lr * lr_ratio,
+        tokens_per_s=round(progress.tokens_per_s),
+        mfu=round(flops / run.peak_flops, 3),
+    )
 
 
 def train_step(run: TrainingRun, sequences: Any, lr_ratio: float) -> tuple[float, float]:
@@ -236,6 +250,16 @@ def validate(
 def is_finished(run: TrainingRun) -> bool:
     """Return whether no update is left to do."""
     return run.step >= run.config.train.max_steps or out_of_patience(run)
+
+
+def report_nothing_left(run: TrainingRun) -> None:
+    """Print why a resumed run has no update to do, and which setting changes that."""
+    setting = "train.patience" if out_of_patience(run) else "train.max_steps"
+    print(
+        f"note: nothing is left to do at step {run.step:,}, by {setting}: make it larger to "
+        "continue",
+        file=sys.stderr,
+    )
 
 
 def out_of_patience(run: TrainingRun) -> bool:

@@ -1,1 +1,1 @@
-"""What the training loop uses, one noun a file. Knows the model only as tensors and callables."""
+"""What the training loop uses. A model is known here only as tensors and callables."""

@@ -1,4 +1,4 @@
-"""The loss over a whole split, every token predicted exactly once: no sampling, no noise."""
+"""The loss over a whole split. Every token is predicted exactly once, so nothing is random."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # (inputs, targets), each (B, T) -> m
 
 @dataclass(frozen=True)
 class Score:
-    """What a pass found. Nats per token depend on the vocabulary; bits per byte can be compared."""
+    """The result. Nats per token depend on the vocabulary, bits per byte do not."""
 
     nats: float  # sum over all tokens
     n_tokens: int
@@ -26,7 +26,7 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """exp(loss), infinite where that overflows."""
+        """exp(loss); infinite if that overflows."""
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
     @property
@@ -39,7 +39,10 @@ class Score:
 def evaluate(
     loss: Loss, sequences: Iterable[tuple[Any, Any]], n_bytes: int, device: torch.device
 ) -> Score:
-    """Sum `loss` over `sequences` of (inputs, targets) arrays; `n_bytes`: of their text."""
+    """Return the score of `loss` over batches of (inputs, targets), integer arrays (B, T).
+
+    `n_bytes` is the size of their text. The batches need not be equally large.
+    """
     nats, n_tokens = 0.0, 0
     for inputs, targets in sequences:
         x, y = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)

@@ -1,4 +1,4 @@
-"""Signals and the run's lock: how a run ends when somebody ends it, and who may write to it."""
+"""Signals that stop a run, and the lock that lets one process train in a folder."""
 
 import signal
 import sys
@@ -12,21 +12,21 @@ STOPPING = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGHUP] if sys.platform !=
 
 
 class StopRequest:
-    """Notes the first SIGINT, SIGTERM or SIGHUP, for the loop to read at its step boundary.
+    """Stores the first SIGINT, SIGTERM or SIGHUP in `signal`; the loop reads it after each step.
 
-    The second signal finds the original handlers and ends the process at once.
+    The first signal restores the original handlers, so a second one ends the process at once.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._before = {number: signal.signal(number, self._note) for number in STOPPING}
+        self._before = {number: signal.signal(number, self._store) for number in STOPPING}
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _store(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
         self.release()
         print(
             f"\n{signal.Signals(number).name}: finishing this step, then saving "
-            "(once more ends at once, without saving)",
+            "(a second signal ends at once, without saving)",
             file=sys.stderr,
         )
 
@@ -37,16 +37,16 @@ class StopRequest:
         self.release()
 
     def release(self) -> None:
-        """Put the handlers back that were there before."""
+        """Restore the handlers that were set before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
 
 def lock(folder: Path) -> IO[bytes]:
-    """Hold the run's folder for this process; the kernel lets go of it however the process ends.
+    """Hold an exclusive lock on a run's folder; the system releases it when this process ends.
 
     Keep the returned file open. Raises `UserError` if another process trains in the folder. On
-    Windows there is no such lock and none is held.
+    Windows nothing is locked.
     """
     file = (folder / ".lock").open("wb")
     if sys.platform != "win32":

@@ -1,12 +1,12 @@
-"""Muon: momentum whose matrix is made orthogonal before it is applied (kellerjordan.github.io/
-posts/muon), scaled so that its learning rate reads like AdamW's (arXiv 2502.16982, section 2.2).
+"""Muon: momentum that is made orthogonal before it is applied (kellerjordan.github.io/posts/muon),
+scaled so that its learning rate is comparable with AdamW's (arXiv 2502.16982, section 2.2).
 
-    B <- momentum B + (1 - momentum) G;  U <- G + momentum (B - G)        (Nesterov's look ahead)
-    W <- (1 - lr decay) W - lr 0.2 sqrt(max(rows, columns)) orthogonal(U)
+    B <- momentum B + (1 - momentum) G;  U <- G + momentum (B - G)        (Nesterov momentum)
+    W <- (1 - lr decay) W - lr 0.2 sqrt(max(rows, columns)) orthogonalize(U)
 
-As torch.optim.Muon, with two differences: matrices of one shape are orthogonalised together, and in
-a dtype of choice. torch's always multiplies in bf16, which takes seconds a step on a CPU that has
-no instruction for it.
+It differs from torch.optim.Muon in two ways. Matrices of equal shape are orthogonalized together,
+and the dtype of the products can be chosen. torch always multiplies in bf16, which takes seconds a
+step on a CPU without bf16 instructions.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic whose slope at 0 is greatest
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of a quintic polynomial with a large slope at 0
 ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices only. `dtype` is that of the products; weights and momentum keep their own."""
+    """For matrices only. The products use `dtype`, weights and momentum their own."""
 
     def __init__(
         self,
@@ -35,11 +35,11 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every matrix that has a gradient."""
+        """Update every matrix that has a gradient. `closure` is not supported."""
         assert closure is None
         (group,) = self.param_groups
         lr = group["lr"]
-        alike: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = {}
+        by_shape: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = {}
         for weight in group["params"]:
             if weight.grad is None:
                 continue
@@ -47,20 +47,24 @@ class Muon(torch.optim.Optimizer):
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(weight)
             state["momentum_buffer"].lerp_(weight.grad, 1 - self.momentum)
-            ahead = weight.grad.lerp(state["momentum_buffer"], self.momentum)
-            alike.setdefault(weight.shape, []).append((weight, ahead))
-        for shape, pairs in alike.items():
-            updates = orthogonal(torch.stack([ahead.to(self.dtype) for _, ahead in pairs]))
+            direction = weight.grad.lerp(state["momentum_buffer"], self.momentum)
+            by_shape.setdefault(weight.shape, []).append((weight, direction))
+        for shape, pairs in by_shape.items():
+            updates = orthogonalize(
+                torch.stack([direction.to(self.dtype) for _, direction in pairs])
+            )
             for (weight, _), update in zip(pairs, updates, strict=True):
                 weight.mul_(1 - lr * self.weight_decay)
                 weight.add_(update, alpha=-lr * 0.2 * max(shape) ** 0.5)
 
 
-def orthogonal(x: Tensor) -> Tensor:
-    """Bring the singular values of matrices x (N, rows, columns) near 1, by a polynomial in x that
-    needs no decomposition (Newton-Schulz); they end between 0.7 and 1.2."""
+def orthogonalize(x: Tensor) -> Tensor:
+    """Return matrices like x (N, rows, columns), but with singular values between 0.7 and 1.2.
+
+    Applies a polynomial in x several times (Newton-Schulz), so no decomposition is needed.
+    """
     if x.shape[-2] > x.shape[-1]:
-        return orthogonal(x.mT).mT
+        return orthogonalize(x.mT).mT
     a, b, c = COEFFICIENTS
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # no singular value above 1
     for _ in range(ITERATIONS):

@@ -1,7 +1,7 @@
-"""Muon for the matrices of the blocks, AdamW for the rest, or AdamW for everything.
+"""Muon for the matrices of the layers and AdamW for the rest, or AdamW for all weights.
 
-Muon orthogonalises each update. Embeddings, the output matrix and the norms are not what it is made
-for and keep AdamW (arXiv 1711.05101).
+Muon orthogonalizes each update. That suits matrices inside the model, but not embeddings, the
+output matrix and the norms: they use AdamW (arXiv 1711.05101).
 """
 
 from collections.abc import Iterable
@@ -15,11 +15,11 @@ from training.muon import Muon
 
 BETAS = (0.9, 0.95)  # AdamW's, as usual for language models
 MOMENTUM = 0.95  # Muon's
-MOMENTS = ("momentum_buffer", "exp_avg", "exp_avg_sq")  # the tensors a checkpoint must carry
+MOMENTS = ("momentum_buffer", "exp_avg", "exp_avg_sq")  # tensors in a checkpoint
 
 
 class Optimizer:
-    """One door to both: `step` at a share of the peak learning rates, moments as named tensors."""
+    """One or two optimizers behind one interface: a step, and the moments as named tensors."""
 
     def __init__(
         self,
@@ -31,14 +31,17 @@ class Optimizer:
         weight_decay: float,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """`dtype` is that of Muon's matrix products."""
+        """`lr` is the peak rate of Muon or of AdamW alone, `adamw_lr` that of AdamW beside Muon.
+
+        `name` is one of `OPTIMIZERS`; `dtype` is that of Muon's matrix products.
+        """
         assert name in OPTIMIZERS
         self.parameters = dict(parameters)
         matrices = [
             p for n, p in self.parameters.items() if n.startswith("layers.") and p.dim() == 2
         ]
-        taken = {id(p) for p in matrices} if name == "muon" else set()
-        rest = [p for p in self.parameters.values() if id(p) not in taken]
+        muon_ids = {id(p) for p in matrices} if name == "muon" else set()
+        rest = [p for p in self.parameters.values() if id(p) not in muon_ids]
         rest_lr = adamw_lr if name == "muon" else lr
         adamw = torch.optim.AdamW(
             [
@@ -49,24 +52,24 @@ class Optimizer:
             betas=BETAS,
             fused=True,
         )
-        self.parts: list[tuple[torch.optim.Optimizer, float]] = [(adamw, rest_lr)]
+        self.optimizers: list[tuple[torch.optim.Optimizer, float]] = [(adamw, rest_lr)]
         if name == "muon":
             muon = Muon(matrices, lr=lr, weight_decay=weight_decay, momentum=MOMENTUM, dtype=dtype)
-            self.parts.append((muon, lr))
+            self.optimizers.append((muon, lr))
 
     def step(self, ratio: float) -> None:
-        """Update the weights at `ratio` times the peak learning rates, then drop the gradients."""
-        for optimizer, lr in self.parts:
+        """Update the weights at `ratio` times the peak rates, then delete the gradients."""
+        for optimizer, lr in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr * ratio
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
     def moments(self) -> dict[str, Tensor]:
-        """Name the moments `<parameter>.<moment>`; empty before the first step."""
+        """Return the moments, named `<parameter>.<moment>`; empty before the first step."""
         return {
             f"{name}.{moment}": state[moment]
-            for optimizer, _ in self.parts
+            for optimizer, _ in self.optimizers
             for name, parameter in self.parameters.items()
             if (state := optimizer.state.get(parameter))
             for moment in MOMENTS
@@ -74,11 +77,11 @@ class Optimizer:
         }
 
     def restore(self, moments: dict[str, Tensor], step: int) -> None:
-        """Put back the moments of a checkpoint taken after `step` updates.
+        """Restore the moments of a checkpoint that was saved after `step` updates.
 
-        Raises `UserError` when one is missing.
+        Raises `UserError` if one is missing.
         """
-        for optimizer, _ in self.parts:
+        for optimizer, _ in self.optimizers:
             needed = MOMENTS[:1] if isinstance(optimizer, Muon) else MOMENTS[1:]
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
@@ -87,7 +90,7 @@ class Optimizer:
                         if f"{name}.{moment}" not in moments:
                             raise UserError(
                                 f"the checkpoint lacks the optimizer's {moment} of {name}: it "
-                                "cannot be trained on"
+                                "cannot be resumed"
                             )
                     state = {
                         moment: moments[f"{name}.{moment}"].to(parameter.device)

@@ -1,15 +1,15 @@
-"""A progress bar with loss, tokens/s and ETA on a terminal; a line now and then in a log file."""
+"""Progress: a bar on a terminal, some lines in a log file; loss, tokens/s and the time left."""
 
 import sys
 import time
 
 from tqdm import tqdm
 
-LINES = 20  # in a log file, for a whole run
+LINES = 20  # of a whole run in a log file
 
 
 class Progress:
-    """Follows a run from `step` to `max_steps`. The clock counts updates, not evaluations."""
+    """Shows a run from `step` to `max_steps`. Its clock counts updates, not evaluations."""
 
     def __init__(self, step: int, max_steps: int, tokens_per_step: int) -> None:
         self.step, self.max_steps, self.tokens_per_step = step, max_steps, tokens_per_step
@@ -21,7 +21,7 @@ class Progress:
         )
 
     def advance(self, loss: float) -> None:
-        """Note one update and its loss."""
+        """Count one update, with its loss."""
         now = time.perf_counter()
         self.seconds += now - self._clock
         self._clock = now
@@ -31,24 +31,24 @@ class Progress:
         rate = f"loss {loss:.3f}, {self.tokens_per_s:,.0f} tokens/s"
         self._bar.set_postfix_str(rate, refresh=False)
         self._bar.update()
-        early = self.updates == 10  # a first estimate of the time, soon
-        if self._bar.disable and (early or self.step % max(1, self.max_steps // LINES) == 0):
+        first = self.updates == 10  # an early estimate of the time
+        if self._bar.disable and (first or self.step % max(1, self.max_steps // LINES) == 0):
             left = self.seconds / self.updates * (self.max_steps - self.step)
             self.show(f"step {self.step:,}/{self.max_steps:,}: {rate}, {left / 60:.1f} min left")
 
     @property
     def tokens_per_s(self) -> float:
-        """Training tokens per second of stepping."""
+        """Training tokens per second, in the time spent on updates."""
         return self.updates * self.tokens_per_step / max(self.seconds, 1e-9)
 
     def mean_loss(self) -> float:
-        """The mean loss of the updates since the last call."""
+        """Return the mean loss of the updates since the last call; there must be one."""
         mean = sum(self._losses) / len(self._losses)
         self._losses = []
         return mean
 
     def show(self, line: str) -> None:
-        """Print a line above the bar, and leave the time since the last update uncounted."""
+        """Print a line above the bar. The time since the last update is not counted."""
         self._bar.write(line, file=sys.stderr)
         self._clock = time.perf_counter()
 

@@ -2,7 +2,7 @@
 
 cosine   warm up, then half a cosine down                       (arXiv 1608.03983, section 3)
 linear   warm up, then straight down                            (arXiv 2310.07831, section 4)
-wsd      warm up, stay, then straight down at the end           (arXiv 2404.06395, section 4)
+wsd      warm up, stay (stable), then straight down (decay)           (arXiv 2404.06395, section 4)
 """
 
 import math
@@ -19,9 +19,10 @@ def lr_ratio(
     min_lr_ratio: float = 0.0,
     decay_fraction: float = 0.2,
 ) -> float:
-    """Give the factor on the peak learning rate at update `step` (0 .. max_steps - 1).
+    """Return the learning rate of update `step` (0 .. max_steps - 1) as a share of the peak.
 
-    Rises over `warmup_steps`, ends at `min_lr_ratio`; `decay_fraction` of max_steps decays in wsd.
+    It rises over `warmup_steps` and ends at `min_lr_ratio`. Under wsd the last `decay_fraction` of
+    `max_steps` decays. `schedule` is one of `SCHEDULES`.
     """
     assert schedule in SCHEDULES
     if step < warmup_steps:
@@ -30,5 +31,5 @@ def lr_ratio(
     if schedule == "wsd":
         start = max(start, max_steps - round(decay_fraction * max_steps))
     progress = min(1.0, max(0.0, (step - start) / max(1, max_steps - start)))
-    fall = 0.5 * (1 + math.cos(math.pi * progress)) if schedule == "cosine" else 1 - progress
-    return min_lr_ratio + (1 - min_lr_ratio) * fall
+    remaining = 0.5 * (1 + math.cos(math.pi * progress)) if schedule == "cosine" else 1 - progress
+    return min_lr_ratio + (1 - min_lr_ratio) * remaining

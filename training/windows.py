@@ -1,14 +1,14 @@
 """The sliding windows as a pure function of the step: nothing to save, nothing to restore.
 
-constant   model.sliding_window, always
-grow       every layer from a narrow window to its own, by doubling, in equal stretches
-depth      layer after layer, from the text upwards, goes from a narrow window to its own
-random     at each step one window for all layers, drawn from a list
+constant   the model's windows in every step
+grow       the windows of all layers double, in stages of equal length, up to the model's windows
+depth      one layer after another, the first layer first, changes to its window in the model
+random     each step draws one window for all layers from a list
 
 For a stack of [64, 64, null] that starts at 16 and has 300 steps in which to widen:
 
     step        0..99       100..199     200..299      300...
-    grow     16 16 16       32 32 32     64 64 64     64 64 null     (null: 64 at the widest, then)
+    grow     16 16 16       32 32 32     64 64 64     64 64 null     (null: at most 64 before)
     depth    16 16 16       64 16 16     64 64 16     64 64 null
 """
 
@@ -31,11 +31,11 @@ def windows_at(
     seed: int = 0,
     seq_len: int = 1,
 ) -> tuple[Window, ...]:
-    """Give each layer's window in update `step`; `windows` are those of the model.
+    """Return each layer's window in update `step`; `windows` are those of the model.
 
-    `narrow` is the first window and `steps` how long the others take to be reached (grow, depth);
-    a layer without a window grows as if it had one of `seq_len`. `choices` is what random draws
-    from, by `seed` and `step` alone.
+    grow and depth begin with the window `narrow` and reach `windows` at step `steps`. A layer
+    without a window grows as if it had one of `seq_len`. random draws from `choices`; the draw
+    depends on `seed` and `step` alone. `schedule` is one of `SCHEDULES`.
     """
     assert schedule in WINDOW_SCHEDULES
     if schedule == "random":
@@ -47,8 +47,8 @@ def windows_at(
     if schedule == "depth":
         widened = step * len(ends) // steps
         return (*windows[:widened], *(min(narrow, end) for end in ends[widened:]))
-    stretches = 1  # narrow, 2 narrow, 4 narrow, ... and the last at the widest or above
-    while narrow << (stretches - 1) < max(ends):
-        stretches += 1
-    width = narrow << (step * stretches // steps)
+    stages = 1  # narrow, 2 narrow, 4 narrow ...; the last reaches the widest window
+    while narrow << (stages - 1) < max(ends):
+        stages += 1
+    width = narrow << (step * stages // steps)
     return tuple(min(width, end) for end in ends)

@@ -22,7 +22,7 @@ def test_the_first_signal_is_noted(number: int, capfd: pytest.CaptureFixture[str
         assert stop.signal == number
         assert [signal.getsignal(n) for n in STOPPING] == before  # the next ends at once
     said = capfd.readouterr().err
-    assert signal.Signals(number).name in said and "once more ends at once" in said
+    assert signal.Signals(number).name in said and "a second signal ends at once" in said
 
 
 def test_handlers_are_put_back(text: Path) -> None:

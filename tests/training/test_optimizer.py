@@ -158,3 +158,17 @@ def test_there_are_no_gradients_after_a_step() -> None:
     optimizer.step(1.0)
     assert all(weight.grad is None for weight in model.parameters())
     assert made("muon")[1].moments() == {}
+
+
+def test_muon_averages_gradients_with_momentum_0_95() -> None:
+    """Another momentum: the size of Muon's update hides it. Two gradients, by the docstring's rule:
+    B = 0.95 * (0.05 * G1) + 0.05 * G2."""
+    model, optimizer = made("muon")
+    weight, drawn = model.layers[0].feed_forward.w1.weight, []
+    for seed in (1, 2):
+        gradients(model, seed)
+        assert weight.grad is not None
+        drawn.append(weight.grad.clone())
+        optimizer.step(1.0)
+    buffer = optimizer.moments()["layers.0.feed_forward.w1.weight.momentum_buffer"]
+    torch.testing.assert_close(buffer, 0.95 * 0.05 * drawn[0] + 0.05 * drawn[1])
