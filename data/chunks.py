@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.documents import Source
-from data.splits import SPLITS, Section, Splitter
+from data.splits import SPLITS, Passage, Splitter
 from data.tokenizer import Tokenizer
 from errors import UserError
 from storage import atomic_write
@@ -87,14 +87,14 @@ class Job:
             for split in SPLITS
         }
         record = ChunkRecord([], counts)
-        sections = self.splitter.divide(number, self.source.part(number))
+        passages = self.splitter.divide(number, self.source.chunk(number))
         path = self.folder / f"{number:05d}"
-        blocks = self._blocks(sections, record, report)
+        blocks = self._blocks(passages, record, report)
         atomic_write(path.with_suffix(".bin"), (block.tobytes() for block in blocks))
         atomic_write(path.with_suffix(".json"), json.dumps(record._asdict()).encode())
 
     def _blocks(
-        self, sections: Iterator[Section], record: ChunkRecord, report: Report
+        self, passages: Iterator[Passage], record: ChunkRecord, report: Report
     ) -> Iterator[NDArray]:
         """Yield the blocks of a chunk in the order in which they fill, and complete `record`."""
         pending: dict[str, list[NDArray]] = {split: [] for split in SPLITS}
@@ -107,19 +107,19 @@ class Job:
             record.blocks.append((split, len(block)))
             return block
 
-        for section in sections:
-            ids = self.tokenizer.encode_document(section.text)
-            n_bytes = len(section.text.encode())
-            counts = record.counts[section.split]
-            counts["n_documents"] += section.begins
+        for passage in passages:
+            ids = self.tokenizer.encode_document(passage.text)
+            n_bytes = len(passage.text.encode())
+            counts = record.counts[passage.split]
+            counts["n_documents"] += passage.begins
             counts["n_tokens"] += len(ids)
             counts["n_bytes"] += n_bytes
             if len(counts["documents"]) < NAMES_LISTED:
-                counts["documents"].append(section.name)
-            pending[section.split].append(np.array(ids, self.dtype))
-            sizes[section.split] += len(ids)
-            if sizes[section.split] >= BLOCK:
-                yield release(section.split)
+                counts["documents"].append(passage.name)
+            pending[passage.split].append(np.array(ids, self.dtype))
+            sizes[passage.split] += len(ids)
+            if sizes[passage.split] >= BLOCK:
+                yield release(passage.split)
             report(n_bytes)
         for split in SPLITS:
             if pending[split]:
@@ -134,12 +134,12 @@ def tokenize_chunks(job: Job, processes: int | None) -> None:
     """
     from tqdm import tqdm
 
-    numbers = range(job.source.n_parts)
+    numbers = range(job.source.n_chunks)
     missing = [number for number in numbers if job.read(number) is None]
     if len(missing) < len(numbers):
         done = len(numbers) - len(missing)
         print(f"{done:,} of {len(numbers):,} chunks are already tokenized", file=sys.stderr)
-    n_bytes = sum(map(job.source.part_bytes, missing))
+    n_bytes = sum(map(job.source.chunk_bytes, missing))
     if processes is None:
         processes = 1 if n_bytes < PARALLEL_BYTES else os.cpu_count() or 1
     bar = tqdm(desc="tokenizing", total=n_bytes, unit="B", unit_scale=True, leave=False,

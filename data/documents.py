@@ -28,7 +28,7 @@ class Source(ABC):
     """The interface of every source. A source is sent to other processes, so it holds names and
     numbers, but no open files and no text."""
 
-    n_parts: int = 1
+    n_chunks: int = 1
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -36,16 +36,16 @@ class Source(ABC):
         chunks are equal."""
 
     @abstractmethod
-    def part(self, number: int) -> Iterator[Document]:
-        """Yield the documents of one chunk, 0 to n_parts - 1, in the same order each time. Raises
+    def chunk(self, number: int) -> Iterator[Document]:
+        """Yield the documents of one chunk, 0 to n_chunks - 1, in the same order each time. Raises
         `UserError` if they cannot be read."""
 
-    def part_bytes(self, number: int) -> int:
+    def chunk_bytes(self, number: int) -> int:
         """Return the approximate size of a chunk in bytes, for the progress bar and for the number
         of processes."""
         return 1
 
     def documents(self) -> Iterator[Document]:
         """Yield every document, chunk after chunk."""
-        for number in range(self.n_parts):
-            yield from self.part(number)
+        for number in range(self.n_chunks):
+            yield from self.chunk(number)

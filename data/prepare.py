@@ -45,10 +45,10 @@ def training_texts(
     Raises `UserError` if the text cannot be split as asked.
     """
     splitter = choose(source, split=split, val_fraction=val_fraction, test_fraction=test_fraction)
-    for number in range(source.n_parts):
-        for section in splitter.divide(number, source.part(number)):
-            if section.split == "train":
-                yield section.text
+    for number in range(source.n_chunks):
+        for passage in splitter.divide(number, source.chunk(number)):
+            if passage.split == "train":
+                yield passage.text
 
 
 def tokenizer_for(
@@ -179,7 +179,7 @@ def _find(folder: Path, content: dict[str, Any]) -> Corpus | None:
 
 def _join(job: Job, folder: Path, shard_tokens: int) -> dict[str, Any]:
     """Write the finished chunks, in their order, as shards; return the manifest's entries."""
-    records = [job.read(number) for number in range(job.source.n_parts)]
+    records = [job.read(number) for number in range(job.source.n_chunks)]
     splits = {}
     for split in SPLITS:
         counts = [record.counts[split] for record in records if record is not None]

@@ -1,4 +1,4 @@
-"""Splits: which documents, or sections of documents, belong to train, val and test.
+"""Splits: which documents, or passages of documents, belong to train, val and test.
 
 `choose` looks at a source and returns a `Splitter`, a rule that any process can apply to any chunk:
 
@@ -23,7 +23,7 @@ MANY = 10_000  # documents: from here on, shares drawn by hash are close enough 
 
 
 @dataclass(frozen=True)
-class Section:
+class Passage:
     """A document, or what one split gets of it."""
 
     name: str  # of the document
@@ -36,9 +36,9 @@ class Splitter(ABC):
     """A rule that assigns the documents of a chunk to splits."""
 
     @abstractmethod
-    def divide(self, number: int, documents: Iterable[Document]) -> Iterator[Section]:
+    def divide(self, number: int, documents: Iterable[Document]) -> Iterator[Passage]:
         """Yield the documents of chunk `number`, in order, with their splits; a document that
-        belongs to several splits is yielded in sections."""
+        belongs to several splits is yielded in passages."""
 
 
 def choose(source: Source, *, split: str, val_fraction: float, test_fraction: float) -> Splitter:
@@ -54,18 +54,18 @@ def choose(source: Source, *, split: str, val_fraction: float, test_fraction: fl
         return Own()
     if split == "tail":
         lengths = [
-            sum(len(document.text) for document in source.part(number))
-            for number in range(source.n_parts)
+            sum(len(document.text) for document in source.chunk(number))
+            for number in range(source.n_chunks)
         ]
         return Tail.of(lengths, val_fraction, test_fraction)
-    named = ((number, document.name) for number in range(source.n_parts)
-             for document in source.part(number))  # fmt: skip
+    named = ((number, document.name) for number in range(source.n_chunks)
+             for document in source.chunk(number))  # fmt: skip
     few = list(islice(named, MANY))
     if len(few) == MANY:
         return Drawn(val_fraction, test_fraction)
     names = [name for _, name in few]
     splits = assign_documents(names, val_fraction=val_fraction, test_fraction=test_fraction)
-    listed: list[list[str]] = [[] for _ in range(source.n_parts)]
+    listed: list[list[str]] = [[] for _ in range(source.n_chunks)]
     for (number, _), document_split in zip(few, splits, strict=True):
         listed[number].append(document_split)
     return Listed(listed)
@@ -87,10 +87,10 @@ def _check(split: str, val_fraction: float, test_fraction: float) -> None:
 class Own(Splitter):
     """Each document names its split."""
 
-    def divide(self, number: int, documents: Iterable[Document]) -> Iterator[Section]:
+    def divide(self, number: int, documents: Iterable[Document]) -> Iterator[Passage]:
         for document in documents:
             assert document.split is not None, document.name
-            yield Section(document.name, document.text, document.split)
+            yield Passage(document.name, document.text, document.split)
 
 
 @dataclass(frozen=True)
@@ -101,14 +101,14 @@ class Drawn(Splitter):
     val_fraction: float
     test_fraction: float
 
-    def divide(self, number: int, documents: Iterable[Document]) -> Iterator[Section]:
+    def divide(self, number: int, documents: Iterable[Document]) -> Iterator[Passage]:
         for document in documents:
             draw = int.from_bytes(_rank(document.name)[:8], "big") / 2**64
             if draw < self.test_fraction:
                 split = "test"
             else:
                 split = "val" if draw < self.test_fraction + self.val_fraction else "train"
-            yield Section(document.name, document.text, split)
+            yield Passage(document.name, document.text, split)
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,9 @@ class Listed(Splitter):
 
     splits: Sequence[Sequence[str]]
 
-    def divide(self, number: int, documents: Iterable[Document]) -> Iterator[Section]:
+    def divide(self, number: int, documents: Iterable[Document]) -> Iterator[Passage]:
         for document, split in zip(documents, self.splits[number], strict=True):
-            yield Section(document.name, document.text, split)
+            yield Passage(document.name, document.text, split)
 
 
 @dataclass(frozen=True)
@@ -148,14 +148,14 @@ class Tail(Splitter):
                 )
         return cls(tuple(accumulate(lengths, initial=0)), ends)
 
-    def divide(self, number: int, documents: Iterable[Document]) -> Iterator[Section]:
+    def divide(self, number: int, documents: Iterable[Document]) -> Iterator[Passage]:
         offset = self.offsets[number]
         for document in documents:
             begins = True
             for split, start, stop in zip(SPLITS, (0, *self.ends), self.ends, strict=False):
                 text = document.text[max(start - offset, 0) : max(stop - offset, 0)]
                 if text:
-                    yield Section(document.name, text, split, begins)
+                    yield Passage(document.name, text, split, begins)
                     begins = False
             offset += len(document.text)
 

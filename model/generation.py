@@ -78,7 +78,7 @@ def generate(
 def _cache_for(
     model: Transformer, prompts: Sequence[Sequence[int]], max_tokens: int
 ) -> RollingKVCache:
-    """Make a cache for the prompts and what follows, in the dtype and on the device of the model."""
+    """Make a cache for the prompts and the new tokens, with the dtype and device of the model."""
     weight = model.tok_embeddings.weight
     capacity = max(map(len, prompts)) + max_tokens
     return RollingKVCache(model.config, len(prompts), capacity, weight.dtype, weight.device)

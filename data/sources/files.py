@@ -62,7 +62,7 @@ class Files(Source):
             raise UserError(f"data.separator is {separator!r}, which no text file of {path} has")
         self._files = files
         self._chunks = _group(files)
-        self.n_parts = len(self._chunks)
+        self.n_chunks = len(self._chunks)
 
     def fingerprint(self) -> str:
         reading = self._reading
@@ -75,7 +75,7 @@ class Files(Source):
             digest.update(content.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
-    def part(self, number: int) -> Iterator[Document]:
+    def chunk(self, number: int) -> Iterator[Document]:
         for index, sections in self._chunks[number]:
             file = self._files[index]
             if file.is_table:
@@ -83,7 +83,7 @@ class Files(Source):
             else:
                 yield from _text_documents(file, sections, self._reading)
 
-    def part_bytes(self, number: int) -> int:
+    def chunk_bytes(self, number: int) -> int:
         return sum(self._files[index].size(sections) for index, sections in self._chunks[number])
 
 

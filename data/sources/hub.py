@@ -68,11 +68,11 @@ class Hub(Source):
         return hashlib.sha256(repr(settings).encode()).hexdigest()
 
     @property
-    def n_parts(self) -> int:  # type: ignore[override]
+    def n_chunks(self) -> int:  # type: ignore[override]
         """The number of chunks. Opens the dataset."""
         return self._open().n_chunks
 
-    def part(self, number: int) -> Iterator[Document]:
+    def chunk(self, number: int) -> Iterator[Document]:
         counts = RowCounts(self._id, self._field, self._strict)
         try:
             for name, row in self._open().rows(number):
@@ -103,7 +103,7 @@ class Hub(Source):
             print(f"note: {self._id}, chunk {number}: rows are skipped (data.strict=true refuses "
                   f"them): {counts}", file=sys.stderr)  # fmt: skip
 
-    def part_bytes(self, number: int) -> int:
+    def chunk_bytes(self, number: int) -> int:
         rows = self._open()
         return rows.size // rows.n_chunks if rows.size else CHUNK_BYTES
 

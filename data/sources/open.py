@@ -67,18 +67,18 @@ class Stories(Source):
         if near > far:
             raise UserError(f"data.near is {near}, more than data.far, {far}: make it smaller")
         self._count, self._near, self._far = count, near, far
-        self.n_parts = -(-count // STORIES_PER_CHUNK)
+        self.n_chunks = -(-count // STORIES_PER_CHUNK)
 
     def fingerprint(self) -> str:
         settings = f"{self._count} {self._near} {self._far} {VERSION}"
         return hashlib.sha256(settings.encode()).hexdigest()
 
-    def part(self, number: int) -> Iterator[Document]:
+    def chunk(self, number: int) -> Iterator[Document]:
         for index in range(
             number * STORIES_PER_CHUNK, min((number + 1) * STORIES_PER_CHUNK, self._count)
         ):
             text = story(0, index, near=self._near, far=self._far).text
             yield Document(f"story-{index}", text, split_of(index))
 
-    def part_bytes(self, number: int) -> int:
+    def chunk_bytes(self, number: int) -> int:
         return min(STORIES_PER_CHUNK, self._count - number * STORIES_PER_CHUNK) * STORY_BYTES

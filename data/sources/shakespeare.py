@@ -34,7 +34,7 @@ class Shakespeare(Source):
     def fingerprint(self) -> str:
         return ARCHIVE_SHA256
 
-    def part(self, number: int) -> Iterator[Document]:
+    def chunk(self, number: int) -> Iterator[Document]:
         # Read whole, so that the bytes that are parsed are the bytes whose hash was checked.
         content = self._archive.read_bytes() if self._archive.is_file() else b""
         if hashlib.sha256(content).hexdigest() != ARCHIVE_SHA256:

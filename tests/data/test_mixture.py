@@ -27,7 +27,7 @@ class Word(Source):
     def fingerprint(self) -> str:
         return self._text
 
-    def part(self, number: int) -> Iterator[Document]:
+    def chunk(self, number: int) -> Iterator[Document]:
         yield Document("d", self._text)
 
 

@@ -38,13 +38,13 @@ class Shelf(Source):
         self.fails_at = 0
 
     @property
-    def n_parts(self) -> int:  # type: ignore[override]
+    def n_chunks(self) -> int:  # type: ignore[override]
         return -(-len(self.texts) // 3)
 
     def fingerprint(self) -> str:
         return repr(self.texts)
 
-    def part(self, number: int) -> Iterator[Document]:
+    def chunk(self, number: int) -> Iterator[Document]:
         self.reads += 1
         for place in range(3 * number, min(3 * number + 3, len(self.texts))):
             if self.reads == self.fails_at and place == 7:

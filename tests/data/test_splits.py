@@ -20,13 +20,13 @@ class Lengths(Source):
 
     def __init__(self, documents: Sequence[tuple[str, int]], split: str | None = None) -> None:
         self._documents, self._split = documents, split
-        self.n_parts = -(-len(documents) // 2)
+        self.n_chunks = -(-len(documents) // 2)
         self.reads = 0
 
     def fingerprint(self) -> str:
         return repr(self._documents)
 
-    def part(self, number: int) -> Iterator[Document]:
+    def chunk(self, number: int) -> Iterator[Document]:
         start = sum(length for _, length in self._documents[: 2 * number])
         for name, length in self._documents[2 * number : 2 * number + 2]:
             self.reads += 1
@@ -40,8 +40,8 @@ def divided(
     """Return each section as (name, split, first position, last position + 1)."""
     source = Lengths(documents)
     splitter = choose(source, **settings)
-    sections = [section for number in range(source.n_parts)
-                for section in splitter.divide(number, source.part(number))]  # fmt: skip
+    sections = [section for number in range(source.n_chunks)
+                for section in splitter.divide(number, source.chunk(number))]  # fmt: skip
     return [(section.name, section.split, ord(section.text[0]), ord(section.text[-1]) + 1)
             for section in sections if section.text]  # fmt: skip
 
@@ -119,7 +119,7 @@ def test_tail_cuts_inside_documents() -> None:
     ]
     source = Lengths(documents)
     splitter = choose(source, split="tail", val_fraction=0.25, test_fraction=0.25)
-    sections = [s for number in (0, 1) for s in splitter.divide(number, source.part(number))]
+    sections = [s for number in (0, 1) for s in splitter.divide(number, source.chunk(number))]
     assert [section.begins for section in sections] == [True, True, False, True, False]
 
 
@@ -176,7 +176,7 @@ def test_a_source_may_have_its_own_splits() -> None:
     source = Lengths([("a", 3), ("b", 3), ("c", 3)], split="val")
     splitter = choose(source, split="document", **SHARES)
     assert isinstance(splitter, Own) and source.reads == 1
-    assert [d.split for d in splitter.divide(0, source.part(0))] == ["val", "val"]
+    assert [d.split for d in splitter.divide(0, source.chunk(0))] == ["val", "val"]
 
 
 def test_assign_documents_is_what_choose_does() -> None:

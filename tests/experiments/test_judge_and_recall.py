@@ -27,7 +27,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert tiny.start(folder / "stories", text, *alone) == 0
     assert tiny.start(folder / "far", text, *alone, "data.near=200", "data.far=400") == 0
     assert tiny.start(folder / "mixed", text, "data.source=stories", mixed, *stories) == 0
-    assert tiny.start(folder / "unmixed", text, "data.source=stories", unmixed, "data.path=null") == 0
+    assert (
+        tiny.start(folder / "unmixed", text, "data.source=stories", unmixed, "data.path=null") == 0
+    )
     assert tiny.start(folder / "other", text) == 0
     return folder
 

@@ -258,7 +258,7 @@ BORDERS = {
 @pytest.mark.parametrize(("content", "border"), BORDERS.values(), ids=BORDERS)
 def test_where_a_section_ends(tmp_path: Path, content: bytes, border: int) -> None:
     (tmp_path / "a.txt").write_bytes(content)
-    first = next(Files(str(tmp_path)).part(0))
+    first = next(Files(str(tmp_path)).chunk(0))
     assert first.text.encode() == content[:border]
     assert first.name == ("a.txt" if border == len(content) else "a.txt#0")
 
@@ -282,9 +282,9 @@ def test_sections(tmp_path: Path, documents: str) -> None:
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + MIXED))
     write_zst(tmp_path / "c.txt.zst", b"\xef\xbb\xbf" + MIXED)
     source = Files(str(tmp_path), documents=documents)
-    parts = [list(source.part(number)) for number in reversed(range(source.n_parts))][::-1]
+    parts = [list(source.chunk(number)) for number in reversed(range(source.n_chunks))][::-1]
     assert [d for part in parts for d in part] == list(source.documents())
-    assert source.n_parts > 20 and all(parts) and len(parts[-1]) == len(parts[-2]) > 20
+    assert source.n_chunks > 20 and all(parts) and len(parts[-1]) == len(parts[-2]) > 20
     per_file = {
         name: [(d.name.removeprefix(name), d.text) for part in parts for d in part
                if d.name.startswith(name)]
@@ -307,8 +307,8 @@ def test_small_files_share_a_part(tmp_path: Path) -> None:
     for number in range(20):
         (tmp_path / f"{number:02}.txt").write_bytes(b"0123456789")
     source = Files(str(tmp_path))
-    assert [len(list(source.part(number))) for number in range(source.n_parts)] == [3] * 6 + [2]
-    assert [source.part_bytes(number) for number in range(7)] == [30] * 6 + [20]
+    assert [len(list(source.chunk(number))) for number in range(source.n_chunks)] == [3] * 6 + [2]
+    assert [source.chunk_bytes(number) for number in range(7)] == [30] * 6 + [20]
 
 
 def test_the_size_of_a_section_decides_the_fingerprint(

@@ -46,12 +46,12 @@ def answer(arguments):
     try:
         source = Hub(**arguments)
         next(source.documents(), None)
-        parts = [[(d.name, d.text) for d in source.part(n)] for n in range(source.n_parts)]
+        parts = [[(d.name, d.text) for d in source.chunk(n)] for n in range(source.n_chunks)]
         sent = pickle.loads(pickle.dumps(Hub(**arguments)))  # as another process gets it
-        alone = [(d.name, d.text) for d in sent.part(len(parts) - 1)]
+        alone = [(d.name, d.text) for d in sent.chunk(len(parts) - 1)]
     except UserError as error:
         return {"error": str(error)}
-    about = {"fingerprint": source.fingerprint(), "bytes": source.part_bytes(0)}
+    about = {"fingerprint": source.fingerprint(), "bytes": source.chunk_bytes(0)}
     return about | {"parts": parts, "alone": alone}
 
 look_up, hosts = socket.getaddrinfo, set()

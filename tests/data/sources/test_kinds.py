@@ -134,7 +134,7 @@ def test_sections_end_at_separators(
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(END.join(documents).encode()))
     for name in ("a.txt", "a.txt.gz"):
         source = Files(str(tmp_path / name), separator=END)
-        chunks = [list(source.part(number)) for number in range(source.n_parts)]
+        chunks = [list(source.chunk(number)) for number in range(source.n_chunks)]
         assert [document.text for chunk in chunks for document in chunk] == documents
         names = [document.name for chunk in chunks for document in chunk]
         assert len(set(names)) == len(names)
