@@ -1,6 +1,6 @@
 # make train        set up, train the model of configs/quickstart.yaml, print text that it wrote
 # make test         set up, run the tests (minutes); make test-slow: those that take longer
-# make prove        the window's proofs over their full grid
+# make prove        the window's checks over their full grid
 # make lint         ruff and mypy
 # make schema       write configs/schema.json, by which editors check the YAML files
 # make clean        remove .venv and caches of tools; runs/ stays

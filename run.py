@@ -21,7 +21,8 @@ from data.mixture import MixedCorpus
 from data.text import open_text
 from data.tokenizer import Tokenizer
 from errors import UserError
-from model import Sampling, Transformer, generate
+from inference.text import continue_text
+from model import Sampling, Transformer
 from model.cost import training_memory
 from model.loss import next_token_loss
 from model.window import Window
@@ -141,19 +142,15 @@ class TrainingRun:
             settings.min_p,
             settings.repetition_penalty,
         )
-        bos, eos = self.tokenizer.bos_id, self.tokenizer.eos_id
-        prompt = [bos, *self.tokenizer.encode(settings.prompt)]
         with torch.compiler.set_stance("force_eager"):
-            steps = generate(
-                self.model,
-                [prompt],
-                settings.max_tokens,
+            pieces = continue_text(
+                self,
+                [settings.prompt],
+                max_tokens=settings.max_tokens,
                 sampling=sampling,
                 seed=self.config.seed,
-                stop=[bos, eos],
             )
-            generated = [token for (token,) in steps if token is not None]
-        return self.tokenizer.decode([*prompt, *generated])
+            return settings.prompt + "".join(piece.text for piece in pieces)
 
     def save(self) -> Path:
         """Write a checkpoint, then delete those that are neither recent nor the best."""

@@ -24,7 +24,8 @@ from arguments import add_config, read_config
 from configs.help import describe
 from configs.load import split_arguments
 from configs.settings import Config
-from errors import DIVERGED, ArgumentParser, UserError, command
+from errors import DIVERGED, ArgumentParser, UserError, command, fields_named
+from storage import lock, remove_torn_files
 
 # torch takes seconds to import. `--help` and mistakes in a config do not wait for it, so what needs
 # torch is imported in the functions that use it.
@@ -87,7 +88,7 @@ def train(config: Config, *, resume: bool = False) -> int:
     """
     from run import MEMORY_REMEDY, start_run
     from summary import summary
-    from training.interrupt import StopRequest, lock
+    from training.interrupt import StopRequest
     from training.memory import allocation_errors
     from training.metrics import MetricsLog, SamplesLog
 
@@ -99,9 +100,12 @@ def train(config: Config, *, resume: bool = False) -> int:
             f"{checkpoints} cannot be created ({error.strerror}): choose another folder with "
             "run_dir=..."
         ) from None
-    with lock(config.folder), allocation_errors(MEMORY_REMEDY):
-        for torn in config.folder.rglob(".*.part"):  # of a process that was killed while it wrote
-            torn.unlink()
+    with (
+        fields_named({"folder": "run_dir"}),
+        lock(config.folder, wait=False),
+        allocation_errors(MEMORY_REMEDY),
+    ):
+        remove_torn_files(config.folder)
         checkpoint = checkpoint_to_resume(config, resume)
         run = start_run(config, checkpoint)
         print(summary(run), end="\n\n")

@@ -17,8 +17,7 @@ from data.tokenizer import Tokenizer
 from errors import UserError
 from model import ModelConfig, Sampling, Transformer
 from model.loss import next_token_loss
-from training import checkpoint as checkpoints
-from training.checkpoint import Checkpoint
+from training.checkpoint import Checkpoint, find
 from training.device import keep_freed_memory
 
 # The model's settings under which names, shapes and values of all weights stay the same.
@@ -92,7 +91,7 @@ def open_trained(
     those of the last training step. Raises `UserError` if there is no valid checkpoint.
     """
     keep_freed_memory()
-    checkpoint = checkpoints.find(Path(path), which)
+    checkpoint = find(Path(path), which)
     config = config_from_dict(checkpoint.metadata["config"], str(checkpoint.path))
     tokenizer = Tokenizer(checkpoint.tokenizer())
     settings = dict(vars(config.model))

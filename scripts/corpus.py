@@ -6,7 +6,6 @@ training silently bad.
 """
 
 import contextlib
-import os
 import statistics
 import sys
 import tempfile
@@ -182,11 +181,13 @@ def fit_warnings(config: Config, splits: "Mapping[str, TokenCensus]") -> Iterato
 def _training_time(config: Config, corpus: "Corpus | MixedCorpus", vocab_size: int) -> str:
     """Estimate the time of training on this machine from a few updates of a new model."""
     from model.cost import training_memory
+    from training.device import choose_device
+    from training.memory import memory_limit
 
     shape = model_config(config, vocab_size)
     train, seq_len = config.train, config.data.seq_len
     needed = training_memory(shape, train.micro_batch_size, seq_len, train.optimizer, 4).total
-    memory = _machine_memory()
+    memory = memory_limit(choose_device(train.device)[0])
     if memory is not None and needed > 0.8 * memory:
         return f"not measured: training needs {needed / 1e9:,.0f} GB of {memory / 1e9:,.0f} GB"
     step, device = _time_updates(config, corpus)
@@ -196,13 +197,6 @@ def _training_time(config: Config, corpus: "Corpus | MixedCorpus", vocab_size: i
     return (f"about {_duration(total)}, on this machine as it is now ({device}): "
             f"{train.max_steps:,} steps of {step:.2f} s, {evaluations:,} evaluations of "
             f"{step * evaluated:.1f} s")  # fmt: skip
-
-
-def _machine_memory() -> int | None:
-    """Return the bytes of memory of this machine; None on Windows, which has no `sysconf`."""
-    if not hasattr(os, "sysconf"):
-        return None
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _time_updates(config: Config, corpus: "Corpus | MixedCorpus") -> tuple[float, str]:

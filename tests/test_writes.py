@@ -26,7 +26,6 @@ LIBRARIES = {"np", "numpy", "torch", "pickle", "yaml"}  # whose save/load/dump i
 PICKLES = {"pickle", "shelve", "marshal", "joblib", "dill", "cloudpickle"}
 ALLOWED = {
     ("training/metrics.py", "open 'a'"): 2,  # metrics.jsonl and samples.txt
-    ("training/interrupt.py", "open 'wb'"): 1,  # the lock, which is empty
     (
         "experiments/process_memory.py",
         "write_text",

@@ -1,12 +1,8 @@
-"""Signals that stop a run, and the lock that lets one process train in a folder."""
+"""Signals that stop a run: the training loop reads them at the end of a step."""
 
 import signal
 import sys
-from pathlib import Path
 from types import FrameType
-from typing import IO
-
-from errors import UserError
 
 STOPPING = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGHUP] if sys.platform != "win32" else [])
 
@@ -40,24 +36,3 @@ class StopRequest:
         """Restore the handlers that were set before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
-
-
-def lock(folder: Path) -> IO[bytes]:
-    """Hold an exclusive lock on a run's folder; the system releases it when this process ends.
-
-    Keep the returned file open. Raises `UserError` if another process trains in the folder. On
-    Windows nothing is locked.
-    """
-    file = (folder / ".lock").open("wb")
-    if sys.platform != "win32":
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise UserError(
-                f"another process is training in {folder}: wait for it, stop it, or "
-                "choose another folder with run_dir=..."
-            ) from None
-    return file

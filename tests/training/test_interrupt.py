@@ -1,15 +1,11 @@
-"""The first signal is noted, the second ends; a folder has one trainer."""
+"""The first signal is noted, the second ends the process."""
 
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-from errors import UserError
-from training.interrupt import STOPPING, StopRequest, lock
+from training.interrupt import STOPPING, StopRequest
 
 
 @pytest.mark.parametrize("number", STOPPING)
@@ -25,28 +21,9 @@ def test_the_first_signal_is_noted(number: int, capfd: pytest.CaptureFixture[str
     assert signal.Signals(number).name in said and "a second signal ends at once" in said
 
 
-def test_handlers_are_put_back(text: Path) -> None:
+def test_handlers_are_put_back() -> None:
     """Ctrl-C that no longer works in whatever runs afterwards."""
     before = [signal.getsignal(n) for n in STOPPING]
     with StopRequest():
         assert [signal.getsignal(n) for n in STOPPING] != before
     assert [signal.getsignal(n) for n in STOPPING] == before
-
-
-def test_lock_is_exclusive_and_freed(tmp_path: Path) -> None:
-    """Two trainers in a folder would delete each other's checkpoints."""
-    with lock(tmp_path), pytest.raises(UserError, match=f"another process .*{tmp_path}"):
-        lock(tmp_path)
-    with lock(tmp_path):
-        pass
-
-
-def test_a_dead_process_holds_no_lock(tmp_path: Path) -> None:
-    """A lock that outlives kill -9 would have to be removed by hand."""
-    script = (
-        "import os, pathlib; from training.interrupt import lock; "
-        f"held = lock(pathlib.Path({str(tmp_path)!r})); os.kill(os.getpid(), 9)"
-    )
-    folder = Path(__file__).parents[2]
-    assert subprocess.run([sys.executable, "-c", script], cwd=folder).returncode == -9
-    lock(tmp_path).close()
