@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from processes import processes_with
 
 from data.corpus import Corpus
 from data.documents import Document, Source
@@ -167,7 +168,7 @@ def test_names_are_listed_for_few_documents_only(tokenizer: Tokenizer) -> None:
     assert len(corpus.manifest["splits"]["val"]["documents"]) == 30
 
 
-# ---------------------------------------------------------------------------- made again, or not
+# ---------------------------------------------------------------------------- the cache
 
 
 def test_nothing_is_made_twice(shelf: Shelf, tokenizer: Tokenizer) -> None:
@@ -242,7 +243,7 @@ def test_an_interrupted_run_leaves_nothing_half_made(shelf: Shelf, tokenizer: To
     }  # fmt: skip
 
 
-def test_the_data_hash_forgets_where_text_came_from(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_the_data_hash_does_not_depend_on_the_folder(tmp_path: Path, tokenizer: Tokenizer) -> None:
     """A checkpoint records it: moving or touching the files does not prevent a resume."""
     hashes = []
     for place in ("here", "there"):
@@ -262,9 +263,9 @@ def test_preparing_prints_what_it_does(
     shelf: Shelf, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corpus = prepare(shelf, tokenizer, split="document", **SHARES)
-    said = capsys.readouterr().err
-    assert f"tokenizing into {corpus.folder} ..." in said
-    assert f"tokens of 10 documents: train {corpus.n_tokens('train'):,}, val " in said
+    printed = capsys.readouterr().err
+    assert f"tokenizing into {corpus.folder} ..." in printed
+    assert f"tokens of 10 documents: train {corpus.n_tokens('train'):,}, val " in printed
 
 
 # ---------------------------------------------------------------------------- at size
@@ -336,19 +337,6 @@ if __name__ == "__main__":
 """
 
 
-def alive(marker: str) -> list[int]:
-    """Return the processes that have `marker` in their environment."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            content = place.read_bytes()
-        except OSError:  # the process has ended, or belongs to another user
-            continue
-        if marker.encode() in content:
-            found.append(int(place.parent.name))
-    return found
-
-
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
 def test_killed_and_resumed(tmp_path: Path, tokenizer: Tokenizer, signal_number: int) -> None:
@@ -369,9 +357,11 @@ def test_killed_and_resumed(tmp_path: Path, tokenizer: Tokenizer, signal_number:
             process.send_signal(signal_number)
             process.wait(60)
             deadline = time.monotonic() + 30
-            while alive(f"BREEZE_CACHE={tmp_path / place}") and time.monotonic() < deadline:
+            while (
+                processes_with(f"BREEZE_CACHE={tmp_path / place}") and time.monotonic() < deadline
+            ):
                 time.sleep(0.05)
-            assert not alive(f"BREEZE_CACHE={tmp_path / place}")
+            assert not processes_with(f"BREEZE_CACHE={tmp_path / place}")
             finished = list((tmp_path / place).rglob("chunks/*.json"))
             assert 3 <= len(finished) < 9 and not list((tmp_path / place).rglob("manifest.json"))
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
@@ -390,6 +380,6 @@ def test_two_processes_tokenize_once(tmp_path: Path, tokenizer: Tokenizer) -> No
     env = os.environ | {"BREEZE_CACHE": str(cache_folder()), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(program), str(model)]
     both = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) for _ in "ab"]
-    said = [process.communicate(timeout=120)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert sum("tokenizing into" in one for one in said) == 1, said
+    printed = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    assert sum("tokenizing into" in one for one in printed) == 1, printed
