@@ -63,11 +63,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     path = _locate(Path(path))
     in_file, errors = _read_file(path)
-    on_line, more = _read_overrides(overrides)
-    given = {**in_file, **on_line}
-    notes = _set_source(given, in_file, on_line)
+    in_overrides, more = _read_overrides(overrides)
+    given = {**in_file, **in_overrides}
+    notes = _set_source(given, in_file, in_overrides)
     config, shortened = _check(given, [*errors, *more], str(path))
-    if ineffective := _ineffective(config, in_file, on_line):
+    if ineffective := _ineffective(config, in_file, in_overrides):
         raise UserError(_one_line(str(path), ineffective))
     for note in [*notes, *shortened]:
         print(f"note: {note}", file=sys.stderr)
@@ -193,10 +193,10 @@ def _override(text: str) -> tuple[str, Any]:
 
 
 def _set_source(
-    given: dict[str, Given], in_file: Mapping[str, Given], on_line: Mapping[str, Given]
+    given: dict[str, Given], in_file: Mapping[str, Given], in_overrides: Mapping[str, Given]
 ) -> list[str]:
     """Set `data.source` to files if a path of files is given after the source; return the notes."""
-    later = [on_line] if "data.path" in on_line else [in_file, on_line]
+    later = [in_overrides] if "data.path" in in_overrides else [in_file, in_overrides]
     if any(name in each for each in later for name in ("data.source", "data.mix")):
         return []
     path = given["data.path"].value if "data.path" in given else None
@@ -253,7 +253,7 @@ def _is_asked_for(name: str, given: Mapping[str, Given]) -> bool:
 
 
 def _ineffective(
-    config: Config, in_file: Mapping[str, Given], on_line: Mapping[str, Given]
+    config: Config, in_file: Mapping[str, Given], in_overrides: Mapping[str, Given]
 ) -> list[str]:
     """Return an error for each setting that the user asked for and that has no effect.
 
@@ -263,8 +263,8 @@ def _ineffective(
     return [
         f"{given[name].place}{name} has no effect: {reason}; change or remove one of the two"
         for name, reason in without_effect(config).items()
-        for given in (on_line, in_file)
-        if _is_asked_for(name, given) and (given is on_line or name in in_file_alone)
+        for given in (in_overrides, in_file)
+        if _is_asked_for(name, given) and (given is in_overrides or name in in_file_alone)
     ]
 
 

@@ -1,4 +1,4 @@
-"""data/sources/files.py: the user's files as they are, in chunks, or one clear line.
+"""data/sources/files.py: the user's files, unchanged, in chunks; errors are one line.
 
 Tests of the rows of tables are in test_tables.py, of folders and globs in test_paths.py, of kinds
 of files in test_kinds.py.
@@ -99,7 +99,7 @@ def test_field_chooses_the_column(tmp_path: Path) -> None:
     assert read(tmp_path, "story") == [("a.jsonl#0", "two")]
 
 
-def test_datasets_keeps_to_our_cache(tmp_path: Path, own_cache: Path) -> None:
+def test_reading_tables_writes_only_in_our_cache(tmp_path: Path, own_cache: Path) -> None:
     """What `datasets` writes goes below the cache that the user chose."""
     (tmp_path / "a.jsonl").write_text('{"text": "one"}\n')
     read(tmp_path / "a.jsonl")
@@ -162,7 +162,7 @@ def test_refused_paths(tmp_path: Path) -> None:
     assert refusal(tmp_path / "*.txt") == f"{tmp_path}/*.txt matches no file: check the pattern"
     assert refusal(tmp_path) == f"{tmp_path} has no files to read in it"
     assert refusal("/dev/null") == ("/dev/null is not a regular file: text is read from files only")
-    os.mkfifo(tmp_path / "pipe.txt")  # to open it would wait for ever
+    os.mkfifo(tmp_path / "pipe.txt")  # opening it would never return
     assert "pipe.txt is not a regular file" in refusal(tmp_path)
 
 
@@ -265,7 +265,7 @@ def test_where_a_section_ends(tmp_path: Path, content: bytes, border: int) -> No
 
 @pytest.mark.usefixtures("small_sections")
 def test_borders_do_not_drift(tmp_path: Path) -> None:
-    """The end of section k is looked for from (k + 1) `SECTION`s on, whatever the others are."""
+    """The search for the end of section k starts at (k + 1) * `SECTION`, whatever the others."""
     (tmp_path / "a.txt").write_bytes(b"a" * 40 + b"\n" + b"b" * 23 + b"\n" + b"c" * 20)
     assert [len(document.text) for document in Files(str(tmp_path)).documents()] == [41, 24, 20]
 
@@ -314,7 +314,7 @@ def test_small_files_share_a_chunk(tmp_path: Path) -> None:
 def test_the_size_of_a_section_decides_the_fingerprint(
     library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Chunks that an earlier version left must be those that are made now."""
+    """Chunks of another size, written by an earlier version, must not be used."""
     first = Files(str(library)).fingerprint()
     monkeypatch.setattr(texts, "SECTION", 32)
     assert Files(str(library)).fingerprint() != first

@@ -1,4 +1,4 @@
-"""data/sources/hub.py and hub_rows.py: a dataset of the Hub as it is, or one clear line.
+"""data/sources/hub.py and hub_rows.py: a dataset of the Hub, unchanged; errors are one line.
 
 The libraries read HF_ENDPOINT when they are imported, which takes seconds. So one process answers
 all questions and another trains; both ask hub_server.py.
@@ -257,8 +257,8 @@ def test_refused(answers: dict[str, Any], name: str, message: str) -> None:
     assert "\n" not in answers[name]["error"]
 
 
-def test_what_is_asked_printed_and_left(answers: dict[str, Any]) -> None:
-    """Files are requested by commit, files are left in one folder only, and no library prints."""
+def test_requests_messages_and_files(answers: dict[str, Any]) -> None:
+    """Files are requested by commit and stored in one folder only, and no library prints."""
     files = [line for line in answers["asked"] if "/resolve/" in line]
     assert files and not any("/resolve/main/" in line for line in files)
     assert sum("own/down" in line for line in answers["asked"]) == 1  # no retries

@@ -1,4 +1,4 @@
-"""data/sources/tables.py: each row as it is in the file, whatever other rows and columns hold."""
+"""data/sources/tables.py: each row as in the file, independent of other rows and columns."""
 
 import csv
 import gzip
@@ -165,7 +165,7 @@ def test_a_row_of_any_depth_and_size_costs_only_itself(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------- rows without text
 
 
-def test_what_is_skipped_is_counted_and_placed(
+def test_skipped_rows_are_counted_and_located(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """True line numbers, though blank lines are not rows; other columns do not matter."""
@@ -199,7 +199,7 @@ def test_strict_refuses_the_first_row_without_text(tmp_path: Path) -> None:
     assert read(written(path, '{"text": "a"}\n'), strict=True) == {"0": "a"}
 
 
-def test_many_files_with_gaps_are_not_as_many_lines(
+def test_notes_about_many_incomplete_files_are_limited(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in range(12):
