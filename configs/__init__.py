@@ -1,1 +1,1 @@
-"""Configs: one YAML file a run, the settings that it may hold, and the rules between them."""
+"""Configs: one YAML file per run, the settings that it may contain, and the rules between them."""

@@ -1,4 +1,4 @@
-"""The list of settings in `train.py --help`, and schema.json, by which editors check YAML files.
+"""The list of settings in `train.py --help`, and schema.json, with which editors check configs.
 
 `python -m configs.help` writes schema.json.
 """
@@ -19,14 +19,14 @@ def describe() -> str:
     """Return the list of settings with default, meaning, range and unit that `--help` prints."""
     lines = []
     section = ""
-    for known in SETTINGS.values():
-        head, _, key = known.name.rpartition(".")
+    for entry in SETTINGS.values():
+        head, _, key = entry.name.rpartition(".")
         if head != section:
             lines.append(f"\n{head}: {SECTIONS[head].__doc__}")
             section = head
-        unit = f" [{known.unit}]" if known.unit else ""
-        lines.append(f"  {key:18} {spell(known.default):13} {known.meaning}")
-        lines.append(f"  {'':32} {known.expected}{unit}")
+        unit = f" [{entry.unit}]" if entry.unit else ""
+        lines.append(f"  {key:18} {spell(entry.default):13} {entry.meaning}")
+        lines.append(f"  {'':32} {entry.expected}{unit}")
     return "\n".join(lines)
 
 
@@ -40,9 +40,9 @@ def json_schema() -> dict[str, Any]:
             "properties": {},
             "additionalProperties": False,
         }
-    for known in SETTINGS.values():
-        head, _, key = known.name.rpartition(".")
-        (properties[head]["properties"] if head else properties)[key] = known.json_schema()
+    for entry in SETTINGS.values():
+        head, _, key = entry.name.rpartition(".")
+        (properties[head]["properties"] if head else properties)[key] = entry.json_schema()
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A Breeze run",
@@ -54,7 +54,7 @@ def json_schema() -> dict[str, Any]:
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write configs/schema.json."""
+    """Write configs/schema.json; return 0."""
     path = Path(__file__).with_name("schema.json")
     atomic_write(path, (json.dumps(json_schema(), indent=1) + "\n").encode())
     print(f"wrote {path}")

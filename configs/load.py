@@ -1,4 +1,4 @@
-"""Read a config: a YAML file and `section.key=value` overrides become a checked `Config`.
+"""Read a config: from a YAML file and `section.key=value` overrides to a checked `Config`.
 
 All errors are reported together, in one line that names the file, the line and the key.
 """
@@ -26,47 +26,48 @@ from errors import UserError
 
 SHIPPED = Path(__file__).parent  # the folder of the configs that come with Breeze
 QUICKSTART = "configs/quickstart.yaml"  # the default config, as users name it
-MAX_BYTES = 65_536  # a config is a page or two; a larger file is refused unread
+MAX_BYTES = 65_536  # a config is much smaller; a larger file is refused before it is read
 SHOWN = 10  # errors listed in one line; the rest are counted
 
 
 class Given(NamedTuple):
-    """A value as it was written, and where."""
+    """A value, and where it was written."""
 
     value: Any
     place: str  # "line 12: ", "command line: "
-    is_asked_for: bool = False  # by this user, not by a config of ours or one that a run saved
+    is_asked_for: bool = False  # by this user, not by a shipped config or one that a run saved
 
 
 def split_arguments(words: Sequence[str]) -> tuple[str, list[str]]:
-    """Split `[CONFIG] [section.key=value ...]`, in any order, into the file and the overrides.
+    """Split `[CONFIG] [section.key=value ...]`, in any order, into the path and the overrides.
 
-    Without CONFIG the file is quickstart.yaml. Raises `UserError` for `key = value` with spaces.
+    Without CONFIG, the path is that of quickstart.yaml. Raises `UserError` for `key = value` with
+    spaces.
     """
     refuse_spaces(words)
     for n, word in enumerate(words):
         if "=" not in word or (_has_suffix(word) and word.partition("=")[0] not in SETTINGS):
             return word, [*words[:n], *words[n + 1 :]]
     default = SHIPPED / Path(QUICKSTART).name
-    is_near = default.is_relative_to(Path.cwd())
-    return str(default.relative_to(Path.cwd()) if is_near else default), list(words)
+    is_below = default.is_relative_to(Path.cwd())
+    return str(default.relative_to(Path.cwd()) if is_below else default), list(words)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, then `section.key=value` overrides; the last value of a key counts.
 
-    A relative path that does not exist is looked up where Breeze is installed. A path that is given
-    after the source decides the source, and a warm-up that the user did not ask for is shortened to
-    fit into the run; a note on stderr says so. Raises `UserError`, one line that names the file and
-    every error. A setting that the user asked for and that has no effect is an error.
+    A relative path that does not exist is looked up where Breeze is installed. A `data.path` given
+    after the source sets the source. A warm-up that is too long, and that the user did not ask
+    for, is shortened. A note on stderr reports both. Raises `UserError`, one line that names
+    the file and every error. A setting that the user asked for and that has no effect is an error.
     """
     path = _locate(Path(path))
     in_file, errors = _read_file(path)
-    on_line, more = _read_overrides(overrides)
-    given = {**in_file, **on_line}
-    notes = _set_source(given, in_file, on_line)
+    in_overrides, more = _read_overrides(overrides)
+    given = {**in_file, **in_overrides}
+    notes = _set_source(given, in_file, in_overrides)
     config, shortened = _check(given, [*errors, *more], str(path))
-    if ineffective := _ineffective(config, in_file, on_line):
+    if ineffective := _ineffective(config, in_file, in_overrides):
         raise UserError(_one_line(str(path), ineffective))
     for note in [*notes, *shortened]:
         print(f"note: {note}", file=sys.stderr)
@@ -76,7 +77,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 def config_from_dict(values: Mapping[str, Any], source: str = "config") -> Config:
     """Build a config from the values of `to_dict`, checked as strictly as a file.
 
-    A missing setting has its default. Raises `UserError` whose line begins with `source`.
+    A missing setting has its default. Raises `UserError`; its message begins with `source`.
     """
     given = {name: Given(value, "") for name, value in _flatten(values).items()}
     return _check(given, [], source)[0]
@@ -103,9 +104,9 @@ def _locate(path: Path) -> Path:
 
 
 def _read_file(path: Path) -> tuple[dict[str, Given], list[str]]:
-    """Return the settings in a file, and the errors that do not keep others from being found.
+    """Return the settings in a file, and the errors after which reading can continue.
 
-    A file that gives most settings was saved by a run: it also holds values that nobody asked for.
+    A file with most settings was saved by a run: it also has values that the user did not ask for.
     """
     document = _parse(path)
     if not isinstance(document.value, dict | None):
@@ -124,7 +125,7 @@ def _parse(path: Path) -> strict_yaml.Document:
     try:
         if not path.exists():
             raise UserError(f"{path}: no such file{_neighbour(path)}")
-        if not path.is_file():  # reading a pipe waits for ever, and a device has no end
+        if not path.is_file():  # reading a pipe may never return, and a device may have no end
             raise UserError(f"{path}: not a regular file, a YAML file is needed")
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"{path}: larger than {MAX_BYTES:,} bytes, too large for a config")
@@ -155,7 +156,7 @@ def _flatten(values: Mapping[str, Any]) -> dict[str, Any]:
         if key in SECTIONS and isinstance(value, Mapping):
             flat.update({f"{key}.{leaf}": item for leaf, item in value.items()})
         elif key not in SECTIONS or value is not None:  # a section may be empty
-            # A key of the file with a dot in it is no setting: quoted, it matches none.
+            # A key with a dot in a file is an error; in quotes it matches no setting.
             flat[f'"{key}"' if "." in str(key) else str(key)] = value
     return flat
 
@@ -192,10 +193,10 @@ def _override(text: str) -> tuple[str, Any]:
 
 
 def _set_source(
-    given: dict[str, Given], in_file: Mapping[str, Given], on_line: Mapping[str, Given]
+    given: dict[str, Given], in_file: Mapping[str, Given], in_overrides: Mapping[str, Given]
 ) -> list[str]:
-    """Set `data.source` to files if a path of files is given after the source; return the note."""
-    later = [on_line] if "data.path" in on_line else [in_file, on_line]
+    """Set `data.source` to files if a path of files is given after the source; return the notes."""
+    later = [in_overrides] if "data.path" in in_overrides else [in_file, in_overrides]
     if any(name in each for each in later for name in ("data.source", "data.mix")):
         return []
     path = given["data.path"].value if "data.path" in given else None
@@ -209,7 +210,7 @@ def _set_source(
 
 
 def _check(given: Mapping[str, Given], errors: list[str], source: str) -> tuple[Config, list[str]]:
-    """Build the config; return it with notes. Raises one `UserError` with all that is wrong."""
+    """Build the config; return it with notes. Raises one `UserError` with all errors."""
     config, wrong = _build(given, errors)
     notes = []
     warmup = config.train.warmup_steps
@@ -219,7 +220,7 @@ def _check(given: Mapping[str, Given], errors: list[str], source: str) -> tuple[
         steps = f"train.max_steps is {train.max_steps}"
         notes = [f"train.warmup_steps is {train.warmup_steps} instead of {warmup}, because {steps}"]
     for names, conflict in conflicts(config):
-        # The default that replaces a wrong value causes conflicts that the user cannot see.
+        # A wrong value is replaced by the default, whose conflicts are not the user's.
         if wrong.isdisjoint(names):
             place = next((given[name].place for name in names if name in given), "")
             errors.append(f"{place}{conflict}")
@@ -229,13 +230,14 @@ def _check(given: Mapping[str, Given], errors: list[str], source: str) -> tuple[
 
 
 def _build(given: Mapping[str, Given], errors: list[str]) -> tuple[Config, set[str]]:
-    """Return the config of all valid values, and the names of the others; add to `errors`."""
+    """Return the config of all valid values and the names of the wrong settings; add to
+    `errors`."""
     wrong = set()
     accepted: dict[str, Any] = {name: {} for name in SECTIONS}
     for name, (value, place, _) in given.items():
         try:
             if name not in SETTINGS:
-                # Searching for the nearest name is slow; it is not needed for what is not shown.
+                # Searching for the nearest name is slow; errors that are not shown do not need it.
                 raise UserError(unknown(name, value) if len(errors) < SHOWN else name)
             head, _, key = name.rpartition(".")
             (accepted[head] if head else accepted)[key] = SETTINGS[name].accept(value)
@@ -251,18 +253,18 @@ def _is_asked_for(name: str, given: Mapping[str, Given]) -> bool:
 
 
 def _ineffective(
-    config: Config, in_file: Mapping[str, Given], on_line: Mapping[str, Given]
+    config: Config, in_file: Mapping[str, Given], in_overrides: Mapping[str, Given]
 ) -> list[str]:
     """Return an error for each setting that the user asked for and that has no effect.
 
-    A setting of the file that only an override makes ineffective is no error.
+    A setting in the file that has no effect only because of an override is not an error.
     """
-    alone = without_effect(_build(in_file, [])[0])
+    in_file_alone = without_effect(_build(in_file, [])[0])
     return [
         f"{given[name].place}{name} has no effect: {reason}; change or remove one of the two"
         for name, reason in without_effect(config).items()
-        for given in (on_line, in_file)
-        if _is_asked_for(name, given) and (given is on_line or name in alone)
+        for given in (in_overrides, in_file)
+        if _is_asked_for(name, given) and (given is in_overrides or name in in_file_alone)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Rules between settings: which conflict, which have no effect, and what follows from others."""
+"""Rules between settings: conflicts, settings without effect, settings that others decide."""
 
 import re
 from collections.abc import Iterator
@@ -27,21 +27,21 @@ _READERS = {
 }
 
 
-# Settings that follow from others
+# Settings that others decide
 
 
 def is_local_path(path: str, source: str) -> bool:
-    """Whether `path` names files of this computer, not a dataset of the Hub such as `owner/name`.
+    """Return whether `path` names files of this computer, not a dataset of the Hub (`owner/name`).
 
-    If `source` is hub, only a path that exists does; otherwise also one that looks like a path.
+    A path that exists does. If `source` is not hub, so does a path that looks like one of files.
     """
     try:
         if Path(path).expanduser().exists():
             return True
     except (OSError, RuntimeError, ValueError):  # too long, no home folder, a null character
         return False
-    looks_like_one = re.search(r"^[./~\\]|^\w:\\|[*?\[]|[/\\]$|\.[A-Za-z]\w{0,7}$", path)
-    return source != "hub" and looks_like_one is not None
+    looks_like_files = re.search(r"^[./~\\]|^\w:\\|[*?\[]|[/\\]$|\.[A-Za-z]\w{0,7}$", path)
+    return source != "hub" and looks_like_files is not None
 
 
 def longest_warmup(config: Config) -> int:
@@ -50,12 +50,12 @@ def longest_warmup(config: Config) -> int:
 
 
 def shortened_warmup(config: Config) -> int:
-    """Return a warm-up for a run too short for the configured one: a tenth of the run."""
+    """Return the warm-up of a run that is shorter than its configured one: a tenth of the run."""
     return min(config.train.max_steps // 10, longest_warmup(config))
 
 
 def _decay_steps(config: Config) -> int:
-    """Steps at the end of the run in which the schedule wsd lowers the learning rate."""
+    """Return the number of steps in which wsd lowers the learning rate; 0 for other schedules."""
     train = config.train
     return round(train.decay_fraction * train.max_steps) if train.schedule == "wsd" else 0
 
@@ -125,7 +125,7 @@ def _others_without_effect(config: Config) -> dict[str, Any]:
 
 
 def conflicts(config: Config) -> Iterator[tuple[list[str], str]]:
-    """Yield the conflicts between settings that are valid on their own, each with its settings."""
+    """Yield (names of settings, message) for each conflict between values that are valid alone."""
     yield from _model_conflicts(config)
     yield from _data_conflicts(config)
     yield from _training_conflicts(config)
@@ -137,7 +137,7 @@ def _model_conflicts(config: Config) -> Iterator[tuple[list[str], str]]:
     except UserError as error:
         shape = [name for name in SETTINGS if name.startswith("model.")]
         message = str(error.about(f"model.{error.field}") if error.field else error)
-        named = [name for name in shape if f"{name} " in message]  # their lines are shown first
+        named = [name for name in shape if f"{name} " in message]  # the first gives the line number
         yield [*named, *shape, "tokenizer.vocab_size"], message
 
 

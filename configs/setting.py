@@ -1,8 +1,8 @@
-"""One setting and the values it accepts: as a check, as words, as JSON Schema.
+"""One setting and the values that it accepts: as a check, in words and as JSON Schema.
 
 The dataclasses of `configs/settings.py` declare each setting once, with `setting(...)`; its type is
-the annotation. Types are strict: `True` is not accepted as a number, and "3" is text. A number may
-be spelled in any way: 2e3 and 1.0 are whole numbers, and 1 is accepted where a fraction is.
+the annotation. Types are strict: `True` is not accepted as a number, and "3" is text. 2e3
+and 1.0 are whole numbers, and a whole number is accepted for a fraction.
 """
 
 import json
@@ -74,12 +74,12 @@ class Setting:
         return _words(self.hint, " and".join(bounds))
 
     def accept(self, value: Any) -> Any:
-        """Return `value` in the setting's own type. Raises `UserError` saying what is needed."""
+        """Return `value` in the setting's type. Raises `UserError`, which says what is needed."""
         if self.choices:
             if any(type(value) is type(choice) and value == choice for choice in self.choices):
                 return value
         else:
-            with suppress(ValueError, OverflowError):  # an int beyond the largest float
+            with suppress(ValueError, OverflowError):  # OverflowError: larger than any float
                 converted = _convert(value, self.hint)
                 if all(map(self._is_in_range, _numbers(converted))):
                     return converted
@@ -87,7 +87,7 @@ class Setting:
         raise UserError(f"{self.name} is {spell(value)}, {self.expected} is needed{remedy}")
 
     def json_schema(self) -> dict[str, Any]:
-        """Return the setting's JSON Schema, which editors check by."""
+        """Return the setting's JSON Schema, for editors."""
         unit = f" [{self.unit}]" if self.unit else ""
         schema = {"description": self.meaning + unit, "default": self.default}
         if self.choices:
@@ -141,14 +141,14 @@ def _numbers(value: Any) -> list[float]:
 
 
 def _words(hint: Any, bounds: str) -> str:
-    """Say which types `hint` accepts; `bounds` stands behind each number."""
+    """Return the types of `hint` in words; `bounds` follows each type of number."""
     words = []
     for kind in _kinds(hint):
         if kind is NoneType:
             words.append("null")
         elif get_origin(kind) is tuple:
-            beside = int in _kinds(hint)
-            words.append("a list of these" if beside else f"a list of whole numbers{bounds}")
+            is_number_too = int in _kinds(hint)
+            words.append("a list of these" if is_number_too else f"a list of whole numbers{bounds}")
         elif get_origin(kind) is Mapping:
             words.append(f"names with a number{bounds} each")
         else:
@@ -173,7 +173,7 @@ def _json_type(hint: Any, bounds: dict[str, float]) -> dict[str, Any]:
 
 
 def _remedy(value: Any, setting: Setting) -> str:
-    """Return what to write instead, for mistakes that are hard to see."""
+    """Return advice for mistakes that are hard to see, or ""."""
     if isinstance(value, str) and re.fullmatch(r"[-+]?0[0-9]+", value):
         return " (write it without leading zeros)"
     if setting.is_text and isinstance(value, int | float):

@@ -1,8 +1,8 @@
 """Every setting of a run: type, default, unit, range and one line on what it means.
 
 The dataclasses mirror the YAML: `train: {lr: 0.02}` is `config.train.lr`, and `train.lr=0.02` on
-the command line. Allowed values stand in the rooms that know them. `ModelConfig` checks the model's
-shape. This module does not import torch.
+the command line. The packages that use a setting list its allowed values. `ModelConfig` checks the
+model's shape. This module does not import torch.
 """
 
 import json
@@ -22,7 +22,7 @@ class ModelSettings:
     """The architecture; `ModelConfig` without `vocab_size`, which the tokenizer gives."""
 
     dim: int = setting(ModelConfig.dim, "width of the residual stream", unit="numbers")
-    # The bound keeps a misplaced digit from building a list of windows that fills the memory.
+    # Bounded, so that a mistyped number does not make a list of windows that fills the memory.
     n_layers: int = setting(ModelConfig.n_layers, "transformer blocks", maximum=10_000)
     n_heads: int = setting(ModelConfig.n_heads, "query heads in a layer")
     n_kv_heads: int = setting(ModelConfig.n_kv_heads, "key/value heads; divides n_heads (GQA)")
@@ -247,11 +247,12 @@ class Config:
 
 
 SECTIONS: dict[str, Any] = {f.name: f.type for f in fields(Config) if is_dataclass(f.type)}
-SETTINGS: dict[str, Setting] = {known.name: known for known in declared(Config)}
+SETTINGS: dict[str, Setting] = {entry.name: entry for entry in declared(Config)}
 
 
 def model_config(config: Config, vocab_size: int) -> ModelConfig:
-    """Return the architecture for a tokenizer of `vocab_size` tokens."""
+    """Return the architecture for a tokenizer of `vocab_size` tokens. Raises `UserError` if the
+    model's shape is not valid."""
     return ModelConfig(vocab_size=vocab_size, **vars(config.model))
 
 

@@ -1,4 +1,4 @@
-"""The right spelling of a setting: near misses, and the names that other projects use."""
+"""The right name of a setting, for misspelled names and for names that other projects use."""
 
 import difflib
 import re
@@ -51,7 +51,7 @@ _ABSENT = {  # names of other projects for which there is no setting
 
 
 def unknown(name: str, value: Any) -> str:
-    """Return the error about a key that is no setting, with the right spelling if there is one."""
+    """Return the error message for an unknown key, with the probable setting if there is one."""
     if name in SECTIONS:
         example = f"write {name}.key=value, or keys below it"
         return f"{name} is {spell(value)}, but it is a section: {example}"
@@ -62,7 +62,7 @@ def unknown(name: str, value: Any) -> str:
 
 
 def advice(option: str) -> str | None:
-    """Return what to write instead of an unknown option such as `--max_iters=100`, if we know."""
+    """Return what to write instead of an unknown option such as `--max_iters=100`, or None."""
     name, _, value = option.lstrip("-").partition("=")
     name = name.replace("-", "_")
     if absent := _ABSENT.get(_leaf(name)):
@@ -72,7 +72,7 @@ def advice(option: str) -> str | None:
 
 
 def meant_by(name: str) -> str | None:
-    """Return the setting or section that `name` probably means: `batch_size`, `lr`, `trian.lr`."""
+    """Return the setting or section probably meant by `name` (`trian.lr`), or None."""
     leaf = _leaf(name)
     if name in SETTINGS or name in SECTIONS:
         return name
@@ -86,11 +86,11 @@ def meant_by(name: str) -> str | None:
 def refuse_spaces(words: Sequence[str]) -> None:
     """Raise `UserError` if `key=value` is spread over several words: `train.lr = 0.01`."""
     for n, word in enumerate(words):
-        after, next_but_one = [*words[n + 1 : n + 3], "", ""][:2]
+        second, third = [*words[n + 1 : n + 3], "", ""][:2]
         name = word.removesuffix("=")
-        is_torn = word.endswith("=") and after and "=" not in after and meant_by(name) is not None
-        if re.fullmatch(r"[\w.]+", name) and (after.startswith("=") or is_torn):
-            value = after.lstrip("=") or next_but_one or "VALUE"
+        is_split = word.endswith("=") and second and "=" not in second and meant_by(name)
+        if re.fullmatch(r"[\w.]+", name) and (second.startswith("=") or is_split):
+            value = second.lstrip("=") or third or "VALUE"
             raise UserError(f"write {meant_by(name) or name}={value}, without spaces")
 
 

@@ -15,12 +15,12 @@ import yaml
 
 from errors import UserError
 
-MAX_DEPTH = 8  # a file of 10,000 brackets would exhaust the stack
+MAX_DEPTH = 8  # levels; without a limit, 10,000 brackets exhaust the stack
 
 _TAG = "tag:yaml.org,2002:"
-# Patterns of the types of plain scalars. A whole number with a leading zero matches none and stays
-# text, which no number accepts: some programs read 012 as 10 and some as 12. Python refuses to
-# read 5,000 digits; 100 are enough.
+# Patterns of the types of plain scalars. A whole number with a leading zero matches none, because
+# some programs read 012 as 10 and some as 12: it stays text, and no number setting accepts text. A
+# whole number has at most 100 digits, because Python refuses to read 5,000.
 _PLAIN = {
     None: [
         (_TAG + "null", re.compile(r"(null|Null|~|)\Z")),
@@ -86,7 +86,10 @@ def parse(text: str) -> Document:
     except yaml.reader.ReaderError as error:
         row = text.count("\n", 0, error.position) + 1
         raise UserError(f"line {row}: not YAML: U+{ord(text[error.position]):04X} in it") from None
-    except (ValueError, OverflowError):  # PyYAML on "\UFFFFFFFF" and on %YAML with 5,000 digits
+    except (
+        ValueError,
+        OverflowError,
+    ):  # of PyYAML, for "\UFFFFFFFF" or %YAML with 5,000 digits
         raise UserError("not YAML: a number in an escape or a directive is too large") from None
     document.value = None if node is None else _value(node, "", document)
     return document
@@ -94,7 +97,7 @@ def parse(text: str) -> Document:
 
 def dump(value: Any) -> str:
     """Write plain values so that `parse` reads the same values back."""
-    # Non-ASCII is escaped, because PyYAML would write U+0085 plainly and read it as a line's end.
+    # Characters beyond ASCII are escaped: PyYAML would write U+0085 as it is, and read a line end.
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False)
 
 

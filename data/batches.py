@@ -1,15 +1,15 @@
 """Training batches as a pure function of (seed, step): there is no state to save.
 
 The tokens are cut into n sequences of seq_len + 1 tokens: inputs, and targets one position further.
-Neighbours share the token at their border. For seq_len = 3:
+Two neighbouring sequences share one token. For seq_len = 3:
 
     tokens     a b c d e f g h i j k      sequence 0: a b c d
                |_____|_____|_____|                1:       d e f g      n = (11 - 1) // 3 = 3
                                                   2:             g h i j      k is not used
 
 Rows are numbered across all steps: row r of step t is draw d = t * batch_size + r. Draw d belongs
-to epoch d // n and takes the sequence at position d % n of that epoch's order. Each epoch has an
-order of its own and visits every sequence once.
+to epoch d // n and takes the sequence at position d % n of that epoch's order. Each epoch has
+its own order and visits every sequence once.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from data.shards import JoinedTokens
 from errors import UserError
 
-Words = NDArray[np.uint64]  # arithmetic on them wraps around at 2**64
+Words = NDArray[np.uint64]  # 64-bit words; their arithmetic wraps around at 2**64
 
 _ROUNDS = 6
 
@@ -64,7 +64,7 @@ class Batches:
         return self.sequences(self._draws(step))
 
     def sequences(self, draws: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the sequences of any draws: (draws, seq_len + 1)."""
+        """Return the sequences of `draws`, (n,) numbers of draws: (n, seq_len + 1)."""
         starts = self._shuffled(draws) * self._seq_len
         return self._tokens[starts[:, None] + np.arange(self._seq_len + 1)].astype(np.int64)
 

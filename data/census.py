@@ -1,9 +1,9 @@
-"""Census: what is in a text and in its tokens, and what makes a training silently bad.
+"""Census: counts of a text and of its tokens, and warnings about what makes a model worse.
 
 `count_text` reads every document once and returns a `TextCensus`. `count_tokens` reads the tokens
 of a split and returns a `TokenCensus`. `text_warnings` and `token_warnings` name what is unusual:
-texts that repeat, held-out texts that are also trained on, content that is not prose, separators of
-documents, a vocabulary that does not fit.
+repeated texts, held-out texts that are also trained on, content that is not prose, separators of
+documents, a vocabulary that is too large or too small.
 """
 
 import hashlib
@@ -24,19 +24,19 @@ from tqdm import tqdm
 from data.documents import Document
 from data.tokenizer import FIRST_PIECE
 
-COMPRESSED = 20_000_000  # bytes from the beginning of the text that are compressed
-KEPT = 300_000  # different words, and different lines, that are counted; more take too much memory
-LINE = 200  # characters by which lines are distinguished
+COMPRESSED = 20_000_000  # first bytes of the text; only these are compressed
+KEPT = 300_000  # different words, and different lines, counted at most: a bound on the memory
+LINE = 200  # first characters of a line; only these are compared
 BLOCK = 1 << 20  # tokens read at once
 
-# Limits above which there is a warning.
+# Limits; outside of them there is a warning.
 RARE = 0.001  # share of documents with a flaw
 MARKED_UP = 0.05  # share of documents with HTML
-LONG_LINE = 100_000  # characters; prose has no such line, dumps of data have
+LONG_LINE = 100_000  # characters; lines of prose are shorter, those of data may not be
 BOILERPLATE = 0.02  # share of the text that is one line
 FEW = 20_000  # tokens; the loss on fewer is noisy
 SEEN, UNSEEN = 10, 0.35  # a piece is learnt from 10 occurrences; share of pieces with fewer
-SPELLED = 0.02  # share of tokens that are bytes of characters without a piece
+SPELLED = 0.02  # share of tokens that are bytes: parts of characters without a piece
 
 _TAGS = "a|body|br|div|h[1-6]|head|html|img|li|p|script|span|style|t[dr]|ul"
 _TAG = re.compile(rf"</?(?:{_TAGS})\b[^<>]*>", re.IGNORECASE)
@@ -47,15 +47,16 @@ _MISREAD = re.compile("[\u00c2\u00c3][\u0080-\u00aa\u00ac-\u00ba\u0192\u02c6\u20
 _SPECIAL_TOKEN = re.compile(
     r"<\|[A-Za-z_]+\|>|</?s>|<(?:eos|bos|sep|eot|eod)>|\[(?:SEP|EOS|BOS|EOT)\]", re.IGNORECASE
 )
-_RULE = re.compile(r"^[ \t]*(([*=_~#+-])(?:[ \t]*\2){2,})[ \t]*$", re.MULTILINE)
+_RULER = re.compile(r"^[ \t]*(([*=_~#+-])(?:[ \t]*\2){2,})[ \t]*$", re.MULTILINE)
 
 
 class Flaw(NamedTuple):
-    """A defect of a document: its name, a test for it, the share of documents that may have it."""
+    """A defect of a document: its description, a test for it (true if a text has it), and the share
+    of documents above which there is a warning."""
 
-    words: str
-    found: Callable[[str], Any]
-    tolerated: float = RARE
+    description: str
+    occurs_in: Callable[[str], Any]
+    limit: float = RARE
 
 
 FLAWS = (
@@ -84,8 +85,8 @@ class TextCensus:
     longest_name: str
     repeated: int  # documents that are equal to an earlier one
     alike: int  # documents that differ from an earlier one in case and spaces only
-    flaws: Mapping[str, int]  # words of a `Flaw` -> documents that have it
-    separators: Mapping[str, int]  # special tokens and rules such as *** -> occurrences
+    flaws: Mapping[str, int]  # description of a `Flaw` -> documents that have it
+    separators: Mapping[str, int]  # special token, or line such as *** -> occurrences
     words: int  # different words, at most about `KEPT`
     commonest_line: str  # of the lines that occur again, the one that takes most of the text
     commonest_line_count: int
@@ -95,7 +96,8 @@ class TextCensus:
 
 
 def count_text(documents: Iterable[Document], n_bytes: int) -> TextCensus:
-    """Read documents of about `n_bytes` in all, once, with a progress bar."""
+    """Read all documents once and return their counts. `n_bytes` is their approximate size, for the
+    progress bar."""
     counter, seconds = _TextCounter(), 0.0
     with tqdm(desc="reading", total=n_bytes, unit="B", unit_scale=True, leave=False,
               disable=None) as bar:  # fmt: skip
@@ -119,7 +121,7 @@ class _TextCounter:
     alike: int = 0
     flaws: Counter[str] = field(default_factory=Counter)
     special_tokens: Counter[str] = field(default_factory=Counter)
-    rules: Counter[str] = field(default_factory=Counter)
+    rulers: Counter[str] = field(default_factory=Counter)  # lines such as ***
     words: set[str] = field(default_factory=set)
     lines: Counter[str] = field(default_factory=Counter)
     beginning: bytearray = field(default_factory=bytearray)
@@ -135,20 +137,21 @@ class _TextCounter:
         self.characters += len(text)
         self.longest = max(self.longest, (len(content), document.name))
         self._compare(content, " ".join(text.lower().split()).encode("utf-8", "replace"))
-        self.flaws.update(flaw.words for flaw in FLAWS if flaw.found(text))
+        self.flaws.update(flaw.description for flaw in FLAWS if flaw.occurs_in(text))
         self.special_tokens.update(_SPECIAL_TOKEN.findall(text))
-        self.rules.update(rule for rule, _ in _RULE.findall(text))
+        self.rulers.update(ruler for ruler, _ in _RULER.findall(text))
         if len(self.words) < KEPT:
             self.words.update(re.findall(r"[^\W\d_]+", text.lower()))
         lines = (line.strip()[:LINE] for line in text.split("\n"))
-        known = filter(self.lines.__contains__, lines) if len(self.lines) >= KEPT else lines
-        self.lines.update(known)
+        is_full = len(self.lines) >= KEPT
+        self.lines.update(line for line in lines if not is_full or line in self.lines)
         if len(self.beginning) < COMPRESSED:
             self.beginning += content
         return len(content)
 
     def _compare(self, content: bytes, plain: bytes) -> None:
-        """Count a text that occurred before, or occurred with other case or spaces."""
+        """Count a text that is equal to an earlier one, or whose `plain` form is: they differ in
+        case and spaces only."""
         digests = [hashlib.blake2b(form, digest_size=12).digest() for form in (content, plain)]
         if digests[0] in self.seen:
             self.repeated += 1
@@ -159,8 +162,8 @@ class _TextCounter:
 
     def census(self, seconds: float) -> TextCensus:
         """Return the counts of all documents; `seconds` is the time that reading them took."""
-        again = ((line, count) for line, count in self.lines.items() if count > 1)
-        line, count = max(again, key=lambda item: len(item[0]) * item[1], default=("", 0))
+        repeated = ((line, count) for line, count in self.lines.items() if count > 1)
+        line, count = max(repeated, key=lambda item: len(item[0]) * item[1], default=("", 0))
         compressed = len(lzma.compress(bytes(self.beginning), preset=9))
         return TextCensus(
             documents=self.documents,
@@ -181,21 +184,24 @@ class _TextCounter:
         )
 
     def _separators(self) -> dict[str, int]:
-        """Special tokens, and rules that would make more documents than there are."""
-        few = max(SEEN, self.documents)  # a title in each document may be underlined
-        rules = {rule: count for rule, count in self.rules.items() if count > few}
-        return dict(self.special_tokens) | rules
+        """Return special tokens and lines such as *** that may separate documents, with their
+        counts. Such a line counts only if it occurs more than once per document on average: each
+        document may have an underlined title."""
+        limit = max(SEEN, self.documents)
+        rulers = {ruler: count for ruler, count in self.rulers.items() if count > limit}
+        return dict(self.special_tokens) | rulers
 
 
 def text_warnings(census: TextCensus) -> Iterator[str]:
-    """Name what is wrong with a text, one sentence each."""
+    """Yield one warning for each problem of a text."""
     if census.repeated > RARE * census.documents:
         yield f"{census.repeated:,} documents repeat an earlier one: keep one of each"
     if census.alike > RARE * census.documents:
         yield f"{census.alike:,} documents differ from an earlier one in case and spaces only"
     for flaw in FLAWS:
-        if (count := census.flaws.get(flaw.words, 0)) > flaw.tolerated * census.documents:
-            yield f"{count:,} documents {flaw.words}"
+        count = census.flaws.get(flaw.description, 0)
+        if count > flaw.limit * census.documents:
+            yield f"{count:,} documents {flaw.description}"
     for separator, count in census.separators.items():
         setting = shlex.quote(f"data.separator={separator}")
         yield f"{separator} occurs {count:,} times: if it separates documents, add {setting}"
@@ -223,18 +229,18 @@ class TokenCensus:
 
     @property
     def piece_counts(self) -> NDArray[np.int64]:
-        """Occurrences of each piece, without specials and bytes."""
+        """The occurrences of each piece, without specials and bytes."""
         return self.counts[FIRST_PIECE:]
 
     @property
     def spelled_share(self) -> float:
-        """Share of the tokens that are bytes of characters without a piece."""
+        """The share of tokens that are bytes: parts of characters without a piece."""
         return self.counts[3:FIRST_PIECE].sum() / max(1, self.n_tokens)
 
 
 def count_tokens(tokens: Any, vocab_size: int, bos_id: int) -> TokenCensus:
-    """Count the tokens of a split, an array of ids, `BLOCK` at a time; documents begin at
-    `bos_id`."""
+    """Count the tokens of a split, an array of ids, `BLOCK` at a time. Each `bos_id` begins a
+    document."""
     census = TokenCensus(np.zeros(vocab_size, np.int64), [], [])
     digest, length = hashlib.blake2b(digest_size=12), 0
     for start in tqdm(range(0, len(tokens), BLOCK), "counting", leave=False, disable=None):
@@ -255,7 +261,8 @@ def count_tokens(tokens: Any, vocab_size: int, bos_id: int) -> TokenCensus:
 
 
 def token_warnings(splits: Mapping[str, TokenCensus]) -> Iterator[str]:
-    """Name what does not fit between the splits "train", "val" and "test" and the vocabulary."""
+    """Yield one warning for each problem of the splits "train", "val" and "test" or of the
+    vocabulary."""
     train = splits["train"]
     trained = set(train.digests)
     for split in ("val", "test"):

@@ -1,4 +1,5 @@
-"""The values that settings of this room may have. Imports nothing; `configs` imports it."""
+"""The allowed values of settings that this package reads. `configs` imports this module, which
+imports nothing."""
 
 SOURCES = ("stories", "shakespeare", "files", "hub")
 DOCUMENTS = ("file", "line", "paragraph")  # what one document is in a file of plain text

@@ -33,7 +33,7 @@ from storage import atomic_write
 
 BLOCK = 1 << 20  # tokens of one split that are collected before they are written
 NAMES_LISTED = 200  # a split with more documents records their number, not their names
-PARALLEL_BYTES = 32_000_000  # of text; for less, starting processes takes longer than it saves
+PARALLEL_BYTES = 32_000_000  # of text; for less text, one process is faster than several
 POLL_SECONDS = 0.2  # between two updates of the progress bar
 
 Report = Callable[[int], object]  # called with the bytes of each document that is tokenized
@@ -48,7 +48,8 @@ class ChunkRecord(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """What is tokenized, how, and into which folder; `dtype` is that of the token ids."""
+    """What is tokenized, with which splitter and tokenizer, and into which folder; `dtype` is the
+    type of the token ids on disk."""
 
     source: Source
     splitter: Splitter
@@ -96,7 +97,7 @@ class Job:
     def _blocks(
         self, passages: Iterator[Passage], record: ChunkRecord, report: Report
     ) -> Iterator[NDArray]:
-        """Yield the blocks of a chunk in the order in which they fill, and complete `record`."""
+        """Yield the blocks of a chunk in the order in which they fill; add each to `record`."""
         pending: dict[str, list[NDArray]] = {split: [] for split in SPLITS}
         sizes = dict.fromkeys(SPLITS, 0)  # tokens in `pending`
 

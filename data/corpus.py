@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from data.batches import Batches
 from data.shards import JoinedTokens
 
-CANONICAL: dict[str, Any] = {"sort_keys": True, "ensure_ascii": True}  # one spelling of a value
+CANONICAL: dict[str, Any] = {"sort_keys": True, "ensure_ascii": True}  # equal values, equal JSON
 
 
 class Corpus:
@@ -38,7 +38,7 @@ class Corpus:
         return self.manifest["splits"][split]["n_tokens"]
 
     def n_bytes(self, split: str) -> int:
-        """Return the bytes of text in a split, in UTF-8: what bits per byte divide by."""
+        """Return the bytes of text in a split, in UTF-8: the divisor of bits per byte."""
         return self.manifest["splits"][split]["n_bytes"]
 
     def n_documents(self, split: str) -> int:
@@ -51,8 +51,8 @@ class Corpus:
 
     @property
     def data_hash(self) -> str:
-        """Hash what a model can see of the data: the tokens of each split, and the tokenizer. The
-        names and folders of the files that the text came from do not change it."""
+        """The SHA-256 of what a model can see of the data: the tokens of each split, and the
+        tokenizer. It does not depend on the names and folders of the text's files."""
         shards = {
             name: [file["sha256"] for file in split["files"]]
             for name, split in self.manifest["splits"].items()
@@ -61,5 +61,5 @@ class Corpus:
 
 
 def hash_of(values: dict[str, Any]) -> str:
-    """Hash plain values, independent of the order of keys; hexadecimal."""
+    """Return the SHA-256 of plain values, in hexadecimal; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(values, **CANONICAL).encode()).hexdigest()

@@ -1,9 +1,9 @@
 """A source of text: documents in a fixed order, and the chunks in which they are read.
 
-A source does not hold its text in memory. It is cut into chunks, such as a thousand stories,
+A source does not hold its text in memory. The text is read in chunks, such as a thousand stories,
 sixteen megabytes of a file or one file of a dataset. Any process can read any chunk, in any order.
-The documents of all chunks, one chunk after the other, are the corpus; the number of processes
-that read them changes nothing.
+The corpus is the documents of all chunks, one chunk after the other. It does not depend on the
+number of processes that read it.
 """
 
 from abc import ABC, abstractmethod
@@ -32,13 +32,13 @@ class Source(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Return a hash of what the documents are made from: if it is equal, the documents and the
-        chunks are equal."""
+        """Return a hash of the content and the settings of the source. Equal hashes mean equal
+        documents and equal chunks."""
 
     @abstractmethod
     def chunk(self, number: int) -> Iterator[Document]:
         """Yield the documents of one chunk, 0 to n_chunks - 1, in the same order each time. Raises
-        `UserError` if they cannot be read."""
+        `UserError` if the chunk cannot be read."""
 
     def chunk_bytes(self, number: int) -> int:
         """Return the approximate size of a chunk in bytes, for the progress bar and for the number

@@ -1,6 +1,6 @@
 """Several sources as one corpus, mixed by weight.
 
-Each source has shards of its own, which do not depend on the mixture. The weights decide how many
+Each source has its own shards, which do not depend on the mixture. The weights decide how many
 training sequences come from each source: in every period of `PERIOD` sequences, a source has
 exactly its quota, in an order drawn for that period. So the shares are exact at the end of every
 period, a batch remains a pure function of (seed, step), and each source has its own epochs. With
@@ -23,7 +23,7 @@ PERIOD = 1000  # sequences; a share is a whole number of them
 
 
 class MixedCorpus:
-    """Corpora of one tokenizer, each with a name and a weight, read like one `Corpus`.
+    """Several corpora of the same tokenizer, with names and weights, used like one `Corpus`.
 
     The val and test splits are those of all corpora, one after another, without weights.
     """
@@ -51,7 +51,7 @@ class MixedCorpus:
 
     @property
     def data_hash(self) -> str:
-        """Hash what a model can see of the data: each corpus, and the quotas."""
+        """The SHA-256 of what a model can see of the data: each corpus, and the quotas."""
         hashes = [corpus.data_hash for corpus in self.corpora.values()]
         # The key "seats" is older than the word quota: checkpoints hold this hash.
         return hash_of({"corpora": hashes, "seats": quotas(tuple(self.weights.values()))})
@@ -80,8 +80,8 @@ class MixedBatches:
         self._batch_size, self._seed = batch_size, seed
 
     def draws(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the source of each row of `step`, and which draw of that source's `Batches` it is;
-        two arrays of (batch_size,)."""
+        """Return, for each row of `step`, the number of its source and the draw in the `Batches` of
+        that source: two arrays of (batch_size,)."""
         rows = np.arange(self._batch_size) + step * self._batch_size  # counted over all steps
         period, position = np.divmod(rows, PERIOD)
         slot = permute(position, PERIOD, shuffle_key(self._seed, period))
@@ -97,7 +97,8 @@ class MixedBatches:
 
 
 def quotas(weights: Sequence[float]) -> list[int]:
-    """Divide the `PERIOD` sequences of a period by weight, by the largest remainders.
+    """Return how many of the `PERIOD` sequences of a period each source gets: shares by weight,
+    rounded by the method of largest remainders.
 
     Every source gets at least one sequence per period.
     """
@@ -112,12 +113,12 @@ def quotas(weights: Sequence[float]) -> list[int]:
 
 
 def interleave(streams: Sequence[tuple[Iterator[str], float]]) -> Iterator[str]:
-    """Yield the texts of several (stream, weight) pairs.
+    """Yield the texts of several (stream, weight) pairs, mixed.
 
-    At any time, the characters yielded from the streams are in proportion to the weights, up to one
-    text each. When a stream ends, the others continue.
+    At any time, the number of characters from each stream is proportional to its weight, with an
+    error of at most one text. When a stream ends, the others continue.
     """
-    heap = [(0.0, number) for number in range(len(streams))]  # characters / weight, stream
+    heap = [(0.0, number) for number in range(len(streams))]  # (characters / weight, stream)
     while heap:
         progress, number = heapq.heappop(heap)
         texts, weight = streams[number]

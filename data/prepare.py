@@ -2,14 +2,14 @@
 
     <cache>/shards/<key>/train-00000.bin  train-00001.bin  val-00000.bin  ...  manifest.json
 
-The key names everything that decides the content: the source's text, the tokenizer and the split.
-The manifest is written last, so shards with a manifest are complete and are used again. A shard
-holds `SHARD_TOKENS` ids, the last shard of a split the rest. An id takes 16 bits, or 32 if the
-vocabulary needs them. A document is `<s> ... </s>`; if a shard is full, it continues in the next.
+The key is a hash of everything that determines the content: the source's text, the tokenizer and
+the split. The manifest is written last, so shards with a manifest are complete and can be reused. A
+shard holds `SHARD_TOKENS` ids; the last shard of a split may hold fewer. An id takes 16 bits, or 32
+if the vocabulary needs them. A document is `<s> ... </s>` and may continue in the next shard.
 
 One or several processes tokenize the source's chunks (data/chunks.py). Then the chunks are joined
-in their order into shards, and deleted. So the number of processes and an interruption change no
-byte; memory holds a few blocks of tokens, and during the work the disk holds the tokens twice.
+in their order into shards, and deleted. So neither the number of processes nor an interruption
+changes a byte. Memory holds a few blocks of tokens; the disk holds the tokens twice meanwhile.
 docs/scaling.md plans the same for a trillion tokens on many machines.
 """
 
@@ -28,7 +28,7 @@ from data.chunks import NAMES_LISTED, Job, tokenize_chunks
 from data.corpus import CANONICAL, Corpus, hash_of
 from data.documents import Source
 from data.mixture import interleave
-from data.splits import SPLITS, Splitter, choose
+from data.splits import SPLITS, Splitter, choose_splitter
 from data.tokenizer import Tokenizer
 from data.vocabulary import train_tokenizer
 from storage import atomic_write, cache_folder, lock, remove_torn_files, sha256_of
@@ -44,7 +44,9 @@ def training_texts(
 
     Raises `UserError` if the text cannot be split as asked.
     """
-    splitter = choose(source, split=split, val_fraction=val_fraction, test_fraction=test_fraction)
+    splitter = choose_splitter(
+        source, split=split, val_fraction=val_fraction, test_fraction=test_fraction
+    )
     for number in range(source.n_chunks):
         for passage in splitter.divide(number, source.chunk(number)):
             if passage.split == "train":
@@ -106,9 +108,10 @@ def prepare(
     processes: int | None = None,
     shard_tokens: int = SHARD_TOKENS,
 ) -> Corpus:
-    """Tokenize a source into shards below `folder` (None: the cache), or find them there.
+    """Return the corpus of a source: shards below `folder` (None: the cache), which are written if
+    they are not there.
 
-    `processes` processes tokenize (None: one per core if it is worth it). A shard that is missing,
+    `processes` processes tokenize (None: `tokenize_chunks` decides). A shard that is missing,
     truncated or altered is written again; an interrupted call continues where it stopped. Raises
     `UserError` if the source cannot be read or split as asked.
     """
@@ -125,7 +128,7 @@ def prepare(
         if corpus := _find(target, content):  # another process wrote it in the meantime
             return corpus
         remove_torn_files(target)
-        splitter = choose(
+        splitter = choose_splitter(
             source, split=split, val_fraction=val_fraction, test_fraction=test_fraction
         )
         corpus = _write(target, content, source, splitter, tokenizer, processes)
@@ -160,8 +163,8 @@ def _write(
 def _find(folder: Path, content: dict[str, Any]) -> Corpus | None:
     """Open the shards that an earlier call wrote; None if they are incomplete or altered.
 
-    Hashing the shards costs less than the source's fingerprint did, and guarantees that every id is
-    in the vocabulary.
+    Hashing the shards takes less time than the source's fingerprint, and it guarantees that every
+    id is in the vocabulary.
     """
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
@@ -185,8 +188,8 @@ def _join(job: Job, folder: Path, shard_tokens: int) -> dict[str, Any]:
         counts = [record.counts[split] for record in records if record is not None]
         entry = {key: sum(count[key] for count in counts)
                  for key in ("n_documents", "n_tokens", "n_bytes")}  # fmt: skip
-        few = entry["n_documents"] <= NAMES_LISTED
-        entry["documents"] = [n for count in counts for n in count["documents"]] if few else None
+        names = [name for count in counts for name in count["documents"]]
+        entry["documents"] = names if entry["n_documents"] <= NAMES_LISTED else None
         blocks = (block for number in range(len(records)) for block in job.blocks(number, split))
         entry["files"] = [
             {"name": (name := f"{split}-{number:05d}.bin"),
@@ -198,8 +201,8 @@ def _join(job: Job, folder: Path, shard_tokens: int) -> dict[str, Any]:
 
 
 def _regroup(blocks: Iterator[NDArray], size: int) -> Iterator[Iterator[NDArray]]:
-    """Group a stream of blocks into groups of `size` tokens; cut blocks at the borders. Each group
-    must be read to its end before the next one is asked for."""
+    """Yield the tokens of `blocks` in groups of `size` tokens; each group yields blocks. Read each
+    group to its end before the next one."""
     block = next(blocks, None)
 
     def group() -> Iterator[NDArray]:
@@ -216,7 +219,7 @@ def _regroup(blocks: Iterator[NDArray], size: int) -> Iterator[Iterator[NDArray]
 
 
 def _write_shard(path: Path, blocks: Iterator[NDArray]) -> str:
-    """Write a shard; return the hash of its content."""
+    """Write a shard; return the SHA-256 of its content, in hexadecimal."""
     digest = hashlib.sha256()
 
     def contents() -> Iterator[bytes]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 class JoinedTokens:
     """Arrays of token ids, one after another, read as one array.
 
-    An index is a slice or an integer array of any shape; only the ids asked for are read from the
+    An index is a slice or an integer array of any shape. Only the indexed ids are read from the
     memory-mapped files.
     """
 
@@ -23,9 +23,9 @@ class JoinedTokens:
 
     def __getitem__(self, index: slice | NDArray) -> NDArray:
         positions = np.arange(*index.indices(len(self))) if isinstance(index, slice) else index
-        owners = np.searchsorted(self._starts, positions, side="right") - 1
+        numbers = np.searchsorted(self._starts, positions, side="right") - 1  # of the arrays
         ids = np.empty(positions.shape, self.dtype)
-        for number in np.unique(owners):
-            chosen = owners == number
-            ids[chosen] = self._arrays[number][positions[chosen] - self._starts[number]]
+        for number in np.unique(numbers):
+            is_here = numbers == number
+            ids[is_here] = self._arrays[number][positions[is_here] - self._starts[number]]
         return ids

@@ -1,11 +1,12 @@
 """Splits: which documents, or passages of documents, belong to train, val and test.
 
-`choose` looks at a source and returns a `Splitter`, a rule that any process can apply to any chunk:
+`choose_splitter` returns the `Splitter` of a source, which any process can apply to any chunk:
 
-    Own      the source names the split of each document (the story world: splits share no plot)
-    Drawn    split=document: the hash of a document's name decides, so a further document moves none
-    Listed   split=document with few documents: exact shares, at least one document each
-    Tail     split=tail: the whole text is cut at two positions, as in nanoGPT
+    SourceSplits   the source gives the split of each document (as the story world does)
+    HashSplits     split=document: the hash of a document's name decides; a document that is added
+                   changes the split of no other document
+    ListedSplits   split=document with few documents: exact shares, at least one document each
+    TailSplits     split=tail: the whole text is cut at two positions, as in nanoGPT
 """
 
 import hashlib
@@ -19,17 +20,17 @@ from data.documents import Document, Source
 from errors import UserError
 
 SPLITS = ("train", "val", "test")
-MANY = 10_000  # documents: from here on, shares drawn by hash are close enough to those asked for
+MANY = 10_000  # documents; of so many, a hash selects nearly the configured shares
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A document, or what one split gets of it."""
+    """A document, or the part of it that belongs to one split."""
 
     name: str  # of the document
     text: str
     split: str  # train, val or test
-    begins: bool = True  # the document begins here; so documents can be counted once
+    begins: bool = True  # the document begins here, so each document can be counted once
 
 
 class Splitter(ABC):
@@ -41,8 +42,10 @@ class Splitter(ABC):
         belongs to several splits is yielded in passages."""
 
 
-def choose(source: Source, *, split: str, val_fraction: float, test_fraction: float) -> Splitter:
-    """Return the rule for a source.
+def choose_splitter(
+    source: Source, *, split: str, val_fraction: float, test_fraction: float
+) -> Splitter:
+    """Return the splitter for a source.
 
     Reads one document if the source has splits of its own, at most `MANY` documents for
     split=document, and all documents for split=tail. Raises `UserError` if a split with a share
@@ -51,24 +54,24 @@ def choose(source: Source, *, split: str, val_fraction: float, test_fraction: fl
     _check(split, val_fraction, test_fraction)
     first = next(source.documents(), None)
     if first is not None and first.split is not None:
-        return Own()
+        return SourceSplits()
     if split == "tail":
         lengths = [
             sum(len(document.text) for document in source.chunk(number))
             for number in range(source.n_chunks)
         ]
-        return Tail.of(lengths, val_fraction, test_fraction)
+        return TailSplits.of(lengths, val_fraction, test_fraction)
     named = ((number, document.name) for number in range(source.n_chunks)
              for document in source.chunk(number))  # fmt: skip
     few = list(islice(named, MANY))
     if len(few) == MANY:
-        return Drawn(val_fraction, test_fraction)
+        return HashSplits(val_fraction, test_fraction)
     names = [name for _, name in few]
     splits = assign_documents(names, val_fraction=val_fraction, test_fraction=test_fraction)
     listed: list[list[str]] = [[] for _ in range(source.n_chunks)]
     for (number, _), document_split in zip(few, splits, strict=True):
         listed[number].append(document_split)
-    return Listed(listed)
+    return ListedSplits(listed)
 
 
 def _check(split: str, val_fraction: float, test_fraction: float) -> None:
@@ -81,11 +84,11 @@ def _check(split: str, val_fraction: float, test_fraction: float) -> None:
         )
 
 
-# ---------------------------------------------------------------------------- the rules
+# ---------------------------------------------------------------------------- the splitters
 
 
-class Own(Splitter):
-    """Each document names its split."""
+class SourceSplits(Splitter):
+    """Each document has its split from the source."""
 
     def divide(self, number: int, documents: Iterable[Document]) -> Iterator[Passage]:
         for document in documents:
@@ -94,25 +97,25 @@ class Own(Splitter):
 
 
 @dataclass(frozen=True)
-class Drawn(Splitter):
-    """The hash of a document's name, as a number from 0 to 1, decides: below `test_fraction` it is
-    test, below the sum of both fractions val. No other document matters."""
+class HashSplits(Splitter):
+    """The hash of a document's name, as a number from 0 to 1, decides: a document is test below
+    `test_fraction`, val below the sum of both fractions, otherwise train."""
 
     val_fraction: float
     test_fraction: float
 
     def divide(self, number: int, documents: Iterable[Document]) -> Iterator[Passage]:
         for document in documents:
-            draw = int.from_bytes(_rank(document.name)[:8], "big") / 2**64
-            if draw < self.test_fraction:
+            fraction = int.from_bytes(_name_hash(document.name)[:8], "big") / 2**64
+            if fraction < self.test_fraction:
                 split = "test"
             else:
-                split = "val" if draw < self.test_fraction + self.val_fraction else "train"
+                split = "val" if fraction < self.test_fraction + self.val_fraction else "train"
             yield Passage(document.name, document.text, split)
 
 
 @dataclass(frozen=True)
-class Listed(Splitter):
+class ListedSplits(Splitter):
     """The split of each document is listed, per chunk."""
 
     splits: Sequence[Sequence[str]]
@@ -123,7 +126,7 @@ class Listed(Splitter):
 
 
 @dataclass(frozen=True)
-class Tail(Splitter):
+class TailSplits(Splitter):
     """Cut the text (all documents, one after another) at two positions: first train, then val, then
     test. Of n characters, train gets the first int(n * (1 - val - test))."""
 
@@ -131,8 +134,8 @@ class Tail(Splitter):
     ends: tuple[int, ...]  # of each split, in characters of the whole text
 
     @classmethod
-    def of(cls, lengths: Sequence[int], val_fraction: float, test_fraction: float) -> "Tail":
-        """Return the rule for chunks of `lengths` characters.
+    def of(cls, lengths: Sequence[int], val_fraction: float, test_fraction: float) -> "TailSplits":
+        """Return the splitter for chunks of `lengths` characters.
 
         Raises `UserError` if a split with a share above 0 would be empty.
         """
@@ -163,7 +166,8 @@ class Tail(Splitter):
 def assign_documents(
     names: Sequence[str], *, val_fraction: float, test_fraction: float
 ) -> list[str]:
-    """Return the split of each document: exact shares, by the rank of the hash of its name.
+    """Return the split of each document. The shares are exact; the hashes of the names, sorted,
+    decide which documents are held out. Documents of the same name get different hashes.
 
     Raises `UserError` if too few documents are left to train on.
     """
@@ -176,16 +180,16 @@ def assign_documents(
             f"the text has {len(names)} document(s), too few to hold out {n_val} for val and "
             f"{n_test} for test: data.split=tail holds out the end of the text instead"
         )
-    seen: dict[str, int] = {}
-    ranks = []
+    counts: dict[str, int] = {}
+    hashes = []
     for name in names:
-        times = seen[name] = seen.get(name, 0) + 1
-        ranks.append(_rank(name if times == 1 else f"{name}#{times}"))
-    ranking = sorted(range(len(names)), key=ranks.__getitem__)
+        count = counts[name] = counts.get(name, 0) + 1
+        hashes.append(_name_hash(name if count == 1 else f"{name}#{count}"))
+    ranking = sorted(range(len(names)), key=hashes.__getitem__)
     splits = dict.fromkeys(ranking[:n_test], "test")
     splits |= dict.fromkeys(ranking[n_test : n_test + n_val], "val")
     return [splits.get(number, "train") for number in range(len(names))]
 
 
-def _rank(name: str) -> bytes:
+def _name_hash(name: str) -> bytes:
     return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()

@@ -2,8 +2,8 @@
 
     settings -> sources (documents) -> tokenizer -> corpus (token shards, memory-mapped)
 
-The settings are any objects with the attributes that the two protocols list: this room does not
-know the config.
+The settings are any objects with the attributes that the two protocols list: this package does not
+import `configs`.
 """
 
 from collections.abc import Mapping

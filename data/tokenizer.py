@@ -1,10 +1,10 @@
 """The tokenizer: text to token ids and back, in one piece or as a stream.
 
-A trained SentencePiece model (data/vocabulary.py) of BPE or unigram pieces, or single characters,
-with the 256 bytes to fall back on (arXiv 1808.06226), so every text is restored exactly:
-decode(encode(text)) == text. Ids 0, 1, 2 are <unk>, <s>, </s>; then come the bytes <0x00>..<0xFF>,
-then the pieces. Punctuation and the newlines after it may share a piece (".\\n\\n"); a word never
-shares one with a newline: "think," + "\\n" + "And".
+A trained SentencePiece model (data/vocabulary.py): BPE pieces, unigram pieces or single characters.
+Text without a piece is encoded in bytes (byte fallback, arXiv 1808.06226), so every text is
+restored exactly: decode(encode(text)) == text. Ids 0, 1, 2 are <unk>, <s>, </s>; then come the
+bytes <0x00>..<0xFF>, then the pieces. Punctuation and the newlines after it may share a piece
+(".\\n\\n"); a word never shares one with a newline: "think," + "\\n" + "And".
 """
 
 import codecs
@@ -18,8 +18,8 @@ from errors import UserError
 SPACE_MARK = "\u2581"  # stands for a space in SentencePiece's pieces
 FIRST_PIECE = 3 + 256  # id of the first piece, after the specials and the bytes
 
-_BLOCK = 1 << 18  # characters encoded at once, each in about 100 bytes of memory
-_MAX_WORDS = 1 << 17  # words whose ids are cached: tens of MB
+_BLOCK = 1 << 18  # characters encoded at once; each takes about 100 bytes of memory
+_MAX_WORDS = 1 << 17  # words whose ids are cached, in tens of MB
 _LONGEST_WORD = 32  # characters; longer words are not cached
 _WORD = re.compile(" *[^ ]+| +")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -49,10 +49,12 @@ class Tokenizer:
             ids = range(self._model.vocab_size())
             self._bytes = [_piece_bytes(self._model, id) for id in ids]
             self._space_mark = [self._model.piece_to_id(f"<0x{b:02X}>") for b in b"\xe2\x96\x81"]
-            probe = f"<s>  a \ufb01\r\n\0{SPACE_MARK}\u00e9 "
-            self._word_ids: dict[str, list[int]] | None = {} if self._has_words() else None
+            sample = f"<s>  a \ufb01\r\n\0{SPACE_MARK}\u00e9 "
+            self._word_ids: dict[str, list[int]] | None = (
+                {} if self._words_are_independent() else None
+            )
             lossless = (
-                min(self.bos_id, self.eos_id) >= 0 and self.decode(self.encode(probe)) == probe
+                min(self.bos_id, self.eos_id) >= 0 and self.decode(self.encode(sample)) == sample
             )
         except (RuntimeError, ValueError, IndexError) as error:  # also UnicodeDecodeError
             raise UserError("the tokenizer is not a SentencePiece model: train it again") from error
@@ -79,29 +81,30 @@ class Tokenizer:
         return hashlib.sha256(self.model_bytes).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text. No special token is added, and none can be spelled: "<s>" is
-        three characters. A lone surrogate is encoded as U+FFFD."""
+        """Return the ids of a text. No special token is added, and no text gives one: "<s>" is
+        encoded as three characters. A lone surrogate is encoded as U+FFFD."""
         ids: list[int] = []
         for number, piece in enumerate(well_formed(text).split(SPACE_MARK)):
             if number:
-                ids += self._space_mark  # spelled in bytes: as a piece it would mean a space
+                ids += self._space_mark  # in bytes, because the piece stands for a space
             for block in _blocks(piece):
                 ids += self._encode(block)
         return ids
 
     def encode_document(self, text: str) -> list[int]:
-        """Frame a whole document: `[bos_id, *encode(text), eos_id]`."""
+        """Return the ids of a whole document: `[bos_id, *encode(text), eos_id]`."""
         return [*self.encode_prompt(text), self.eos_id]
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Frame the beginning of a document, which a model continues: `[bos_id, *encode(text)]`."""
+        """Return the ids of a text that a model continues: `[bos_id, *encode(text)]`."""
         return [self.bos_id, *self.encode(text)]
 
-    def _has_words(self) -> bool:
-        """Whether the ids of a word are independent of the words around it.
+    def _words_are_independent(self) -> bool:
+        """Return whether a word has the same ids alone as within any text.
 
-        So it is if pieces are merged by rank, as in BPE, and no piece continues after a word into a
-        space. Unigram sums the log-probabilities of the whole text, with rounding errors.
+        This holds if pieces are merged by rank, as in BPE, and no piece contains a space after a
+        letter. It does not hold for unigram, which sums log-probabilities over the whole text, with
+        rounding errors.
         """
         pieces = range(FIRST_PIECE, len(self._bytes))
         return all(self._model.get_score(id) == FIRST_PIECE - id for id in pieces) and not any(
@@ -185,7 +188,8 @@ def _piece_bytes(model: Any, id: int) -> bytes:
 
 
 def _blocks(text: str) -> Iterator[str]:
-    """Cut a long text before spaces. That cuts no piece, because a space only begins pieces."""
+    """Cut a long text before spaces. A piece contains a space only at its beginning, so no piece is
+    cut, except one of several spaces."""
     start = 0
     while start < len(text):
         stop = start + _BLOCK

@@ -1,8 +1,8 @@
 """Train a SentencePiece vocabulary: texts in, serialized model out.
 
-BPE, unigram or single characters, always with the 256 bytes to fall back on (SentencePiece, arXiv
-1808.06226). So a character without a piece of its own is spelled in bytes, and no text is refused
-for having too many different characters.
+BPE, unigram or single characters, always with byte fallback (SentencePiece, arXiv 1808.06226): a
+character without its own piece is encoded as its UTF-8 bytes. So no text is refused because it has
+too many different characters.
 
 SentencePiece trains in C++ and does not see Ctrl-C until it has finished, which may take minutes.
 Therefore it trains in a child process, which the parent kills when it is interrupted, and which
@@ -29,12 +29,12 @@ from data.tokenizer import FIRST_PIECE, SPACE_MARK, well_formed
 from errors import UserError
 
 TRAINING_LIMIT = 32_000_000  # characters; more text changes few pieces and costs memory and time
-COMMON = 20  # a character that occurs 20 times less often than the average piece is rare
+COMMON = 20  # a character is rare if it occurs less than 1/20 as often as the average piece
 
 _LINE = 4096  # characters; SentencePiece skips longer lines than `max_sentence_length`
 _RESERVED = re.compile("[\0\u2581\u2585]")  # SentencePiece skips a line that has its own marks
-_ALWAYS = frozenset("\n ")  # a space spelled in bytes would be decoded as SPACE_MARK
-_POLL = 0.1  # seconds between two looks at the child process
+_ALWAYS = frozenset("\n ")  # have a piece; a space in bytes would be decoded as SPACE_MARK
+_POLL = 0.1  # seconds between two checks of the child process
 
 _LOSSLESS: dict[str, Any] = {
     "byte_fallback": True,
@@ -46,17 +46,17 @@ _LOSSLESS: dict[str, Any] = {
     "split_digits": True,
     "required_chars": f"\n{SPACE_MARK}",
     "max_sentence_length": 4 * _LINE,  # bytes
-    "num_threads": 16,  # unigram's sums depend on it: the same everywhere, the same pieces
+    "num_threads": 16,  # fixed, because unigram's sums, and so its pieces, depend on it
     "minloglevel": 2,
 }
 
 
-class Rare(NamedTuple):
-    """Characters that have no piece of their own, because the vocabulary has no room for them."""
+class RareCharacters(NamedTuple):
+    """Counts of the characters that are encoded in bytes, because the vocabulary is too small."""
 
-    different: int  # characters in the text
-    spelled: int  # of these, those that are spelled in bytes
-    share: float  # of the text's characters that are spelled in bytes
+    n_different: int  # different characters in the text
+    n_in_bytes: int  # of these, how many are encoded in bytes
+    share: float  # of the text that is encoded in bytes, counted in characters
 
 
 def train_tokenizer(texts: Iterable[str], *, type: str, vocab_size: int) -> bytes:
@@ -88,10 +88,10 @@ def train_tokenizer(texts: Iterable[str], *, type: str, vocab_size: int) -> byte
             f"SentencePiece cannot train on so little text ({reply['error'].strip()}): give more"
         )
     if reply["rare"]:
-        rare = Rare(*reply["rare"])
+        rare = RareCharacters(*reply["rare"])
         print(
-            f"note: the text has {rare.different:,} different characters, too many for a "
-            f"vocabulary of {vocab_size:,}: {rare.spelled:,} of them, {rare.share:.2%} of the "
+            f"note: the text has {rare.n_different:,} different characters, too many for a "
+            f"vocabulary of {vocab_size:,}: {rare.n_in_bytes:,} of them, {rare.share:.2%} of the "
             "text, are spelled in bytes",
             file=sys.stderr,
         )
@@ -99,12 +99,12 @@ def train_tokenizer(texts: Iterable[str], *, type: str, vocab_size: int) -> byte
 
 
 def _training_lines(texts: Iterable[str]) -> Iterator[str]:
-    """Cut the texts, newlines included, into the lines that SentencePiece reads."""
+    """Cut the texts into strings that SentencePiece accepts as lines. Newlines stay inside them."""
     left = TRAINING_LIMIT
     for text in texts:
-        for piece in _RESERVED.split(well_formed(text[:left])):
-            for start in range(0, len(piece), _LINE):
-                yield piece[start : start + _LINE]
+        for line in _RESERVED.split(well_formed(text[:left])):
+            for start in range(0, len(line), _LINE):
+                yield line[start : start + _LINE]
         left -= len(text)
         if left <= 0:
             note = f"note: the tokenizer learns from the first {TRAINING_LIMIT:,} characters"
@@ -115,47 +115,53 @@ def _training_lines(texts: Iterable[str]) -> Iterator[str]:
 # ---------------------------------------------------------------------------- which characters
 
 
-def learn(lines: Sequence[str], *, type: str, vocab_size: int) -> tuple[bytes, Rare | None]:
-    """Return the model, and which characters it spells in bytes if not all have room.
+def learn(
+    lines: Sequence[str], *, type: str, vocab_size: int
+) -> tuple[bytes, RareCharacters | None]:
+    """Return the model, and counts of the characters that it encodes in bytes; None if there are
+    none.
 
-    A character with a piece costs a piece of several characters its place. So at first only the
-    `_n_common` most frequent characters have one. If the text allows too few pieces of several
-    characters to fill the vocabulary, the next most frequent characters take what is left.
+    A character's own piece takes the place of a longer piece. So at first only the `_n_common` most
+    frequent characters get one. If the text allows too few longer pieces to fill the vocabulary,
+    the next most frequent characters get the remaining places. Raises `RuntimeError` if
+    SentencePiece cannot train on the text.
     """
-    room = vocab_size - FIRST_PIECE
+    n_pieces = vocab_size - FIRST_PIECE
     different = _ALWAYS.union(*lines)
-    if len(different) <= room:
+    if len(different) <= n_pieces:
         return _train(lines, type, vocab_size)[0], None
     counts: Counter[str] = Counter()
     for line in lines:
         counts.update(line)
     ranking = sorted(different - _ALWAYS, key=lambda character: (-counts[character], character))
-    kept = _n_common([counts[character] for character in ranking], counts.total(), room, type)
-    model, size = _train(_without(lines, ranking[kept:]), type, vocab_size)
+    n_common = _n_common([counts[c] for c in ranking], counts.total(), n_pieces, type)
+    model, size = _train(_without(lines, ranking[n_common:]), type, vocab_size)
     if size < vocab_size:
-        kept += vocab_size - size
-        model, _ = _train(_without(lines, ranking[kept:]), type, vocab_size)
-    rare = ranking[kept:]
+        n_common += vocab_size - size
+        model, _ = _train(_without(lines, ranking[n_common:]), type, vocab_size)
+    rare = ranking[n_common:]
     share = sum(counts[character] for character in rare) / counts.total()
-    return model, Rare(len(different), len(rare), share)
+    return model, RareCharacters(len(different), len(rare), share)
 
 
-def _n_common(counts: Sequence[int], total: int, room: int, type: str) -> int:
-    """Return how many of the characters (given by their `counts`, largest first) get a piece.
+def _n_common(counts: Sequence[int], total: int, n_pieces: int, type: str) -> int:
+    """Return how many characters get a piece. `counts` are their occurrences, largest first, in a
+    text of `total` characters.
 
-    For `char` as many as have room. Otherwise those that occur at least 1/`COMMON` as often as the
-    average piece of a vocabulary of `room` pieces does, but at most half of the room.
+    For `char`, all `n_pieces` pieces are characters. Otherwise a character gets a piece if it
+    occurs at least 1/`COMMON` as often as the average piece; at most half of the pieces are
+    characters.
     """
     if type == "char":
-        return room - len(_ALWAYS)
-    common = sum(count * COMMON * room >= total for count in counts)
-    return max(1, min(common, room // 2 - len(_ALWAYS)))
+        return n_pieces - len(_ALWAYS)
+    common = sum(count * COMMON * n_pieces >= total for count in counts)
+    return max(1, min(common, n_pieces // 2 - len(_ALWAYS)))
 
 
 def _without(lines: Iterable[str], characters: Iterable[str]) -> list[str]:
-    """Cut `characters` out of the lines: pieces are learnt from what stands between them."""
-    cut = re.compile(f"[{re.escape(''.join(characters))}]+")
-    return [piece for line in lines for piece in cut.split(line) if piece]
+    """Remove `characters`; return the text between them, from which the pieces are learnt."""
+    removed = re.compile(f"[{re.escape(''.join(characters))}]+")
+    return [text for line in lines for text in removed.split(line) if text]
 
 
 def _train(lines: Sequence[str], type: str, vocab_size: int) -> tuple[bytes, int]:
@@ -212,7 +218,7 @@ def _in_child(
                 _print_elapsed(task, time.perf_counter() - start)
             child.wait()
         finally:
-            child.kill()  # no effect but after Ctrl-C
+            child.kill()  # after Ctrl-C; otherwise the child has ended
     _print_elapsed(task, time.perf_counter() - start, done=True)
     if child.returncode < 0:
         raise UserError(
@@ -226,7 +232,7 @@ def _in_child(
 
 
 def _send(stream: IO[bytes], values: Iterable[Any]) -> None:
-    """Write a line of JSON per value, then an empty line; leave the stream open."""
+    """Write one line of JSON per value, then an empty line. The stream stays open."""
     for value in values:
         stream.write(json.dumps(value).encode() + b"\n")
     stream.write(b"\n")
@@ -238,7 +244,8 @@ def _read_all(stream: IO[bytes], replies: list[bytes]) -> None:
 
 
 def _print_elapsed(task: str, seconds: float | None, *, done: bool = False) -> None:
-    """Print one line on stderr: on a terminal rewritten while the task runs, else in two parts."""
+    """Print the task and its time on one line of stderr. A terminal's line is rewritten while the
+    task runs; otherwise the time is printed at the end."""
     terminal = sys.stderr.isatty()
     if seconds is None or terminal:
         elapsed = "" if seconds is None else f"{seconds:.1f} s" if done else f"{seconds:.0f} s"
@@ -250,7 +257,7 @@ def _print_elapsed(task: str, seconds: float | None, *, done: bool = False) -> N
 
 def run_child() -> None:
     """Run `learn` in this process: request and lines from stdin, reply and model to stdout."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and kills this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and kills this process
     values = []
     while (line := sys.stdin.buffer.readline()) != b"\n":
         if not line:  # the parent has ended
@@ -261,12 +268,12 @@ def run_child() -> None:
     error, rare, model = None, None, b""
     try:
         model, rare = learn(lines, **request)
-    except RuntimeError as refusal:  # SentencePiece's own, such as "no pieces are loaded"
-        error = str(refusal)
+    except RuntimeError as problem:  # of SentencePiece, such as "no pieces are loaded"
+        error = str(problem)
     sys.stdout.buffer.write(json.dumps({"error": error, "rare": rare}).encode() + b"\n" + model)
     sys.stdout.flush()
 
 
 def _end_with_parent() -> None:
-    os.read(sys.stdin.fileno(), 1)  # the parent writes nothing more: this returns when it ends
+    os.read(sys.stdin.fileno(), 1)  # returns when the parent ends, which writes nothing more
     os._exit(1)

@@ -14,7 +14,7 @@ COMPRESSED = (".gz", ".zst")
 
 
 def is_compressed(file: PurePath) -> bool:
-    """Return whether the name of a file ends as that of a compressed file."""
+    """Return whether the file's name has the ending of a compressed file."""
     return file.suffix.lower() in COMPRESSED
 
 
@@ -25,7 +25,7 @@ def content_suffix(file: PurePath) -> str:
 
 @contextmanager
 def decompressed(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """Open a file; yield the stream of its content and the file itself, whose `tell` is the
+    """Open a file; yield the stream of its content and the open file, whose `tell()` gives the
     progress. The two are the same object if the file is not compressed.
 
     Raises `Unreadable` if the compressed data is damaged or incomplete.

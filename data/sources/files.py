@@ -1,11 +1,11 @@
 """The user's own files: text, JSON, CSV and Parquet, compressed or not.
 
     paths.py          which files a path stands for
-    inspection.py     the first pass: what each file is (kinds.py, compression.py)
+    inspection.py     the first pass: the kind of each file (kinds.py, compression.py)
     texts.py          the documents of plain text        tables.py    the rows of a table
 
-The chunks follow from the bytes of the files alone: a chunk is a section of a large file, or some
-small files of one section's size together.
+The chunks depend only on the bytes of the files. A chunk is a section of a large file, or several
+small files whose sizes add up to at most one section.
 """
 
 import hashlib
@@ -25,21 +25,21 @@ from data.sources.tables import NoColumn, read_rows
 from errors import UserError
 
 LONG_LINE = 1_000_000  # characters; a longer line is reported
-_NAMED = 10  # files with errors that are named; more are counted
-# Endings of tables for certain. If all of them lack the column, its name is probably wrong.
-_CERTAIN = (".jsonl", ".csv", ".tsv", ".parquet")
+_NAMED = 10  # files with errors that are listed; the others are counted
+# A file with such an ending is a table. If all tables lack the column, its name is probably wrong.
+_TABLE_ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")
 
 
 class Files(Source):
-    """The user's files: `path` is a file, a folder (with all below it) or a glob.
+    """The user's files: `path` is a file, a folder (with its subfolders) or a glob.
 
     A document is a row of a table (.jsonl, .json, .csv, .tsv, .parquet), in the column `field`; a
-    list of turns, {"role": ..., "content": ...}, becomes one line for each turn. Rows without text
+    list of turns, {"role": ..., "content": ...}, becomes one line per turn. Rows without text
     are skipped and reported, or refused (`strict`). Any other file is plain text in UTF-8: a
     document is the file, a line or a paragraph (`documents`: file, line, paragraph), or the text
-    between two separators (`separator`). Blank lines, paragraphs and texts between separators are
-    skipped. If a file is longer than `texts.SECTION`, each section of it is a document instead of
-    the file. A file may be compressed (.gz, .zst).
+    between two separators (`separator`). Documents of white space alone
+    are skipped, except whole files. If a file is longer than `texts.SECTION`, each of its sections
+    is a document. A file may be compressed (.gz, .zst).
 
     Among several files, one that cannot be read is skipped and reported. Raises `UserError` if
     nothing can be read, and if a setting does not fit the files.
@@ -102,10 +102,10 @@ def _check(reading: Reading) -> None:
 
 
 def _reading_mark(file: InspectedFile) -> str:
-    """Return what the fingerprint adds to the content of a file.
+    """Return the text that the fingerprint of a file contains beside its content.
 
-    Nothing if earlier versions read the file in the same way. If they read its rows differently,
-    or as plain text, their shards must not be used.
+    It is empty if earlier versions read the file in the same way. If they read its rows
+    differently, or as plain text, their shards must not be used.
     """
     if file.rows is None:
         return ""
@@ -115,22 +115,22 @@ def _reading_mark(file: InspectedFile) -> str:
 
 
 def _group(files: list[InspectedFile]) -> list[list[tuple[int, range]]]:
-    """Make the chunks, each of some sections of some files: (index of the file, its sections)."""
+    """Return the chunks. Each is a list of (index of a file, some of its sections)."""
     chunks: list[list[tuple[int, range]]] = []
-    room = 0  # bytes that still fit into the last chunk
+    free_bytes = 0  # of the last chunk
     for index, file in enumerate(files):
         if not file.has_text:
             continue
-        every = range(file.n_sections)
-        # A compressed file is not divided: reading its second section takes reading the first.
-        separate = [every] if is_compressed(file.path) else [range(n, n + 1) for n in every]
-        for numbers in separate:
+        sections = range(file.n_sections)
+        # A compressed file is not divided: to read its second section, the first must be read too.
+        groups = [sections] if is_compressed(file.path) else [range(n, n + 1) for n in sections]
+        for numbers in groups:
             size = file.size(numbers)
-            if size > room:
+            if size > free_bytes:
                 chunks.append([])
-                room = texts.SECTION
+                free_bytes = texts.SECTION
             chunks[-1].append((index, numbers))
-            room -= size
+            free_bytes -= size
     return chunks
 
 
@@ -154,9 +154,9 @@ def _text_documents(file: InspectedFile, numbers: range, reading: Reading) -> It
         if reading.documents == "file" and not reading.separator:
             yield Document(name, content.decode())
             continue
-        pieces = texts.pieces(content, reading.documents, reading.separator_bytes)
-        for place, piece in enumerate(pieces):
-            yield Document(f"{name}{'.' if several else '#'}{place}", piece.decode())
+        parts = texts.split_documents(content, reading.documents, reading.separator_bytes)
+        for index, part in enumerate(parts):
+            yield Document(f"{name}{'.' if several else '#'}{index}", part.decode())
 
 
 def _contents(file: InspectedFile, numbers: range) -> Iterator[tuple[int, bytes]]:
@@ -176,8 +176,8 @@ def _contents(file: InspectedFile, numbers: range) -> Iterator[tuple[int, bytes]
 
 
 def _report_errors(path: str, files: list[InspectedFile], errors: list[Unreadable]) -> None:
-    """Report the files that are skipped. Raises `UserError` if no file is left, or no table is
-    left because all lack the column of the text."""
+    """Report the files that are skipped. Raises `UserError` if all files are skipped, or if all
+    tables are skipped because they lack the column of the text."""
     kinds = Counter(error.kind for error in errors if isinstance(error, NotText))
     if kinds:
         counts = ", ".join(f"{kind} ({count:,})" for kind, count in kinds.most_common())
@@ -190,7 +190,7 @@ def _report_errors(path: str, files: list[InspectedFile], errors: list[Unreadabl
         _note(f"{len(damaged) - _NAMED:,} more files cannot be read and are skipped")
     if not any(file.is_table and file.has_text for file in files):
         for error in errors:
-            if isinstance(error, NoColumn) and error.suffix in _CERTAIN:
+            if isinstance(error, NoColumn) and error.suffix in _TABLE_ENDINGS:
                 raise error
     if not files:
         raise UserError(f"{path}: none of its files can be read")
@@ -213,29 +213,32 @@ def _report(files: list[InspectedFile], reading: Reading) -> None:
     crlf = sum(file.has_crlf for file in plain)
     if crlf and reading.documents != "line":
         _note(f"{crlf:,} of {len(plain):,} files end lines with \\r\\n: kept")
-    if long := [file for file in plain if file.longest_line > LONG_LINE]:
-        most = max(long, key=lambda file: file.longest_line)
+    if long_lined := [file for file in plain if file.longest_line > LONG_LINE]:
+        longest = max(long_lined, key=lambda file: file.longest_line)
         _note(
-            f"{len(long):,} of {len(plain):,} files have a line of more than {LONG_LINE:,} "
-            f"characters: kept; the longest, in {most.name}, has {most.longest_line:,}"
+            f"{len(long_lined):,} of {len(plain):,} files have a line of more than {LONG_LINE:,} "
+            f"characters: kept; the longest, in {longest.name}, has {longest.longest_line:,}"
         )
-    cut = [file for file in plain if file.n_sections > 1]
-    if cut and reading.documents == "file" and not reading.separator:
-        _note(f"{len(cut):,} of {len(plain):,} files are longer than {texts.SECTION:,} bytes: each "
-              f"section is a document, as {cut[0].name}#0 to #{cut[0].n_sections - 1}")  # fmt: skip
+    large = [file for file in plain if file.n_sections > 1]
+    if large and reading.documents == "file" and not reading.separator:
+        _note(
+            f"{len(large):,} of {len(plain):,} files are longer than {texts.SECTION:,} bytes: each "
+            f"section is a document, as {large[0].name}#0 to #{large[0].n_sections - 1}"
+        )
 
 
 def _report_tables(files: list[InspectedFile]) -> None:
+    """Report conversations, and the rows that are skipped."""
     tables = [file.rows for file in files if file.rows]
     if turns := [counts for counts in tables if counts.has_turns]:
         _note(f"column {turns[0].column} holds the turns of conversations: each becomes a line "
               "'role: content'")  # fmt: skip
-    gaps = [counts for counts in tables if counts.skipped]
-    for counts in gaps[:_NAMED]:
+    incomplete = [counts for counts in tables if counts.skipped]
+    for counts in incomplete[:_NAMED]:
         _note(f"{counts.name}: rows are skipped (data.strict=true refuses them): {counts}")
-    if len(gaps) > _NAMED:
-        rows = sum(counts.n_rows - counts.n_texts for counts in gaps[_NAMED:])
-        _note(f"{rows:,} rows of {len(gaps) - _NAMED:,} more files are skipped")
+    if len(incomplete) > _NAMED:
+        rows = sum(counts.n_rows - counts.n_texts for counts in incomplete[_NAMED:])
+        _note(f"{rows:,} rows of {len(incomplete) - _NAMED:,} more files are skipped")
 
 
 def _note(text: str) -> None:

@@ -1,8 +1,8 @@
 """Datasets of the Hugging Face Hub.
 
-    revision -> commit (asked for once, kept) -> the dataset at that commit -> chunks
+    revision -> commit (requested once, then saved) -> the dataset at that commit -> chunks
 
-A commit pins the text, so it is part of the fingerprint: once there are shards of a commit, no
+A commit pins the text, so it is part of the fingerprint. If there are shards of a commit, no
 network is needed. Each commit has its own folder in the cache: if the Hub cannot be reached,
 `datasets` uses what it finds there, and must not find the data of another commit.
 """
@@ -26,7 +26,7 @@ from storage import atomic_write, cache_folder
 
 TIMEOUT = 5  # seconds after which the Hub counts as unreachable
 _NAMED = 10  # chunks whose skipped rows are reported
-# Read by the libraries when they are imported: they report their use to nobody.
+# These variables switch telemetry off. The libraries read them when they are imported.
 _NO_TELEMETRY = {
     "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0",
 }  # fmt: skip
@@ -107,34 +107,34 @@ class Hub(Source):
         rows = self._open()
         return rows.size // rows.n_chunks if rows.size else CHUNK_BYTES
 
-    # ------------------------------------------------------------------------ the Hub is asked
+    # ------------------------------------------------------------------------ the dataset
 
     @cached_property
     def _commit(self) -> str:
-        """The commit of the revision; the one seen last, if the Hub cannot be reached."""
+        """The commit of the revision; if the Hub cannot be reached, the last one that was seen."""
         if re.fullmatch("[0-9a-f]{40}", self._revision):
             return self._revision
-        kept = cache_folder() / "hub" / quote(f"{self._id}@{self._revision}", safe="@")
+        saved = cache_folder() / "hub" / quote(f"{self._id}@{self._revision}", safe="@")
         try:
-            commit = _ask(self._id, self._revision)
+            commit = _request_commit(self._id, self._revision)
         except Unreachable as error:
-            if not kept.is_file():
+            if not saved.is_file():
                 raise
-            commit = kept.read_text()
+            commit = saved.read_text()
             reason = str(error).partition(": ")[0]
             print(f"note: {reason}; {self._id} is read at the commit seen last, {commit[:12]}",
                   file=sys.stderr)  # fmt: skip
         else:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(kept, commit.encode())
+            saved.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(saved, commit.encode())
         return commit
 
     def _open(self) -> HubRows:
-        """Open the dataset, if it is not open."""
+        """Return the dataset, which is opened at the first call."""
         if self._opened is None:
             folder = cache_folder() / "hub" / self._commit
             if self._streaming or not any(folder.rglob("*.arrow")):
-                _ask(self._id, self._commit)  # `datasets` would retry for minutes
+                _request_commit(self._id, self._commit)  # `datasets` would retry for minutes
                 if not self._streaming:
                     print(f"downloading {self._id} into {folder.parent} ...", file=sys.stderr)
             self._opened = self._load(folder)
@@ -143,7 +143,7 @@ class Hub(Source):
     def _load(self, folder: Path) -> HubRows:
         _prepare_environment()
         datasets = _quiet_datasets()
-        # With the id alone, a local folder or a parser of that name would be preferred.
+        # Of the id alone, `datasets` would first look for a local folder or a parser of that name.
         path = f"hf://datasets/{self._id}"
         place = {"revision": self._commit, "cache_dir": str(folder)}
         try:
@@ -175,7 +175,7 @@ class Hub(Source):
         else:
             builder.download_and_prepare()
             dataset = builder.as_dataset(split=self._split)
-        if dataset.column_names is not None:  # otherwise they are known when a row is read
+        if dataset.column_names is not None:  # if None, they are unknown until a row is read
             if self._field not in dataset.column_names:
                 raise NoColumn(PurePosixPath(self._id), self._field, dataset.column_names)
             dataset = dataset.select_columns([self._field])
@@ -189,8 +189,8 @@ class Hub(Source):
 
 
 def _prepare_environment() -> None:
-    """Import huggingface_hub, quiet, without telemetry and with its files below our cache. The
-    user's token stays where it is."""
+    """Import huggingface_hub without messages and telemetry, and with its files below our cache. It
+    still reads the user's token from its own place."""
     os.environ.setdefault("HF_HUB_CACHE", str(cache_folder() / "hub"))
     os.environ.update(_NO_TELEMETRY)
     from huggingface_hub.utils import disable_progress_bars, logging
@@ -200,7 +200,7 @@ def _prepare_environment() -> None:
 
 
 def _quiet_datasets() -> Any:
-    """Import `datasets`, which takes seconds. Its errors are reported by our own messages."""
+    """Import `datasets`, which takes seconds, and silence it: we report its errors ourselves."""
     import datasets
 
     datasets.config.TORCH_AVAILABLE = False  # otherwise every process that reads imports torch
@@ -209,7 +209,7 @@ def _quiet_datasets() -> Any:
     return datasets
 
 
-def _ask(id: str, revision: str) -> str:
+def _request_commit(id: str, revision: str) -> str:
     """Ask the Hub for the commit of a revision, without retries. Raises `Unreachable` if there is
     no answer, and `UserError` if there is no such dataset or revision."""
     _prepare_environment()
@@ -248,7 +248,7 @@ def _unreachable(error: BaseException) -> Unreachable:
 
 
 def _refusal(id: str, error: BaseException) -> UserError:
-    """Return the error for what stopped `datasets`, in one line."""
+    """Return the one-line error of ours for an error of `datasets`."""
     import datasets
     from huggingface_hub.errors import GatedRepoError, HTTPError
 

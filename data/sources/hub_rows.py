@@ -16,7 +16,7 @@ from data.sources.kinds import TABLES
 from data.sources.tables import Row, json_layout, read_rows
 
 ROWS = 10_000  # in a chunk of a downloaded dataset
-CHUNK_BYTES = 16_000_000  # approximate; where the dataset does not state its size
+CHUNK_BYTES = 16_000_000  # approximate; used if the dataset does not state its size
 _PREFIX = "hf://datasets/"
 
 
@@ -28,17 +28,17 @@ class HubRows(ABC):
 
     @abstractmethod
     def rows(self, chunk: int) -> Iterator[tuple[str, Row]]:
-        """Yield (name, row) of each row of a chunk. The name follows from the row's place."""
+        """Yield (name, row) for each row of a chunk. The name follows from the row's position."""
 
 
 class LibraryRows(HubRows):
-    """Rows that `datasets` reads. A chunk is a file; of a downloaded dataset, `ROWS` rows."""
+    """Rows that `datasets` reads. A chunk is a file, or `ROWS` rows of a downloaded dataset."""
 
     def __init__(self, dataset: Any, split: str, *, streaming: bool) -> None:
         self._dataset, self._streaming = dataset, streaming
         self.n_chunks = dataset.num_shards if streaming else -(-len(dataset) // ROWS)
-        stated = (dataset.info.splits or {}).get(split)
-        self.size = stated.num_bytes if stated and stated.num_bytes else None
+        info = (dataset.info.splits or {}).get(split)
+        self.size = info.num_bytes if info and info.num_bytes else None
 
     def rows(self, chunk: int) -> Iterator[tuple[str, Row]]:
         if self._streaming:
@@ -53,7 +53,7 @@ class LibraryRows(HubRows):
 
 class TableRows(HubRows):
     """Rows of JSON and CSV files. A chunk is a file. A downloaded dataset is one chunk, because its
-    rows are numbered through all files."""
+    rows are numbered from the first file to the last."""
 
     def __init__(self, files: list[str], field: str, folder: str | None) -> None:
         self._files, self._field = files, field
@@ -65,8 +65,8 @@ class TableRows(HubRows):
             for row in self._file_rows(self._files[chunk]):
                 yield f"{chunk}.{row.number}", row
         else:
-            every = (row for file in self._files for row in self._file_rows(file))
-            for number, row in enumerate(every):
+            all_rows = (row for file in self._files for row in self._file_rows(file))
+            for number, row in enumerate(all_rows):
                 yield str(number), row
 
     def _file_rows(self, file: str) -> Iterator[Row]:
@@ -80,25 +80,26 @@ class TableRows(HubRows):
                 yield replace(row, place=f"{path.name}, {row.place}")
 
     def _open(self, file: str) -> BinaryIO:
-        """Open owner/name@commit/path of the Hub."""
+        """Open the file owner/name@commit/path of the Hub."""
         from huggingface_hub import HfFileSystem, hf_hub_download
 
         if self._folder is None:
             return HfFileSystem().open(f"datasets/{file}", "rb")
         owner, name_and_commit, path = file.split("/", 2)
         name, _, commit = name_and_commit.partition("@")
-        place = hf_hub_download(
+        local_path = hf_hub_download(
             f"{owner}/{name}", path, repo_type="dataset", revision=commit, cache_dir=self._folder
         )
-        return open(place, "rb")  # noqa: PTH123
+        return open(local_path, "rb")  # noqa: PTH123
 
 
 def table_files(builder: Any, split: str) -> list[str]:
-    """Return the files of a split, owner/name@commit/path, if `builder` would guess their types;
-    otherwise an empty list: only `datasets` applies the options for reading that a dataset sets."""
+    """Return the files of a split, owner/name@commit/path, if they are JSON or CSV, whose types
+    `builder` would guess. Otherwise, or if the dataset sets options for reading, which only
+    `datasets` applies, return an empty list."""
     config = builder.config
-    ours = {"name", "version", "data_dir", "data_files", "description", "features"}
-    options = (option for option in fields(config) if option.name not in ours)
+    ignored = {"name", "version", "data_dir", "data_files", "description", "features"}
+    options = (option for option in fields(config) if option.name not in ignored)
     if builder.name not in ("json", "csv") or any(
         getattr(config, option.name) != option.default for option in options
     ):

@@ -1,4 +1,4 @@
-"""The first pass over the user's files: their kinds, whether they have text, and what is unusual.
+"""The first pass over the user's files: their kinds, their sections, and whether they have text.
 
 Every file is read once before the first document is used, so errors come before training.
 """
@@ -36,10 +36,10 @@ class Reading:
 
 @dataclass
 class InspectedFile:
-    """What the first pass finds out about a file.
+    """The results of the first pass over a file.
 
-    `borders`: where the sections begin and where the last one ends, in decompressed bytes; for a
-    table, 0 and its approximate size.
+    `borders` are the positions, in decompressed bytes, at which the sections begin and the last
+    section ends; for a table, 0 and its approximate size.
     """
 
     name: str
@@ -61,7 +61,7 @@ class InspectedFile:
 
     @property
     def n_sections(self) -> int:
-        """How many sections the file is cut into."""
+        """The number of sections of the file."""
         return len(self.borders) - 1
 
     def size(self, numbers: range) -> int:
@@ -74,7 +74,7 @@ def inspect_files(
 ) -> tuple[list[InspectedFile], list[Unreadable]]:
     """Read every file once. Return those that can be read, and the errors of the others.
 
-    Raises `UserError` for the only file, and for what `reading.strict` refuses.
+    Raises `UserError` if the only file cannot be read, or for a row that `reading.strict` refuses.
     """
     from tqdm import tqdm
 
@@ -146,7 +146,7 @@ def _inspect_table(file: InspectedFile, reading: Reading) -> None:
 def _inspect_text(file: InspectedFile, reading: Reading, report: Callable[[int], object]) -> None:
     digest = hashlib.sha256()
     open_line = 0  # characters of the line that continues in the next section
-    place = 0  # in the file on the disk, which may be compressed
+    position = 0  # in the file on the disk, which may be compressed
     separator = reading.separator_bytes
     is_whole = reading.documents == "file" and not separator
     with decompressed(file.path) as (stream, raw):
@@ -157,7 +157,7 @@ def _inspect_text(file: InspectedFile, reading: Reading, report: Callable[[int],
             if file.borders == [0] and section.startswith(BOM):
                 file.has_bom = True
                 content = section[len(BOM) :]
-            # A file of white space is a document; a line or a paragraph of white space is not.
+            # White space alone is a document only if the document is a whole file.
             file.has_text |= bool(content) and (is_whole or not content.isspace())
             file.has_crlf |= b"\r\n" in section
             file.n_separators += section.count(separator) if separator else 0
@@ -166,6 +166,6 @@ def _inspect_text(file: InspectedFile, reading: Reading, report: Callable[[int],
             file.longest_line = max(file.longest_line, max(lengths))
             open_line = lengths[-1]
             file.borders.append(file.borders[-1] + len(section))
-            report(raw.tell() - place)
-            place = raw.tell()
+            report(raw.tell() - position)
+            position = raw.tell()
     file.digest = digest.hexdigest()

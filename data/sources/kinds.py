@@ -30,7 +30,7 @@ class Unreadable(UserError):
 
 
 class NotText(Unreadable):
-    """A file of a kind that holds no plain text, such as an image; `kind` names it."""
+    """A file that is not plain text, such as an image; `kind` names its kind."""
 
     def __init__(self, path: PurePath, kind: str, remedy: str) -> None:
         super().__init__(f"{path} is {kind}, not text", remedy)
@@ -38,7 +38,7 @@ class NotText(Unreadable):
 
 
 class Kind(NamedTuple):
-    """What a file is, and how the user gets its text."""
+    """The name of a kind of file, and how the user gets the text of such a file."""
 
     name: str
     remedy: str = "name a file of text"
@@ -89,8 +89,8 @@ def recognise(head: bytes, path: PurePath, suffix: str) -> str:
     """Return how a file is read: jsonl, json, csv, parquet or text.
 
     `head` is the first `HEAD` bytes of its decompressed content, `suffix` the ending of its name
-    without that of a compression. Raises `NotText` for a binary file, and `Unreadable` for text
-    that is in UTF-16.
+    without the ending of its compression. Raises `NotText` for a binary file, and `Unreadable` for
+    text in UTF-16.
     """
     if head.startswith(b"PAR1"):
         return "parquet"
@@ -112,7 +112,7 @@ def recognise(head: bytes, path: PurePath, suffix: str) -> str:
 
 def _is_certain(magic: bytes, head: bytes) -> bool:
     """Return whether a file that begins with `magic` is certainly binary. Text may begin with
-    letters such as "BZh"; then a zero or a byte that is not UTF-8 decides."""
+    letters such as "BZh"; it is binary if it also has a zero byte or is not UTF-8."""
     return not magic.isalnum() or b"\0" in head or _first_bad_byte(head) < len(head)
 
 
@@ -120,25 +120,25 @@ def _is_certain(magic: bytes, head: bytes) -> bool:
 
 
 def guess_utf16(content: bytes) -> str:
-    """Return the name of the UTF-16 encoding that `content` is in, or "" if it is in none.
+    """Return the name of the UTF-16 encoding of `content`, or "" if it is not UTF-16.
 
-    Text in UTF-16 can be valid UTF-8: then every other byte of English is zero.
+    English text in UTF-16 is also valid UTF-8, in which every other byte is zero.
     """
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "UTF-16"
     if content.count(0) <= len(content) * _NUL_SHARE:
         return ""
     zeros = [content[start::2].count(0) for start in (0, 1)]
-    if min(zeros) > max(zeros) * 0.2:  # zeros at even and at odd places: binary numbers
+    if min(zeros) > max(zeros) * 0.2:  # zeros at even and odd positions: binary numbers
         return ""
     return "UTF-16LE" if zeros[1] > zeros[0] else "UTF-16BE"
 
 
 def guess_encoding(content: bytes) -> str:
-    """Return the encoding that `content`, which is not UTF-8, is probably in, or ""."""
+    """Return the probable encoding of `content`, which is not UTF-8; "" if it is unknown."""
     if encoding := guess_utf16(content):
         return encoding
-    unused = rb"[\x00-\x08\x0e-\x1f\x81\x8d\x8f\x90\x9d]"  # bytes that Windows-1252 has no use for
+    unused = rb"[\x00-\x08\x0e-\x1f\x81\x8d\x8f\x90\x9d]"  # bytes that Windows-1252 does not define
     return "" if re.search(unused, content) else "WINDOWS-1252"
 
 
@@ -156,8 +156,8 @@ def not_utf8(path: PurePath, place: int, encoding: str) -> Unreadable:
 
 
 def _first_bad_byte(content: bytes) -> int:
-    """Return the place of the first byte that is not UTF-8, or else of the first zero, or else the
-    length."""
+    """Return the position of the first byte that is not UTF-8, otherwise of the first zero byte,
+    otherwise the length."""
     try:
         content.decode()
     except UnicodeDecodeError as error:

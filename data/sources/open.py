@@ -1,7 +1,7 @@
-"""Opens a source of documents by its name: the story world, Shakespeare's works, the user's own
-files, a dataset of the Hub.
+"""Open a source of documents by its name: the story world, Shakespeare's works, the user's own
+files, or a dataset of the Hub.
 
-Text is kept as it is: no line end is translated, no white space is removed.
+Text is not changed: no line end is translated, no white space is removed.
 """
 
 import hashlib
@@ -33,8 +33,8 @@ def open_source(
     revision: str | None = None,
     streaming: bool = True,
 ) -> Source:
-    """Open the source called `source`. The other arguments are explained at the classes that take
-    them: `Stories`, `Files` and `Hub`.
+    """Return the source called `source`. The other arguments are documented in the classes that
+    take them: `Stories`, `Files` and `Hub`.
 
     Raises `UserError` for a name that is not in `SOURCES` and for a path that cannot be read.
     """
@@ -57,7 +57,7 @@ def open_source(
 
 
 class Stories(Source):
-    """The first `count` stories of world 0 (data/stories). They have their own splits.
+    """The first `count` stories of seed 0 (data/stories). Each story has a fixed split.
 
     `near` and `far` bound the distance in words from a fact to its use. Raises `UserError` if
     `near` is greater than `far`.

@@ -1,8 +1,8 @@
-"""Which files a path stands for: a file, a folder with all below it, or a glob.
+"""The files that a path stands for: a file, a folder with its subfolders, or a glob.
 
-A folder and a glob leave out hidden files and what programs write beside the text: runs of
-training, caches, virtual environments, packages. Folders behind symbolic links are read, each
-folder and each file once.
+A folder and a glob leave out hidden files and folders that programs write beside the text: runs of
+training, caches, virtual environments, packages. Symbolic links to folders are followed; each
+folder and each file is read once.
 """
 
 import glob
@@ -16,13 +16,13 @@ from pathlib import Path, PurePath
 from errors import UserError
 from storage import cache_folder
 
-_PROGRAMS = {"__pycache__", "node_modules", "site-packages"}  # folders of programs, not of texts
-_NAMED = 3  # folders of a kind that are named
+_PROGRAMS = {"__pycache__", "node_modules", "site-packages"}  # names of folders of programs
+_NAMED = 3  # paths that are listed per reason; the others are counted
 
 
 def find_files(path: str) -> dict[str, Path]:
-    """Return the files that `path` stands for, sorted, by their path below their common folder, so
-    that a folder can be moved. What is left out is reported.
+    """Return the files that `path` stands for, sorted, by name. The name is the path below the
+    common folder, so it does not change if the folder is moved. Reports what is left out.
 
     Raises `UserError` if there is no file.
     """
@@ -78,8 +78,8 @@ def _translate(part: str) -> str:
 
 
 def _walk(folder: Path, depth: int | None = None) -> list[Path]:
-    """Return the files at most `depth` folders below `folder` (None: all), sorted, each real file
-    once, and report what is left out."""
+    """Return the files at most `depth` levels below `folder` (None: at any depth), sorted. Each
+    real file is returned once. Reports what is left out."""
     left_out: dict[str, list[Path]] = defaultdict(list)
     files: dict[str, Path] = {}
     for file in _visit(folder, depth, left_out):
@@ -90,8 +90,8 @@ def _walk(folder: Path, depth: int | None = None) -> list[Path]:
 
 
 def _visit(root: Path, depth: int | None, left_out: dict[str, list[Path]]) -> Iterator[Path]:
-    """Yield the files below `root`, those behind symbolic links last: a file that can be reached
-    without a link keeps that name."""
+    """Yield the files below `root`, those behind symbolic links last, so that a file that can be
+    reached without a link gets its name from that path. Adds to `left_out`, by reason."""
     folders, linked_folders, linked_files = [root], deque[Path](), []
     visited = set()
     while folders or linked_folders:
@@ -126,7 +126,7 @@ def _reason(entry: Path) -> str:
 
 
 def _own_output(folder: Path) -> str:
-    """Return what kind of folder that programs write `folder` is, or ""."""
+    """Return the kind of output that `folder` holds, or "" if it may hold the user's text."""
     if (folder / "config.yaml").is_file() and any(
         (folder / name).exists() for name in ("checkpoints", "metrics.jsonl", "tokenizer.model")
     ):
@@ -138,6 +138,7 @@ def _own_output(folder: Path) -> str:
 
 
 def _summary(folder: Path, left_out: dict[str, list[Path]]) -> str:
+    """Return what is left out, by reason, with the first paths of each."""
     kinds = []
     for reason, paths in sorted(left_out.items()):
         names = [PurePath(path.relative_to(folder)).as_posix() for path in sorted(paths)]

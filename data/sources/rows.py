@@ -1,4 +1,4 @@
-"""A row of a table, its text, and what is counted in many rows."""
+"""A row of a table, its text, and counts over the rows of a table."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from data.sources.kinds import conversion, guess_encoding
 from errors import UserError
 
-_COLUMNS = 20  # names of columns that are kept, for an error
+_COLUMNS = 20  # names of columns that are stored for an error message
 _KINDS = {bool: "true or false", int: "a number", float: "a number", list: "a list",
           dict: "an object", bytes: "bytes"}  # fmt: skip
 
@@ -14,7 +14,7 @@ _KINDS = {bool: "true or false", int: "a number", float: "a number", list: "a li
 @dataclass(frozen=True)
 class Row:
     """One row of a table. `record` maps columns to values; if the row is broken, `problem` says
-    how. `number` counts the rows from 0; `place` says where the row is in the file."""
+    why. `number` counts the rows from 0; `place` says where the row is in the file."""
 
     number: int
     place: str
@@ -26,7 +26,7 @@ class Row:
         if self.problem:
             return "", self.problem
         if not isinstance(self.record, dict):
-            return "", "no object with columns"
+            return "", "not an object with columns"
         if field not in self.record:
             return "", f"no column {field}"
         value = self.record[field]
@@ -38,12 +38,12 @@ class Row:
             text.encode()
         except UnicodeEncodeError as error:
             return "", _bad_characters(text, text[error.start], field)
-        return text, "" if text else f"nothing in column {field}"
+        return text, "" if text else f"empty text in column {field}"
 
 
 def is_absent(reason: str) -> bool:
     """Return whether `reason` says that a row has no value for the text, or an empty one."""
-    return reason.startswith(("no column ", "null ", "nothing "))
+    return reason.startswith(("no column ", "null ", "empty "))
 
 
 def join_turns(value: Any) -> str:
@@ -58,7 +58,7 @@ def join_turns(value: Any) -> str:
 
 
 def _bad_characters(text: str, character: str, field: str) -> str:
-    """Return why a text cannot be encoded in UTF-8. `character` is the first that cannot; one of
+    """Return why a text cannot be encoded in UTF-8. `character` is the first that cannot. One of
     U+DC80 to U+DCFF stands for a byte that is not UTF-8 (Python's "surrogateescape")."""
     if not "\udc80" <= character <= "\udcff":
         return f"half of a character (a lone surrogate) in column {field}"
@@ -84,8 +84,8 @@ class RowCounts:
     strict: bool = False
     n_rows: int = 0
     n_texts: int = 0
-    has_turns: bool = False  # rows that hold the turns of a conversation
-    columns: dict[str, None] = field(default_factory=dict)  # some of their names
+    has_turns: bool = False  # whether a row holds the turns of a conversation
+    columns: dict[str, None] = field(default_factory=dict)  # names, at most about `_COLUMNS`
     skipped: dict[str, Skipped] = field(default_factory=dict)  # by reason
 
     def text(self, row: Row) -> str:

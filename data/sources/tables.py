@@ -1,7 +1,7 @@
 """Rows of tables: JSON lines, JSON, CSV and Parquet.
 
 A value is read as it stands in the file. No type is guessed: "007" and "2024-01-01" stay text, and
-what other rows and other columns hold changes nothing. A row that is broken costs only itself.
+the value does not depend on other rows or other columns. A broken row affects no other row.
 """
 
 import csv
@@ -23,8 +23,8 @@ _BLOCK = 1 << 20  # characters of a JSON array that are read at once
 _ROWS = 1000  # of a Parquet file that are read at once
 _SPACE = re.compile(r"[ \t\r\n]*")
 _BOM = b"\xef\xbb\xbf"
-_SEPARATORS = ",;\t|"
-_NO_SEPARATOR = "\x1f"  # for a table of one column: the control character "unit separator"
+_DELIMITERS = ",;\t|"
+_NO_DELIMITER = "\x1f"  # for a table of one column: a control character
 
 
 class NoColumn(Unreadable):
@@ -42,7 +42,7 @@ class NoColumn(Unreadable):
 
 
 def no_text(path: PurePath, counts: RowCounts) -> Unreadable:
-    """Return the error for a table of which no row has text."""
+    """Return the error for a table in which no row has text."""
     if counts.columns and counts.column not in counts.columns:
         return NoColumn(path, counts.column, counts.columns)
     others = ", ".join(column for column in counts.columns if column != counts.column)
@@ -51,7 +51,7 @@ def no_text(path: PurePath, counts: RowCounts) -> Unreadable:
 
 
 def read_rows(stream: BinaryIO, kind: str, field: str, path: PurePath) -> Iterator[Row]:
-    """Yield the rows of a table, with a block of the file in memory.
+    """Yield the rows of a table. One block of the file is in memory.
 
     `kind` is jsonl, json, csv or parquet; `path` names the file in errors. Blank lines are not
     rows. Raises `Unreadable` if the file is not of that kind, and `NoColumn` if a CSV or Parquet
@@ -69,7 +69,7 @@ def read_rows(stream: BinaryIO, kind: str, field: str, path: PurePath) -> Iterat
 
 def _text(stream: BinaryIO) -> io.TextIOWrapper:
     """Decode a stream. Line ends are kept and a byte order mark is removed. A byte that is not
-    UTF-8 becomes a surrogate, so that only its own row is refused."""
+    UTF-8 becomes a surrogate, so that only its row has no text."""
     return io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
 
 
@@ -78,7 +78,7 @@ def _text(stream: BinaryIO) -> io.TextIOWrapper:
 
 def json_layout(stream: BinaryIO, kind: str) -> str:
     """Return how a JSON file is read: "jsonl" if each line holds a value, "json" if the file is an
-    array or one object over several lines. `kind` is the one of the two that its name suggests."""
+    array or one object over several lines. `kind` is the layout that the file's name suggests."""
     for line in stream:
         if content := line.removeprefix(_BOM).strip():
             if content.startswith(b"["):
@@ -103,7 +103,7 @@ def _parse(content: bytes) -> tuple[Any, str]:
         return json.loads(content.decode("utf-8", "surrogateescape")), ""
     except json.JSONDecodeError:
         return None, "not JSON"
-    except ValueError:  # a number of more digits than Python converts
+    except ValueError:  # a number with more digits than Python converts
         return None, "a number that is too long"
     except RecursionError:
         return None, "lists or objects that are nested too deep"
@@ -112,25 +112,25 @@ def _parse(content: bytes) -> tuple[Any, str]:
 def _json_values(text: io.TextIOWrapper, path: PurePath) -> Iterator[Row]:
     """Yield the elements of an array, or the values of a file without one."""
     buffer = _JsonBuffer(text, path)
-    is_array = buffer.following() == "["
+    is_array = buffer.peek() == "["
     if is_array:
-        buffer.take("[")
+        buffer.expect("[")
     end = "]" if is_array else ""
     number = 0
-    while buffer.following() != end:
+    while buffer.peek() != end:
         if number and is_array:
-            buffer.take(",")
-            buffer.following()
+            buffer.expect(",")
+            buffer.peek()
         place = f"line {buffer.line:,}"
-        yield Row(number, place, buffer.take_value())
+        yield Row(number, place, buffer.read_value())
         number += 1
-    buffer.take(end)
-    if buffer.following():
+    buffer.expect(end)
+    if buffer.peek():
         raise buffer.error("there is more after the array")
 
 
 class _JsonBuffer:
-    """A stream of JSON values: a block of text and the place of the next value in it."""
+    """A stream of JSON values: a block of text, and the position of the next value in it."""
 
     _DECODER = json.JSONDecoder()
     # An error this close to the end of the block may come from a value that continues after it.
@@ -139,28 +139,28 @@ class _JsonBuffer:
     def __init__(self, stream: io.TextIOWrapper, path: PurePath) -> None:
         self.line = 1
         self._stream, self._path = stream, path
-        self._block, self._place, self._is_last = "", 0, False
+        self._block, self._position, self._is_last = "", 0, False
 
-    def following(self) -> str:
+    def peek(self) -> str:
         """Skip white space; return the next character, or "" at the end."""
         while True:
-            space = _SPACE.match(self._block, self._place)
-            self._advance(space.end() if space else self._place)
-            if self._place < len(self._block) or self._is_last:
-                return self._block[self._place : self._place + 1]
+            space = _SPACE.match(self._block, self._position)
+            self._advance(space.end() if space else self._position)
+            if self._position < len(self._block) or self._is_last:
+                return self._block[self._position : self._position + 1]
             self._read()
 
-    def take(self, character: str) -> None:
-        """Read `character`; raise `Unreadable` if another one is next."""
-        if self.following() != character:
+    def expect(self, character: str) -> None:
+        """Read `character`; raise `Unreadable` if the next character is another."""
+        if self.peek() != character:
             raise self.error(f"{character} is missing")
-        self._advance(self._place + len(character))
+        self._advance(self._position + len(character))
 
-    def take_value(self) -> Any:
+    def read_value(self) -> Any:
         """Return the next value; raise `Unreadable` if it is not JSON."""
         while True:
             try:
-                value, end = self._DECODER.raw_decode(self._block, self._place)
+                value, end = self._DECODER.raw_decode(self._block, self._position)
                 if end < len(self._block) or self._is_last:
                     self._advance(end)
                     return value
@@ -177,14 +177,14 @@ class _JsonBuffer:
         """Return the error for the next value."""
         return Unreadable(f"{self._path} is not JSON: line {self.line:,}: {problem}")
 
-    def _advance(self, place: int) -> None:
-        self.line += self._block.count("\n", self._place, place)
-        self._place = place
+    def _advance(self, position: int) -> None:
+        self.line += self._block.count("\n", self._position, position)
+        self._position = position
 
     def _read(self) -> None:
-        """Read another block, at least as much as is already there, and drop what is used."""
-        self._block = self._block[self._place :]
-        self._place = 0
+        """Drop the part of the block that was read, and at least double the rest."""
+        self._block = self._block[self._position :]
+        self._position = 0
         more = self._stream.read(max(_BLOCK, len(self._block)))
         self._is_last = not more
         self._block += more
@@ -199,9 +199,9 @@ def _csv_rows(text: io.TextIOWrapper, field: str, path: PurePath) -> Iterator[Ro
     start, first = next(((number, line) for number, line in lines if line.strip()), (0, ""))
     if not first:
         return
-    separator = find_separator(first, field)
+    delimiter = find_delimiter(first, field)
     rest = (line for _, line in lines)
-    records = _csv_records(chain([first], rest), separator, start)
+    records = _csv_records(chain([first], rest), delimiter, start)
     _, header = next(records)
     columns = [column.strip() for column in header or ()]
     if field not in columns:
@@ -221,45 +221,47 @@ def _csv_rows(text: io.TextIOWrapper, field: str, path: PurePath) -> Iterator[Ro
             yield Row(number, f"line {line:,}", dict(pairs))
 
 
-def find_separator(header: str, field: str) -> str:
-    """Return the separator of a table with the first line `header`: the one that gives a column
-    `field`, then the one that gives most columns. A table of one column has none: the answer is a
-    control character, so that a comma in its rows is text."""
-    found = {
-        separator: [name.strip() for name in next(csv.reader([header], delimiter=separator), [])]
-        for separator in _SEPARATORS
+def find_delimiter(header: str, field: str) -> str:
+    """Return the delimiter of a table with the first line `header`: one that gives a column
+    `field`; of several, the one that gives the most columns. A table of one column has no
+    delimiter: then a control character is returned, so that a comma in its rows is text."""
+    columns = {
+        delimiter: [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+        for delimiter in _DELIMITERS
     }
-    best = max(found, key=lambda separator: (field in found[separator], len(found[separator])))
-    return best if len(found[best]) > 1 else _NO_SEPARATOR
+    best = max(
+        columns, key=lambda delimiter: (field in columns[delimiter], len(columns[delimiter]))
+    )
+    return best if len(columns[best]) > 1 else _NO_DELIMITER
 
 
 def _csv_records(
-    lines: Iterable[str], separator: str, line_number: int
+    lines: Iterable[str], delimiter: str, line_number: int
 ) -> Iterator[tuple[int, list[str] | None]]:
     """Yield (number of its first line, fields) of each record. `line_number` is that of the first
     line. The fields of a broken record are None; reading continues with its second line."""
     csv.field_size_limit(LONGEST)
-    stream, again = iter(lines), deque[str]()
-    taken: list[str] = []  # the lines of the current record
+    stream, pushed_back = iter(lines), deque[str]()
+    record_lines: list[str] = []  # the lines of the current record
 
-    def feed() -> Iterator[str]:
-        while (line := again.popleft() if again else next(stream, None)) is not None:
-            taken.append(line)
+    def next_lines() -> Iterator[str]:
+        while (line := pushed_back.popleft() if pushed_back else next(stream, None)) is not None:
+            record_lines.append(line)
             yield line
 
     while True:
         try:
-            for record in csv.reader(feed(), delimiter=separator, strict=True):
-                if any(line.strip(" \t\r\n") or separator in line for line in taken):
+            for record in csv.reader(next_lines(), delimiter=delimiter, strict=True):
+                if any(line.strip(" \t\r\n") or delimiter in line for line in record_lines):
                     yield line_number, record
-                line_number += len(taken)
-                taken.clear()
+                line_number += len(record_lines)
+                record_lines.clear()
             return
         except csv.Error:
             yield line_number, None
             line_number += 1
-            again.extendleft(reversed(taken[1:]))
-            taken.clear()
+            pushed_back.extendleft(reversed(record_lines[1:]))
+            record_lines.clear()
 
 
 # ---------------------------------------------------------------------------- Parquet

@@ -2,9 +2,10 @@
 
     big.txt    |--- section 0 ---|--- section 1 ---|- 2 -|    about `SECTION` bytes each
 
-A section ends at the first separator of documents after its `SECTION` bytes, or else at the first
-blank line, or else at the first end of a line, if there is one in the next `REACH` bytes. So the
-sections follow from the bytes of the file alone, and any process can read any of them.
+A section has `SECTION` bytes and the bytes up to a border. The border is searched for in the next
+`REACH` bytes: the first separator of documents, otherwise the first blank line, otherwise the first
+end of a line. So the sections depend only on the bytes of the file, and any process can read any
+section.
 """
 
 import re
@@ -15,46 +16,46 @@ from typing import BinaryIO
 from data.sources.kinds import guess_encoding, guess_utf16, not_utf8
 
 SECTION = 16_000_000  # bytes
-REACH = 1_000_000  # bytes after them in which the end is looked for; fewer than `SECTION`
+REACH = 1_000_000  # bytes in which the border is searched for; fewer than `SECTION`
 BOM = b"\xef\xbb\xbf"  # the byte order mark: not part of the text
-# The end of a line. A \r at the end of the bytes is not one: it may be half of \r\n.
+# The end of a line. A \r at the end of the bytes does not match: it may be half of \r\n.
 _LINE_END = re.compile(rb"(?:\r\n|\n|\r(?=[^\n]))")
 _BLANK_LINE = re.compile(_LINE_END.pattern + rb"(?:[ \t]*" + _LINE_END.pattern + rb")+")
 _LINE = re.compile(rb"([^\r\n]*)(?:\r\n|\n|\r|\Z)")  # matches once more, empty, at the end
 
 
 def sections(stream: BinaryIO, separator: bytes = b"") -> Iterator[bytes]:
-    """Yield the sections of a stream, with about one of them in memory."""
-    ahead = b""  # bytes that are read and not yet yielded
-    inside = SECTION  # how many of them are certainly part of this section
+    """Yield the sections of a stream. About one section is in memory."""
+    buffer = b""  # bytes that are read and not yet yielded
+    minimum = SECTION  # bytes of this section before its border is searched for
     while True:
-        ahead += stream.read(inside + REACH - len(ahead))
-        if not ahead:
+        buffer += stream.read(minimum + REACH - len(buffer))
+        if not buffer:
             return
-        size = inside + _section_end(ahead[inside:], separator)
-        yield ahead[:size]
-        inside += SECTION - size
-        ahead = ahead[size:]
+        size = minimum + _border(buffer[minimum:], separator)
+        yield buffer[:size]
+        minimum += SECTION - size
+        buffer = buffer[size:]
 
 
-def _section_end(ahead: bytes, separator: bytes) -> int:
-    """Return how many of the bytes `ahead` still belong to a section. They are the next `REACH`
-    bytes, or fewer at the end of the file."""
+def _border(content: bytes, separator: bytes) -> int:
+    """Return the position of the border in `content`: the next `REACH` bytes, or fewer at the end
+    of the file."""
     if separator:
-        place = ahead.find(separator)
-        if place >= 0 or len(ahead) < REACH:
-            return place + len(separator) if place >= 0 else len(ahead)
-    for end in (_BLANK_LINE, _LINE_END):
-        if found := end.search(ahead):
-            return found.end()
-    if len(ahead) < REACH:
-        return len(ahead)
-    return next((n for n in range(4) if ahead[n] & 0xC0 != 0x80), 0)  # the start of a character
+        start = content.find(separator)
+        if start >= 0 or len(content) < REACH:
+            return start + len(separator) if start >= 0 else len(content)
+    for pattern in (_BLANK_LINE, _LINE_END):
+        if match := pattern.search(content):
+            return match.end()
+    if len(content) < REACH:
+        return len(content)
+    return next((n for n in range(4) if content[n] & 0xC0 != 0x80), 0)  # the start of a character
 
 
 def decode(section: bytes, path: Path, start: int) -> str:
     """Decode the section of a file that starts at byte `start`. Raises `Unreadable` if it is not
-    UTF-8, with the encoding that it is probably in."""
+    UTF-8; the error names the encoding that it probably has."""
     try:
         text = section.decode()
     except UnicodeDecodeError as error:
@@ -64,11 +65,11 @@ def decode(section: bytes, path: Path, start: int) -> str:
     return text
 
 
-def pieces(content: bytes, documents: str, separator: bytes = b"") -> Iterator[bytes]:
+def split_documents(content: bytes, documents: str, separator: bytes = b"") -> Iterator[bytes]:
     """Yield the documents of a section: the text between separators if there is a `separator`,
     otherwise the lines or the paragraphs. Documents of white space alone are skipped."""
     if separator:
-        yield from (piece for piece in content.split(separator) if piece.strip())
+        yield from (document for document in content.split(separator) if document.strip())
     else:
         yield from lines(content) if documents == "line" else paragraphs(content)
 

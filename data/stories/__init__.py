@@ -1,8 +1,8 @@
-"""The story world: small worlds that are simulated first and told in plain English second.
+"""The story world: small worlds are simulated first, then told in plain English.
 
     story(seed, index) -> Story(text, probes)
 
-The terms of this room, each with one meaning:
+The terms of this package, each with one meaning:
 
     fact      a word that a story states and may need later: "the kite is in the *barn*"
     use       a word that only an earlier fact decides: "it was still in the *barn*"
@@ -11,7 +11,7 @@ The terms of this room, each with one meaning:
     beat      one step of a script: events that change the world, and tellings, ways to say so
     plot      the script of a story: beats that state facts, pass time and use them
     scene     a short script that fits into any plot; scenes pass the time between fact and use
-    refrain   a sentence after some scenes that says how the plot stands
+    refrain   a sentence after some scenes that recalls the plot
     frame     a script around the plot: how a story begins and ends
     primer    the script of stories for beginners, in which uses follow facts soon
     field     a word in braces that the world fills in: {A}, {k.noun}

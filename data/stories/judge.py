@@ -4,7 +4,7 @@
 
 The judge makes a pattern of every template sentence that states or uses a fact, such as "The {K}
 was left {k.place_fact}.". It reads a text sentence by sentence. What a matching sentence says is
-compared with what earlier sentences said. So the judge knows what the world can say and no more: a
+compared with what earlier sentences said. The judge knows only sentences of the world: a
 sentence that matches no pattern, or matches two with different meanings, is skipped.
 
 A contradiction is a use that differs from its fact (the kite was left in the barn and is found in
@@ -97,7 +97,7 @@ _WORDS = {  # of the things whose only fact is a word
     **dict.fromkeys("wv", _one_of(lexicon.SECRETS)),
     "d": _one_of(lexicon.COLOURS),
 }
-# By the last part of a field: how it looks in a text, the kinds of its facts, fact or use.
+# By the last part of a field: its regular expression, the kinds of its facts, fact or use.
 _FIELDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "place_fact": (_PLACE, ("place",), "fact"),
     "place_use": (_PLACE, ("place",), "use"),
@@ -113,7 +113,7 @@ _FIELDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "he": ("(?:[Ss]he|[Hh]e)", (), "use"),
     "him": ("(?:him|her)", (), "use"),
     "his": ("(?:[Hh]is|[Hh]er)", (), "use"),
-}  # A colour never changes: to state it again is a use.
+}  # A colour never changes, so a second statement of it counts as a use.
 
 
 @lru_cache(maxsize=10_000)

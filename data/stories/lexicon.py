@@ -1,7 +1,7 @@
 """The words of the story world, read from words/*.txt.
 
 The order of a list is part of the world: another order gives other stories for the same
-(seed, index). Each file says in its first lines what it holds.
+(seed, index). The first lines of each file describe its content.
 """
 
 from pathlib import Path
@@ -52,5 +52,5 @@ LISTS |= _words("lists") | _phrases("phrases")
 # By name of a list: the adjectives that may describe its words.
 DESCRIBED = _words("described")
 
-# Expressions that may stand for each other, as "nobody|no one".
+# Groups of expressions with the same meaning, as "nobody|no one".
 ALIKE = tuple(_lines("alike"))

@@ -1,8 +1,8 @@
 """Stories for beginners (prose/primer.txt): a fact is used soon after it is stated.
 
-A young model learns from them to look back: where uses are rare and far, it learns the sentences
-and guesses the rest. Such a story is a sequence of steps. A step is news, which states a fact, or a
-use of a fact that is known. Now and then scenes pass the time before a use.
+From them, a model learns early in training to attend to facts. If all uses are rare and far, it
+learns the sentences but guesses the facts. Such a story is a series of steps. A step is news, which
+states a fact, or a use of a known fact. Sometimes scenes pass the time before a use.
 """
 
 from functools import cache
@@ -14,22 +14,22 @@ from data.stories.templates import Beat, fields_of, read_scripts
 from data.stories.world import World
 
 PRIMER = "primer"  # the name of these stories among the plots
-SHORT = 160  # words: a story whose drawn distance is below is one for beginners
+SHORT = 160  # words; a story with a smaller drawn distance is a story for beginners
 STEPS = 16  # a story has 16 to 31 steps
-PAUSE, PAUSES = 40, 5  # scenes pass one in 5 of the distances of at least 40 words
+PAUSE, PAUSES = 40, 5  # of the distances of at least 40 words, scenes fill one in 5
 PARAGRAPH = 6  # steps in a paragraph, on average
-INTRODUCTION = 3  # facts that are stated before uses prevail: the thing, its place, one more
+INTRODUCTION = 3  # facts that are stated before most steps are uses
 
 
 class _Step(NamedTuple):
-    """A beat with the fact that it is about, as k.place, and the facts that it requires."""
+    """A beat, the fact that it is about (such as k.place), and the facts that it requires."""
 
     beat: Beat
     fact: str
     required: frozenset[str]
 
 
-_WORD_FACTS = {"n": "n.number", "t": "t.treat", "w": "w.word"}  # of letters with a single fact
+_WORD_FACTS = {"n": "n.number", "t": "t.treat", "w": "w.word"}  # things with a single fact
 
 
 @cache
@@ -113,8 +113,8 @@ class _Primer:
         self._possible_uses = [use for use in self._uses if use[0].required <= known and use[1]]
 
     def _next_step(self, distance: int, introduced: bool) -> str | None:
-        """Return the text of a use or of news, or None if no step is possible. Once the story is
-        introduced, news are rarer than uses."""
+        """Return the text of a use or of news, or None if no step is possible. After the
+        introduction, uses are more frequent than news."""
         draw, news = self._draw, self._possible_news
         if self._possible_uses and (not news or draw.below(6 if introduced else 2)):
             return self._tell_use(distance)
@@ -128,7 +128,7 @@ class _Primer:
     def _tell_use(self, distance: int) -> str:
         """Return the text of the use whose fact was mentioned about `distance` words ago.
 
-        Of all possible uses, it is the one whose ratio of the two numbers is closest to 1.
+        Of all possible uses, the one is chosen whose ratio of the two distances is closest to 1.
         """
         words, mentioned = self._words, self._mentioned
         ratios = [

@@ -1,4 +1,4 @@
-"""Probes: from a text with marks to a plain text and the words that an earlier fact decides.
+"""Probes: a text with marks becomes a plain text and its probes, the words that facts decide.
 
 The world marks its words: <key:word> states a fact, [key:word] uses it. The key names the thing and
 the kind, as in k.place. A use mentions the fact again, and the distance of the next use counts from
@@ -48,7 +48,7 @@ def unmark(marked: str, candidates: Callable[[str], tuple[str, ...]]) -> Story:
     """Remove the marks from a text and return it with its probes.
 
     `candidates` gives the words that could stand in the place of a fact, by its key. A use is not a
-    probe if its word occurs between fact and use by chance: the fact is not needed then.
+    probe if its word also occurs between fact and use: then it can be copied from there.
     """
     facts: dict[str, Span] = {}
     uses: list[tuple[str, Span, Span, str]] = []

@@ -39,8 +39,8 @@ def tell_paragraph(world: World, beats: Sequence[Beat], numbered: dict[str, str]
 def draw_scenes(draw: Draw) -> Iterator[Script]:
     """Yield scenes without end, in an order that is drawn.
 
-    No scene comes twice before all have come once. A scene with events leaves something behind, so
-    it never comes again.
+    No scene is repeated before all scenes have occurred. A scene with events occurs only once,
+    because it changes the world.
     """
     scenes = read_scripts("scenes")
     start, step = draw.below(len(scenes)), 1 + draw.below(len(scenes) - 1)
@@ -55,9 +55,9 @@ def draw_scenes(draw: Draw) -> Iterator[Script]:
 def pass_time(
     world: World, scenes: Iterator[Script], words: int, refrains: Sequence[Telling] = ()
 ) -> list[str]:
-    """Return scenes of at least `words` words in all, one a paragraph; none if `words` <= 0.
+    """Return scenes of at least `words` words in all, one per paragraph; none if `words` <= 0.
 
-    After every third scene one of the refrains, in turn, says how the plot stands.
+    After every third scene comes one of the refrains, in turn.
     """
     paragraphs: list[str] = []
     refrain = world.draw.below(12)

@@ -20,8 +20,8 @@ def story(seed: int, index: int, *, near: int = NEAR, far: int = FAR) -> Story:
     """Return story `index` of world `seed`: the same bytes on every machine.
 
     `near` and `far` bound the words from a fact to its use: 1 <= near <= far. The distance is drawn
-    for the story, each doubling as likely as any other; in a story for beginners it is drawn for
-    each use. A distance is exceeded where the plot's own sentences are longer.
+    for the story, each doubling equally likely; in a story for beginners it is drawn for each
+    use. The distance is longer if the plot's own sentences need more words.
     """
     assert 1 <= near <= far and index >= 0
     distance, plot, world = _draw_outline(seed, index, near, far)
@@ -59,8 +59,8 @@ def _plots() -> dict[str, Script]:
 
 
 def _tell_plot(world: World, plot: Script, distance: int) -> list[str]:
-    """Return the paragraphs of a plot, with scenes where time passes: as many as are needed for
-    `distance` words since the fact that was stated last."""
+    """Return the paragraphs of a plot. Where time passes, there are scenes until the last stated
+    fact is `distance` words back."""
     paragraphs: list[str] = []
     texts: list[str] = []  # of the current paragraph
     words, scenes = 0, draw_scenes(world.draw)  # words since the last fact

@@ -2,7 +2,7 @@
 
     == lost                                            a script: a plot, a scene, a frame, ...
 
-    {A} had {k.colour_fact}.                           a beat: two tellings, one a line
+    {A} had {k.colour_fact}.                           a beat: two tellings, one per line
     {A} owned {k.colour_fact}. {a.He} (liked|loved) it.
 
     @put k p                                           a beat with an event
@@ -22,7 +22,7 @@ from data.stories import lexicon
 
 FILES = ("plots", "scenes", "frames", "primer")
 
-# Two lines stand in the place of events. Below TIME_PASSES the tellings are refrains.
+# Two special events, each a line of its own. The tellings below TIME_PASSES are refrains.
 TIME_PASSES, PARAGRAPH_ENDS = ("...",), ("--",)
 
 
@@ -107,7 +107,7 @@ def _parse_sentence(text: str) -> Sentence:
 
 
 def _add_grammar(text: str) -> str:
-    """Move the grammar around a field into the field, where the word is known.
+    """Move the grammar around a field into the field, which is filled when the word is known.
 
     "{x}s" becomes a plural, "{says} {A}" one field that may add an adverb, "a {x}" one that chooses
     between a and an. The article before a plain word is corrected at once.

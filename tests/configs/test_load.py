@@ -70,10 +70,10 @@ def test_numbers_are_read_as_they_look(text: str, value: float, tmp_path: Path) 
     ],
     ids=lambda x: repr(x)[:30],
 )
-def test_what_is_no_config_is_refused_in_a_line(
+def test_a_file_that_is_not_a_config_is_one_line(
     text: str | bytes, message: str, tmp_path: Path
 ) -> None:
-    """A traceback, a silent surprise, or code that runs, out of a file."""
+    """A traceback, a value that is silently changed, or code in a file that is run."""
     line = refusal(tmp_path, text)
     assert message in line and len(line) < 400
 
@@ -84,8 +84,8 @@ def test_empty_means_the_defaults(text: str, tmp_path: Path) -> None:
     assert loaded(tmp_path, text) == replace(Config(), run_dir="runs/x")
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
-    """Mending one mistake a run."""
+def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
+    """A command that must be run once per mistake."""
     text = "train:\n  max_step: 5\n  lr: fast\nmodel:\n  n_heads: four\n  n_kv_heads: 3\nsede: 1\n"
     assert refusal(tmp_path, text, "data.seq_len=0", "data.val_fraction=1e-9", "oops") == (
         '6 errors: command line: "oops" is not an override, write section.key=value; '
@@ -98,13 +98,13 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 
 
 def test_a_mistake_in_the_shape_does_not_hide_another(tmp_path: Path) -> None:
-    """A conflict that is only told once the rest is mended."""
+    """A conflict that is only reported when the other errors are corrected."""
     line = refusal(tmp_path, "model:\n  dim: 256\n  n_heads: 3\ntrain:\n  lr: 0\n")
     assert line.startswith("2 errors: line 5: train.lr") and "line 3: model.n_heads (3)" in line
 
 
 def test_hundreds_of_mistakes_are_counted_not_listed(tmp_path: Path) -> None:
-    """A line of a megabyte, and minutes spent on guessing what was meant."""
+    """A line of a megabyte, and minutes of searching for similar names."""
     line = refusal(tmp_path, "".join(f"k{n}: 1\n" for n in range(5000)))
     assert line.startswith("5000 errors: ") and line.endswith("; and 4990 more")
 
@@ -120,7 +120,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_folders_pipes_and_devices_are_refused_at_once(tmp_path: Path) -> None:
-    """A wait for ever on a pipe, or reading a device to its end."""
+    """A command that waits for ever on a pipe, or reads a device without end."""
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(UserError, match="not a regular file"):
@@ -155,7 +155,7 @@ def test_shipped_configs_are_found_from_any_folder(
     assert load_config("configs/char.yaml").seed == 7
 
 
-def test_overrides_replace_what_the_file_says(tmp_path: Path) -> None:
+def test_overrides_replace_values_of_the_file(tmp_path: Path) -> None:
     """An override that is lost, or that loses to the file."""
     config = loaded(
         tmp_path, "train:\n  lr: wrong\nseed: 1", "train.lr=1", "train.lr=2e-3", "seed=7",

@@ -29,12 +29,12 @@ from errors import UserError
         ("train.keep_checkpoints=1", "a whole number >= 2 is needed"),
     ],
 )
-def test_conflicts_and_shapes_are_told_in_one_line(override: str, message: str) -> None:
+def test_conflicts_and_shapes_are_one_line(override: str, message: str) -> None:
     """A shape that fails in the middle of building the model, without saying why."""
     with pytest.raises(UserError) as caught:
         load_config(QUICKSTART, [override])
     assert message in str(caught.value)
-    assert "errors:" not in str(caught.value)  # it is one, and is told once
+    assert "errors:" not in str(caught.value)  # one error, reported once
 
 
 def test_wsd_counts_its_decay() -> None:
@@ -73,7 +73,7 @@ def test_a_mix_names_sources(tmp_path: Path) -> None:
     ],
 )
 def test_an_override_without_effect_is_refused(overrides: list[str], named: str) -> None:
-    """A setting that is changed for nothing: hours of training without it, after one note."""
+    """Hours of training without the setting that the user asked for, after one note."""
     with pytest.raises(UserError) as caught:
         load_config(QUICKSTART, overrides)
     line = str(caught.value)

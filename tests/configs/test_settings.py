@@ -27,7 +27,7 @@ def test_a_misspelt_key_is_named_with_the_right_one(name: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_key_given_twice_is_refused_with_both_lines(name: str, tmp_path: Path) -> None:
-    """PyYAML takes the last of two, so the first line is a lie."""
+    """PyYAML takes the last of two, so the first has no effect."""
     head, _, key = name.rpartition(".")
     indent = "  " if head else ""
     text = f"{head}:\n" if head else "\n"
@@ -47,8 +47,8 @@ def test_no_setting_takes_a_value_of_another_type(name: str, wrong: Any) -> None
 @pytest.mark.parametrize(
     ("name", "known"), SETTINGS.items(), ids=lambda x: x if isinstance(x, str) else ""
 )
-def test_bounds_are_where_they_are_said_to_be(name: str, known: Setting) -> None:
-    """An off-by-one between what is said, what is checked and what editors check."""
+def test_bounds_are_the_documented_ones(name: str, known: Setting) -> None:
+    """An off-by-one between the help, the check and the JSON Schema."""
     for bound, limit in known.bounds.items():
         list_only = known.hint == tuple[int | None, ...] | None
         step = 1 if known.hint in (int, int | None) or list_only else 1e-9
@@ -146,7 +146,7 @@ def test_a_config_cannot_change() -> None:
 
 
 def test_near_and_far() -> None:
-    """The distances that stories have by default are those that are said; and they are in order."""
+    """The default distances of settings and stories are equal, and near is at most far."""
     from data.stories.telling import FAR, NEAR
 
     default = load_config(QUICKSTART).data

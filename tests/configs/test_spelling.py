@@ -10,7 +10,7 @@ from configs.spelling import _SETTING_OF, advice
 from errors import UserError
 
 
-def test_the_table_leads_from_unknown_names_to_settings() -> None:
+def test_the_table_maps_unknown_names_to_settings() -> None:
     """A row that was forgotten when a setting was renamed, or one that hides a setting."""
     leaves = {name.rpartition(".")[2] for name in SETTINGS}
     assert set(_SETTING_OF.values()) <= SETTINGS.keys() and leaves.isdisjoint(_SETTING_OF)
@@ -29,7 +29,7 @@ def test_the_table_leads_from_unknown_names_to_settings() -> None:
         ("model.n_layer=2", "model.n_layers"),
     ],
 )
-def test_an_unknown_setting_is_answered_with_the_right_one(override: str, meant: str) -> None:
+def test_an_unknown_setting_gets_the_right_name_as_advice(override: str, meant: str) -> None:
     """A newcomer who reads the whole of --help for one name."""
     with pytest.raises(UserError, match=f" is unknown, did you mean {meant}\\?$"):
         load_config(QUICKSTART, [override])
@@ -56,7 +56,7 @@ def test_a_setting_that_does_not_exist_here() -> None:
         (["train.lr", "0.01"], "train.lr: no such file; to change a setting write train.lr=VALUE"),
     ],
 )
-def test_a_slip_on_the_command_line_is_one_line_with_the_remedy(
+def test_a_mistake_on_the_command_line_is_one_line_with_the_remedy(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`unrecognized arguments`, or a page of usage."""
@@ -64,7 +64,7 @@ def test_a_slip_on_the_command_line_is_one_line_with_the_remedy(
     assert capsys.readouterr().err.startswith(f"error: {message}")
 
 
-def test_words_with_equals_signs_are_not_taken_for_slips() -> None:
+def test_texts_with_equals_signs_are_not_mistakes() -> None:
     """A text that cannot be given on the command line."""
     words = ["sample.prompt=a = b", "sample.prompt=", "seed=1"]
     assert split_arguments(words)[1] == words

@@ -48,7 +48,7 @@ def test_misread_windows_1252() -> None:
 
 @pytest.mark.parametrize("mark", ["<|endoftext|>", "</s>", "<s>", "[SEP]", "<eos>", "<|im_end|>"])
 def test_special_tokens(mark: str) -> None:
-    """One is enough: no prose has one, whether it stands on its own line or not."""
+    """One occurrence is reported, on its own line or within a line: prose has none."""
     for text in (f"The end.{mark}Once upon", f"The end.\n{mark}\nOnce upon"):
         counted = count_text(documents(text), 0)
         assert counted.separators == {mark: 1}
@@ -58,8 +58,8 @@ def test_special_tokens(mark: str) -> None:
 
 @pytest.mark.parametrize("rule", ["***", "---", "* * *", "=====", "~~~", "___", "###"])
 def test_rules(rule: str) -> None:
-    """A line of asterisks or dashes is reported where it would make more documents than there are,
-    not where each document has one, nor in a table or within a sentence."""
+    """A line of asterisks or dashes is reported if it is more frequent than documents; not if each
+    document has one, nor in a table or within a sentence."""
     text = f"The end.\n\n {rule} \nOnce upon a time.\n" * 12
     assert count_text(documents(text), 0).separators == {rule: 12}
     titled = documents(*[f"Title {number}\n{rule}\nText." for number in range(12)])
@@ -71,7 +71,7 @@ def test_rules(rule: str) -> None:
 
 @pytest.mark.parametrize("block", [1, 2, 3, 7, 100])
 def test_tokens_are_grouped_by_document(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    """Wherever the blocks end that are read at once."""
+    """For any size of the blocks that are read at once."""
     monkeypatch.setattr(census, "BLOCK", block)
     ids = [[1, 5, 5, 2], [1, 2], [1, 6, 2], [1, 5, 5, 2]]
     tokens = np.array([id for document in ids for id in document], np.uint16)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from processes import processes_with
 
 from data.corpus import Corpus
 from data.documents import Document, Source
@@ -167,10 +168,10 @@ def test_names_are_listed_for_few_documents_only(tokenizer: Tokenizer) -> None:
     assert len(corpus.manifest["splits"]["val"]["documents"]) == 30
 
 
-# ---------------------------------------------------------------------------- made again, or not
+# ---------------------------------------------------------------------------- the cache
 
 
-def test_nothing_is_made_twice(shelf: Shelf, tokenizer: Tokenizer) -> None:
+def test_shards_are_reused(shelf: Shelf, tokenizer: Tokenizer) -> None:
     """The second call reads no document and writes no file."""
     first = prepare(shelf, tokenizer, split="document", **SHARES)
     reads, times = shelf.reads, {f: f.stat().st_mtime_ns for f in first.folder.iterdir()}
@@ -181,7 +182,7 @@ def test_nothing_is_made_twice(shelf: Shelf, tokenizer: Tokenizer) -> None:
     assert second.n_tokens("train") == first.n_tokens("train")
 
 
-def test_each_setting_has_shards_of_its_own(shelf: Shelf, tokenizer: Tokenizer) -> None:
+def test_each_setting_has_its_own_shards(shelf: Shelf, tokenizer: Tokenizer) -> None:
     """Text, tokenizer, rule and shares are all part of the key."""
     other = Tokenizer(train_tokenizer(TEXTS, type="bpe", vocab_size=301))
     corpora = [
@@ -198,7 +199,7 @@ def test_each_setting_has_shards_of_its_own(shelf: Shelf, tokenizer: Tokenizer) 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "altered", "manifest", "manifest number",
                                     "manifest kind"])  # fmt: skip
-def test_damaged_shards_are_made_again(shelf: Shelf, tokenizer: Tokenizer, damage: str) -> None:
+def test_damaged_shards_are_written_again(shelf: Shelf, tokenizer: Tokenizer, damage: str) -> None:
     """After any damage the tokens are the same again; no altered id is used."""
     whole = prepare(shelf, tokenizer, split="document", **SHARES)
     shard, manifest = whole.folder / "train-00000.bin", whole.folder / "manifest.json"
@@ -222,7 +223,7 @@ def test_damaged_shards_are_made_again(shelf: Shelf, tokenizer: Tokenizer, damag
     assert again.data_hash == whole.data_hash
 
 
-def test_an_interrupted_run_leaves_nothing_half_made(shelf: Shelf, tokenizer: Tokenizer) -> None:
+def test_an_interrupted_call_leaves_no_unfinished_file(shelf: Shelf, tokenizer: Tokenizer) -> None:
     """The source fails in the middle of a chunk: no manifest, no torn file; the next call completes
     the shards."""
     expected = prepare(shelf, tokenizer, split="tail", **SHARES, folder=None)
@@ -242,7 +243,7 @@ def test_an_interrupted_run_leaves_nothing_half_made(shelf: Shelf, tokenizer: To
     }  # fmt: skip
 
 
-def test_the_data_hash_forgets_where_text_came_from(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_the_data_hash_does_not_depend_on_the_folder(tmp_path: Path, tokenizer: Tokenizer) -> None:
     """A checkpoint records it: moving or touching the files does not prevent a resume."""
     hashes = []
     for place in ("here", "there"):
@@ -258,13 +259,13 @@ def test_the_folder_can_be_chosen(shelf: Shelf, tokenizer: Tokenizer, tmp_path: 
     assert corpus.folder.parent == tmp_path / "mine"
 
 
-def test_preparing_prints_what_it_does(
+def test_preparing_prints_the_folder_and_the_counts(
     shelf: Shelf, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corpus = prepare(shelf, tokenizer, split="document", **SHARES)
-    said = capsys.readouterr().err
-    assert f"tokenizing into {corpus.folder} ..." in said
-    assert f"tokens of 10 documents: train {corpus.n_tokens('train'):,}, val " in said
+    printed = capsys.readouterr().err
+    assert f"tokenizing into {corpus.folder} ..." in printed
+    assert f"tokens of 10 documents: train {corpus.n_tokens('train'):,}, val " in printed
 
 
 # ---------------------------------------------------------------------------- at size
@@ -314,7 +315,7 @@ def test_the_number_of_processes_changes_nothing(shelf: Shelf, tokenizer: Tokeni
 
 
 def test_an_error_in_a_process_is_reported(tokenizer: Tokenizer) -> None:
-    """The `UserError` of another process arrives as it is."""
+    """The `UserError` of a child process is raised unchanged in the parent."""
     shelf = Shelf(*TEXTS, "refused")
     with pytest.raises(UserError, match="a text is refused"):
         prepare(shelf, tokenizer, split="tail", **SHARES, processes=2)
@@ -336,24 +337,11 @@ if __name__ == "__main__":
 """
 
 
-def alive(marker: str) -> list[int]:
-    """Return the processes that have `marker` in their environment."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            content = place.read_bytes()
-        except OSError:  # the process has ended, or belongs to another user
-            continue
-        if marker.encode() in content:
-            found.append(int(place.parent.name))
-    return found
-
-
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
 def test_killed_and_resumed(tmp_path: Path, tokenizer: Tokenizer, signal_number: int) -> None:
-    """A process that is killed in the middle leaves no orphan; the next one uses the finished
-    chunks and writes the same shards as an undisturbed one."""
+    """A killed process leaves no child process. The next one uses the finished chunks, and writes
+    the same shards as a process that was not killed."""
     program, model = tmp_path / "program.py", tmp_path / "tokenizer.model"
     program.write_text(PROGRAM)
     model.write_bytes(tokenizer.model_bytes)
@@ -368,10 +356,10 @@ def test_killed_and_resumed(tmp_path: Path, tokenizer: Tokenizer, signal_number:
                 time.sleep(0.02)
             process.send_signal(signal_number)
             process.wait(60)
-            deadline = time.monotonic() + 30
-            while alive(f"BREEZE_CACHE={tmp_path / place}") and time.monotonic() < deadline:
+            marker, deadline = f"BREEZE_CACHE={tmp_path / place}", time.monotonic() + 30
+            while processes_with(marker) and time.monotonic() < deadline:
                 time.sleep(0.05)
-            assert not alive(f"BREEZE_CACHE={tmp_path / place}")
+            assert not processes_with(marker)
             finished = list((tmp_path / place).rglob("chunks/*.json"))
             assert 3 <= len(finished) < 9 and not list((tmp_path / place).rglob("manifest.json"))
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
@@ -390,6 +378,6 @@ def test_two_processes_tokenize_once(tmp_path: Path, tokenizer: Tokenizer) -> No
     env = os.environ | {"BREEZE_CACHE": str(cache_folder()), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(program), str(model)]
     both = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) for _ in "ab"]
-    said = [process.communicate(timeout=120)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert sum("tokenizing into" in one for one in said) == 1, said
+    printed = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    assert sum("tokenizing into" in one for one in printed) == 1, printed

@@ -1,4 +1,4 @@
-"""data/splits.py: which documents, or sections of documents, are held out."""
+"""data/splits.py: which documents, or passages of documents, are held out."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ import pytest
 
 from data import splits
 from data.documents import Document, Source
-from data.splits import SPLITS, Drawn, Own, assign_documents, choose
+from data.splits import SPLITS, HashSplits, SourceSplits, assign_documents, choose_splitter
 from errors import UserError
 
 SHARES: dict[str, Any] = {"val_fraction": 0.2, "test_fraction": 0.1}
@@ -37,22 +37,22 @@ class Lengths(Source):
 def divided(
     documents: Sequence[tuple[str, int]], **settings: Any
 ) -> list[tuple[str, str, int, int]]:
-    """Return each section as (name, split, first position, last position + 1)."""
+    """Return each passage as (name, split, first position, last position + 1)."""
     source = Lengths(documents)
-    splitter = choose(source, **settings)
-    sections = [section for number in range(source.n_chunks)
-                for section in splitter.divide(number, source.chunk(number))]  # fmt: skip
-    return [(section.name, section.split, ord(section.text[0]), ord(section.text[-1]) + 1)
-            for section in sections if section.text]  # fmt: skip
+    splitter = choose_splitter(source, **settings)
+    passages = [passage for number in range(source.n_chunks)
+                for passage in splitter.divide(number, source.chunk(number))]  # fmt: skip
+    return [(passage.name, passage.split, ord(passage.text[0]), ord(passage.text[-1]) + 1)
+            for passage in passages if passage.text]  # fmt: skip
 
 
-def owners(names: list[str], **fractions: float) -> list[str]:
+def splits_of(names: list[str], **fractions: float) -> list[str]:
     """Return the split of each name."""
-    sections = divided([(name, 5) for name in names], split="document", **fractions)
-    assert [(name, first) for name, _, first, _ in sections] == [
+    passages = divided([(name, 5) for name in names], split="document", **fractions)
+    assert [(name, first) for name, _, first, _ in passages] == [
         (name, 5 * number) for number, name in enumerate(names)
     ]
-    return [split for _, split, _, _ in sections]
+    return [split for _, split, _, _ in passages]
 
 
 @pytest.mark.parametrize(
@@ -68,31 +68,31 @@ def owners(names: list[str], **fractions: float) -> list[str]:
 )
 def test_shares_of_documents(n: int, val: float, test: float, expected: tuple[int, ...]) -> None:
     """Rounded shares, at least one document for a share above 0."""
-    count = Counter(owners([f"d{i}" for i in range(n)], val_fraction=val, test_fraction=test))
+    count = Counter(splits_of([f"d{i}" for i in range(n)], val_fraction=val, test_fraction=test))
     assert tuple(count[name] for name in SPLITS) == expected
 
 
 def test_documents_are_chosen_by_name_not_by_position() -> None:
     """The order of reading does not decide, and one more document moves few others."""
     names = [f"d{i}" for i in range(100)]
-    split = dict(zip(names, owners(names, **SHARES), strict=True))
-    backwards = dict(zip(names[::-1], owners(names[::-1], **SHARES), strict=True))
+    split = dict(zip(names, splits_of(names, **SHARES), strict=True))
+    backwards = dict(zip(names[::-1], splits_of(names[::-1], **SHARES), strict=True))
     assert split == backwards
-    longer = dict(zip([*names, "d100"], owners([*names, "d100"], **SHARES), strict=True))
+    longer = dict(zip([*names, "d100"], splits_of([*names, "d100"], **SHARES), strict=True))
     assert sum(split[name] != longer[name] for name in names) <= 2
 
 
 def test_the_choice_is_pinned() -> None:
     """Held-out documents stay held out in later versions. The expected values are from
     `printf d0 | sha256sum` and so on, sorted by hand."""
-    chosen = owners([f"d{number}" for number in range(10)], **SHARES)
-    assert [n for n, owner in enumerate(chosen) if owner == "test"] == [0]
-    assert [n for n, owner in enumerate(chosen) if owner == "val"] == [5, 8]
+    chosen = splits_of([f"d{number}" for number in range(10)], **SHARES)
+    assert [n for n, split in enumerate(chosen) if split == "test"] == [0]
+    assert [n for n, split in enumerate(chosen) if split == "val"] == [5, 8]
 
 
 def test_documents_of_the_same_name_are_distinguished() -> None:
     """Otherwise the first ones would be held out."""
-    chosen = owners(["same"] * 100, **SHARES)
+    chosen = splits_of(["same"] * 100, **SHARES)
     assert Counter(chosen) == {"train": 70, "val": 20, "test": 10}
     assert 10 < chosen[:30].count("train") < 29
 
@@ -118,9 +118,9 @@ def test_tail_cuts_inside_documents() -> None:
         ("d", "test", 15, 20),
     ]
     source = Lengths(documents)
-    splitter = choose(source, split="tail", val_fraction=0.25, test_fraction=0.25)
-    sections = [s for number in (0, 1) for s in splitter.divide(number, source.chunk(number))]
-    assert [section.begins for section in sections] == [True, True, False, True, False]
+    splitter = choose_splitter(source, split="tail", val_fraction=0.25, test_fraction=0.25)
+    passages = [s for number in (0, 1) for s in splitter.divide(number, source.chunk(number))]
+    assert [passage.begins for passage in passages] == [True, True, False, True, False]
 
 
 def test_one_long_document_may_hold_all_splits() -> None:
@@ -150,35 +150,35 @@ def test_impossible_splits(
     names = [(f"d{number}", 1) for number in range(documents)]
     message = message or "data.split=tail leaves nothing for train: the text has 1 characters"
     with pytest.raises(UserError) as caught:
-        choose(Lengths(names), split=split, val_fraction=val, test_fraction=test)
+        choose_splitter(Lengths(names), split=split, val_fraction=val, test_fraction=test)
     assert message in str(caught.value)
 
 
 def test_many_documents_are_drawn_by_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With many documents, `MANY` are read to see that they are many. The shares are close to those
+    """Of many documents, only `MANY` are read to choose the rule. The shares are close to those
     asked for, one more document moves no other, and at most 1 in 20 has another split than by
     rank."""
     names = [f"d{number}" for number in range(4000)]
-    few = owners(names, **SHARES)
+    few = splits_of(names, **SHARES)
     monkeypatch.setattr(splits, "MANY", 1000)
     source = Lengths([(name, 1) for name in names])
-    splitter = choose(source, split="document", **SHARES)
-    assert isinstance(splitter, Drawn) and source.reads <= 1003
-    many = owners(names, **SHARES)
+    splitter = choose_splitter(source, split="document", **SHARES)
+    assert isinstance(splitter, HashSplits) and source.reads <= 1003
+    many = splits_of(names, **SHARES)
     count = Counter(many)
     assert abs(count["val"] - 800) < 80 and abs(count["test"] - 400) < 60
     assert sum(one != other for one, other in zip(few, many, strict=True)) < 200
-    assert owners([*names, "d4000"], **SHARES)[:-1] == many
+    assert splits_of([*names, "d4000"], **SHARES)[:-1] == many
 
 
 def test_a_source_may_have_its_own_splits() -> None:
     """Then shares and names have no effect, and one document is read."""
     source = Lengths([("a", 3), ("b", 3), ("c", 3)], split="val")
-    splitter = choose(source, split="document", **SHARES)
-    assert isinstance(splitter, Own) and source.reads == 1
+    splitter = choose_splitter(source, split="document", **SHARES)
+    assert isinstance(splitter, SourceSplits) and source.reads == 1
     assert [d.split for d in splitter.divide(0, source.chunk(0))] == ["val", "val"]
 
 
-def test_assign_documents_is_what_choose_does() -> None:
+def test_assign_documents_agrees_with_choose_splitter() -> None:
     names = [f"d{number}" for number in range(50)]
-    assert assign_documents(names, **SHARES) == owners(names, **SHARES)
+    assert assign_documents(names, **SHARES) == splits_of(names, **SHARES)

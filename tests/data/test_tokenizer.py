@@ -104,9 +104,11 @@ def test_blocks_do_not_change_the_pieces(
 
 
 @pytest.mark.parametrize("kept", [0, 3, 1 << 17])
-def test_words_do_not_change_the_pieces(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
-    """The cached ids of a word are those that SentencePiece gives within the text, also between
-    runs of spaces, which are pieces too, and whether the cache has room or not."""
+def test_the_cache_of_words_does_not_change_the_pieces(
+    monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    """The cached ids of a word are those that SentencePiece gives within the text, also
+    beside several spaces, which are pieces too, and when the cache is full."""
     monkeypatch.setattr(tokenizer_module, "_MAX_WORDS", kept)
     code = ["if the kite:\n        fly()\n    land(the,  kite)\n" * 9]
     fresh = Tokenizer(train_tokenizer(TEXT + code, type="bpe", vocab_size=360))
@@ -121,7 +123,7 @@ def test_words_do_not_change_the_pieces(monkeypatch: pytest.MonkeyPatch, kept: i
     assert len(fresh._word_ids) > 100 or kept < 100
 
 
-def test_only_words_that_stand_alone_are_kept() -> None:
+def test_only_independent_words_are_cached() -> None:
     """Unigram scores a whole text; another BPE model may end its pieces with the space."""
     unigram = Tokenizer(train_tokenizer(TEXT, type="unigram", vocab_size=305))
     assert unigram._word_ids is None
@@ -135,7 +137,7 @@ def test_only_words_that_stand_alone_are_kept() -> None:
     assert tokenizer.encode(TEXT[0]) == tokenizer._model.encode(TEXT[0])
 
 
-def test_documents_and_prompts_are_framed(tokenizer: Tokenizer) -> None:
+def test_documents_and_prompts_have_special_tokens(tokenizer: Tokenizer) -> None:
     """SentencePiece itself adds the same two tokens when it is asked to; a text that spells them
     gets no third."""
     reference = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model_bytes)
@@ -149,7 +151,7 @@ def test_documents_and_prompts_are_framed(tokenizer: Tokenizer) -> None:
 # ---------------------------------------------------------------------------- decoding
 
 
-def test_decode_is_total(tokenizer: Tokenizer) -> None:
+def test_all_ids_can_be_decoded(tokenizer: Tokenizer) -> None:
     """Any ids in range decode: broken bytes to U+FFFD, as Python's own decoder, specials to ""."""
     byte = [tokenizer.encode("\0")[0] + value for value in range(256)]
     assert tokenizer.decode([byte[0xC3], byte[0xA9]]) == "é"
@@ -169,7 +171,7 @@ def test_ids_out_of_range_are_refused(bpe: Tokenizer, id: int) -> None:
         bpe.piece(id)
 
 
-def test_a_stream_equals_its_whole(tokenizer: Tokenizer) -> None:
+def test_a_stream_equals_decode(tokenizer: Tokenizer) -> None:
     """For random ids, half of them bytes, so that characters break everywhere."""
     draw = random.Random(1)
     for _ in range(500):
@@ -187,7 +189,7 @@ def test_a_stream_holds_back_an_incomplete_character(bpe: Tokenizer) -> None:
     assert stream.flush() == ""
     stream.push(bpe.encode("é")[0])
     assert stream.flush() == "\ufffd"
-    assert stream.push(bpe.encode("t")[0]) == "t", "after a flush the stream starts anew"
+    assert stream.push(bpe.encode("t")[0]) == "t", "after a flush the stream starts again"
 
 
 def test_a_stream_never_gives_half_a_character(tokenizer: Tokenizer) -> None:

@@ -14,6 +14,7 @@ import pytest
 import sentencepiece
 import tiny
 from kites import SIZE, TEXT
+from processes import processes_with
 
 from data import vocabulary
 from data.choices import TOKENIZERS
@@ -61,7 +62,7 @@ def test_pieces_hold_no_word_together_with_a_newline(bpe: Tokenizer) -> None:
 
 
 def test_long_lines_and_reserved_characters_are_learnt_from() -> None:
-    """SentencePiece skips without a word a line over 4,192 bytes, and one that has U+2585."""
+    """SentencePiece skips a line over 4,192 bytes or with U+2585, and prints nothing about it."""
     long = Tokenizer(train_tokenizer(["kite " * 5000], type="bpe", vocab_size=269))
     assert len(long.encode(" kite kite")) == 2
     marked = Tokenizer(train_tokenizer(["kite \u2585 kite\n" * 9], type="bpe", vocab_size=269))
@@ -96,9 +97,9 @@ def test_training_stops_at_its_limit(
 def test_training_prints_what_it_does(capfd: pytest.CaptureFixture[str]) -> None:
     """One line, and nothing from SentencePiece itself."""
     train_tokenizer(TEXT, type="bpe", vocab_size=310)
-    said = capfd.readouterr()
-    assert said.out == ""
-    line, end = said.err.split("...")
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    line, end = printed.err.split("...")
     assert line == "training the tokenizer (bpe, 310 pieces) on 0.0 MB "
     assert end.endswith(" s\n") and end.count("\n") == 1
 
@@ -186,7 +187,7 @@ def test_rare_characters_do_not_crowd_out_words() -> None:
 
 
 def test_characters_that_fit_all_have_a_piece(capsys: pytest.CaptureFixture[str]) -> None:
-    """To the last place; one place fewer, and one character is spelled in bytes."""
+    """As many characters as pieces; with one piece less, one character is encoded in bytes."""
     text = ["".join(RARE[:500]) + " \n"]
     for vocab_size, spelled in ((761, 0), (760, 1)):
         tokenizer = Tokenizer(train_tokenizer(text, type="char", vocab_size=vocab_size))
@@ -198,19 +199,6 @@ def test_characters_that_fit_all_have_a_piece(capsys: pytest.CaptureFixture[str]
 # ---------------------------------------------------------------------------- the child process
 
 
-def of_environment(marker: str) -> list[int]:
-    """Processes that have `marker` in their environment."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            content = place.read_bytes()
-        except OSError:  # the process has ended, or belongs to another user
-            continue
-        if marker.encode() in content:
-            found.append(int(place.parent.name))
-    return found
-
-
 def is_training(children: set[int]) -> bool:
     """Whether SentencePiece has started its threads in one of the processes."""
     return any(len(list(Path(f"/proc/{pid}/task").glob("*"))) > 2 for pid in children)
@@ -219,8 +207,8 @@ def is_training(children: set[int]) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_signal_ends_the_training(tmp_path: Path, number: int) -> None:
-    """Ctrl-C is heard while SentencePiece works for minutes, and nothing is left: no process, no
-    tokenizer. After a kill -9 of the parent, the child ends by itself."""
+    """Ctrl-C ends a training of minutes at once, and nothing is left: no process, no tokenizer.
+    After a kill -9 of the parent, the child ends by itself."""
     draw = random.Random(0)
     (tmp_path / "dna.txt").write_text("".join(draw.choices("ACGT", k=1_500_000)))
     line = tiny.words(tmp_path / "run", tmp_path / "dna.txt", "tokenizer.type=unigram")
@@ -236,22 +224,22 @@ def test_a_signal_ends_the_training(tmp_path: Path, number: int) -> None:
         assert more, printed
         printed += more
     marker = f"BREEZE_CACHE={cache}"
-    while not is_training(set(of_environment(marker)) - {process.pid}):
+    while not is_training(set(processes_with(marker)) - {process.pid}):
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(number)
     code = process.wait(30)
     printed += process.stderr.read() if number == signal.SIGINT else b""
     deadline = time.monotonic() + 30
-    while of_environment(marker) and time.monotonic() < deadline:
+    while processes_with(marker) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not of_environment(marker)
+    assert not processes_with(marker)
     assert not list(cache.rglob("*.model*")) and b"Traceback" not in printed
     assert code == (130 if number == signal.SIGINT else -signal.SIGKILL)
 
 
 def test_a_child_that_is_killed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the system does it when memory runs out, while the text is being sent or afterwards."""
+    """The system kills it when memory runs out, while the text is being sent or afterwards."""
     kill = "import os, signal, sys; {}os.kill(os.getpid(), signal.SIGKILL)"
     for read in ("", "sys.stdin.buffer.readline(); "):
         monkeypatch.setattr(vocabulary, "_PROGRAM", kill.format(read))

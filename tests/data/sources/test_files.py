@@ -1,4 +1,4 @@
-"""data/sources/files.py: the user's files as they are, in chunks, or one clear line.
+"""data/sources/files.py: the user's files, unchanged, in chunks; errors are one line.
 
 Tests of the rows of tables are in test_tables.py, of folders and globs in test_paths.py, of kinds
 of files in test_kinds.py.
@@ -99,7 +99,7 @@ def test_field_chooses_the_column(tmp_path: Path) -> None:
     assert read(tmp_path, "story") == [("a.jsonl#0", "two")]
 
 
-def test_datasets_keeps_to_our_cache(tmp_path: Path, own_cache: Path) -> None:
+def test_reading_tables_writes_only_in_our_cache(tmp_path: Path, own_cache: Path) -> None:
     """What `datasets` writes goes below the cache that the user chose."""
     (tmp_path / "a.jsonl").write_text('{"text": "one"}\n')
     read(tmp_path / "a.jsonl")
@@ -162,7 +162,7 @@ def test_refused_paths(tmp_path: Path) -> None:
     assert refusal(tmp_path / "*.txt") == f"{tmp_path}/*.txt matches no file: check the pattern"
     assert refusal(tmp_path) == f"{tmp_path} has no files to read in it"
     assert refusal("/dev/null") == ("/dev/null is not a regular file: text is read from files only")
-    os.mkfifo(tmp_path / "pipe.txt")  # to open it would wait for ever
+    os.mkfifo(tmp_path / "pipe.txt")  # opening it would never return
     assert "pipe.txt is not a regular file" in refusal(tmp_path)
 
 
@@ -265,7 +265,7 @@ def test_where_a_section_ends(tmp_path: Path, content: bytes, border: int) -> No
 
 @pytest.mark.usefixtures("small_sections")
 def test_borders_do_not_drift(tmp_path: Path) -> None:
-    """The end of section k is looked for from (k + 1) `SECTION`s on, whatever the others are."""
+    """The search for the end of section k starts at (k + 1) * `SECTION`, whatever the others."""
     (tmp_path / "a.txt").write_bytes(b"a" * 40 + b"\n" + b"b" * 23 + b"\n" + b"c" * 20)
     assert [len(document.text) for document in Files(str(tmp_path)).documents()] == [41, 24, 20]
 
@@ -302,7 +302,7 @@ def test_sections(tmp_path: Path, documents: str) -> None:
 
 
 @pytest.mark.usefixtures("small_sections")
-def test_small_files_share_a_part(tmp_path: Path) -> None:
+def test_small_files_share_a_chunk(tmp_path: Path) -> None:
     """Many small files make few chunks, and no chunk is much larger than a section."""
     for number in range(20):
         (tmp_path / f"{number:02}.txt").write_bytes(b"0123456789")
@@ -314,7 +314,7 @@ def test_small_files_share_a_part(tmp_path: Path) -> None:
 def test_the_size_of_a_section_decides_the_fingerprint(
     library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Chunks that an earlier version left must be those that are made now."""
+    """Chunks of another size, written by an earlier version, must not be used."""
     first = Files(str(library)).fingerprint()
     monkeypatch.setattr(texts, "SECTION", 32)
     assert Files(str(library)).fingerprint() != first
@@ -346,20 +346,20 @@ def test_a_folder_of_everything(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "j.txt.zst").write_bytes((tmp_path / "j.txt.zst").read_bytes()[:-3])
     (tmp_path / "k.parquet.gz").write_bytes(gzip.compress((tmp_path / "a.parquet").read_bytes()))
     source = Files(str(tmp_path))
-    said = capsys.readouterr().err.replace(f"{tmp_path}/", "").splitlines()
+    printed = capsys.readouterr().err.replace(f"{tmp_path}/", "").splitlines()
     assert [(document.name, document.text) for document in source.documents()] == [
         ("a.parquet#0", "p0"), ("a.parquet#1", "p1"), ("b.jsonl.gz#0", "j0"),
         ("b.jsonl.gz#1", "j1"), ("c.txt.zst", "c"), ("d.jsonl.zst#0", "z0"),
         ("e.csv.zst#0", "y\r\n0"), ("e.csv.zst#1", "NA"), ("g.txt", "g\r\n"),
     ]  # fmt: skip
-    assert said[0] == (
+    assert printed[0] == (
         "note: skipped: f.txt is not UTF-8 (byte 1): save it as UTF-8; it looks like "
         "WINDOWS-1252: iconv -f WINDOWS-1252 -t UTF-8 FILE > CONVERTED"
     )
-    assert said[1] == "note: skipped: i.jsonl has no text: not JSON (1 of 1 rows, first: line 1)"
-    assert said[2].startswith("note: skipped: j.txt.zst is not a complete .zst file: ")
-    assert said[3].startswith("note: skipped: k.parquet.gz is compressed twice")
-    assert said[4:] == [
+    assert printed[1] == "note: skipped: i.jsonl has no text: not JSON (1 of 1 rows, first: line 1)"
+    assert printed[2].startswith("note: skipped: j.txt.zst is not a complete .zst file: ")
+    assert printed[3].startswith("note: skipped: k.parquet.gz is compressed twice")
+    assert printed[4:] == [
         "note: 1 of 7 files have no text: skipped",
         "note: 1 of 3 files begin with a byte order mark: removed",
         "note: 1 of 3 files end lines with \\r\\n: kept",
@@ -372,8 +372,8 @@ def test_all_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(12):
         (tmp_path / f"{number}.txt").write_bytes(b"\xff")
     assert refusal(tmp_path) == f"{tmp_path}: none of its files can be read"
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 11 and said[-1].startswith("note: 2 more files cannot be read")
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 11 and printed[-1].startswith("note: 2 more files cannot be read")
 
 
 @pytest.mark.parametrize(
@@ -389,9 +389,9 @@ def test_all_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_other_encodings(tmp_path: Path, content: bytes, place: int, encoding: str | None) -> None:
     """If another encoding is likely, the error names it and the command that converts it."""
     (tmp_path / "a.txt").write_bytes(content)
-    said = refusal(tmp_path)
-    assert f"a.txt is not UTF-8 (byte {place}): save it as UTF-8" in said
-    assert said.partition("iconv -f ")[2].partition(" ")[0] == (encoding or "")
+    message = refusal(tmp_path)
+    assert f"a.txt is not UTF-8 (byte {place}): save it as UTF-8" in message
+    assert message.partition("iconv -f ")[2].partition(" ")[0] == (encoding or "")
     if encoding:
         assert content.decode(encoding)
 

@@ -1,4 +1,4 @@
-"""data/sources/hub.py and hub_rows.py: a dataset of the Hub as it is, or one clear line.
+"""data/sources/hub.py and hub_rows.py: a dataset of the Hub, unchanged; errors are one line.
 
 The libraries read HF_ENDPOINT when they are imported, which takes seconds. So one process answers
 all questions and another trains; both ask hub_server.py.
@@ -46,13 +46,13 @@ def answer(arguments):
     try:
         source = Hub(**arguments)
         next(source.documents(), None)
-        parts = [[(d.name, d.text) for d in source.chunk(n)] for n in range(source.n_chunks)]
+        chunks = [[(d.name, d.text) for d in source.chunk(n)] for n in range(source.n_chunks)]
         sent = pickle.loads(pickle.dumps(Hub(**arguments)))  # as another process gets it
-        alone = [(d.name, d.text) for d in sent.chunk(len(parts) - 1)]
+        alone = [(d.name, d.text) for d in sent.chunk(len(chunks) - 1)]
     except UserError as error:
         return {"error": str(error)}
-    about = {"fingerprint": source.fingerprint(), "bytes": source.chunk_bytes(0)}
-    return about | {"parts": parts, "alone": alone}
+    properties = {"fingerprint": source.fingerprint(), "bytes": source.chunk_bytes(0)}
+    return properties | {"chunks": chunks, "alone": alone}
 
 look_up, hosts = socket.getaddrinfo, set()
 socket.getaddrinfo = lambda host, *more, **names: hosts.add(host) or look_up(host, *more, **names)
@@ -168,18 +168,18 @@ def test_streaming_and_in_full_give_the_same(
     texts: tuple[Path, list[str]], answers: dict[str, Any]
 ) -> None:
     """Each story once, in the order of the files; a chunk is a file, or ten thousand rows."""
-    streamed, full = answers["streamed"]["parts"], answers["in full"]["parts"]
-    assert [len(part) for part in streamed] == [10] * 4 and [len(part) for part in full] == [40]
-    assert [text for part in streamed for _, text in part] == texts[1]
-    assert [text for part in full for _, text in part] == texts[1]
+    streamed, full = answers["streamed"]["chunks"], answers["in full"]["chunks"]
+    assert [len(chunk) for chunk in streamed] == [10] * 4 and [len(chunk) for chunk in full] == [40]
+    assert [text for chunk in streamed for _, text in chunk] == texts[1]
+    assert [text for chunk in full for _, text in chunk] == texts[1]
     assert [streamed[3][9][0], full[0][39][0]] == ["3.9", "39"]
     assert answers["streamed"]["bytes"] > 0 and answers["in full"]["bytes"] > 1000
 
 
 @pytest.mark.parametrize("name", ["streamed", "in full", "validation", "lines", "south"])
-def test_a_part_can_be_read_alone(answers: dict[str, Any], name: str) -> None:
+def test_a_chunk_can_be_read_alone(answers: dict[str, Any], name: str) -> None:
     """By another process, which gets the source and the number of a chunk."""
-    assert answers[name]["alone"] == answers[name]["parts"][-1]
+    assert answers[name]["alone"] == answers[name]["chunks"][-1]
 
 
 def test_fingerprints(answers: dict[str, Any]) -> None:
@@ -190,26 +190,26 @@ def test_fingerprints(answers: dict[str, Any]) -> None:
 
 
 def test_splits_revisions_configs_lines(answers: dict[str, Any]) -> None:
-    assert [len(part) for part in answers["validation"]["parts"]] == [4]
-    assert answers["v1"]["parts"] == answers["commit"]["parts"] == [[["0.0", "an older text"]]]
-    assert answers["south"]["parts"] == [[["0.0", "south"]]]
-    assert answers["lines"]["parts"] == [[["0.0", "one\r\n two "], ["0.3", "ä"]]]
-    assert answers["lines in full"]["parts"] == [[["0", "one\r\n two "], ["3", "ä"]]]
+    assert [len(chunk) for chunk in answers["validation"]["chunks"]] == [4]
+    assert answers["v1"]["chunks"] == answers["commit"]["chunks"] == [[["0.0", "an older text"]]]
+    assert answers["south"]["chunks"] == [[["0.0", "south"]]]
+    assert answers["lines"]["chunks"] == [[["0.0", "one\r\n two "], ["0.3", "ä"]]]
+    assert answers["lines in full"]["chunks"] == [[["0", "one\r\n two "], ["3", "ä"]]]
 
 
 def test_rows_of_json_and_csv_are_read_as_they_stand(answers: dict[str, Any]) -> None:
     """`datasets` guesses a type for a column and converts the rows to it."""
     text = json.loads(QUOTED)["text"]
     a, b = ([f"0.{n}", text] for n in range(20)), [["1.0", "2024-01-31"], ["1.1", "last"]]
-    assert answers["mixed"]["parts"] == [list(a), b]
-    assert answers["mixed in full"]["parts"] == [
+    assert answers["mixed"]["chunks"] == [list(a), b]
+    assert answers["mixed in full"]["chunks"] == [
         [*([str(n), text] for n in range(20)), ["21", "2024-01-31"], ["22", "last"]]
     ]
-    assert answers["digits"]["parts"] == [
+    assert answers["digits"]["chunks"] == [
         [["0.0", "007"], ["0.1", "one"]], [["1.0", "2024-01-31"], ["1.1", "NA"]]
     ]  # fmt: skip
-    assert answers["broken"]["parts"] == [[["0.0", "x"], ["0.2", "y"]]]
-    assert answers["options"]["parts"] == [[["0.0", "y"], ["0.1", "one"]]]  # by the library
+    assert answers["broken"]["chunks"] == [[["0.0", "x"], ["0.2", "y"]]]
+    assert answers["options"]["chunks"] == [[["0.0", "y"], ["0.1", "one"]]]  # by the library
 
 
 def test_rows_without_text_are_reported_once(answers: dict[str, Any]) -> None:
@@ -257,8 +257,8 @@ def test_refused(answers: dict[str, Any], name: str, message: str) -> None:
     assert "\n" not in answers[name]["error"]
 
 
-def test_what_is_asked_printed_and_left(answers: dict[str, Any]) -> None:
-    """Files are requested by commit, files are left in one folder only, and no library prints."""
+def test_requests_messages_and_files(answers: dict[str, Any]) -> None:
+    """Files are requested by commit and stored in one folder only, and no library prints."""
     files = [line for line in answers["asked"] if "/resolve/" in line]
     assert files and not any("/resolve/main/" in line for line in files)
     assert sum("own/down" in line for line in answers["asked"]) == 1  # no retries

@@ -69,7 +69,9 @@ def tarred() -> bytes:
     ],
     ids=lambda value: value if isinstance(value, str) else "content",
 )
-def test_named_as_what_it_is(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_the_error_names_the_kind_of_file(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
     (tmp_path / name).write_bytes(content)
     assert refusal(tmp_path / name).startswith(f"{name} {message}")
 
@@ -109,7 +111,7 @@ END = "<|endoftext|>"
 
 
 def test_a_separator_splits_text_files(tmp_path: Path) -> None:
-    """The separator goes, the rest stays; white space alone is not a document; rows are rows."""
+    """Only the separator is removed; white space alone is not a document; rows are not split."""
     text = f"one\n{END}\n two{END}{END} \n{END}three é"
     (tmp_path / "a.txt").write_text(text)
     (tmp_path / "b.jsonl").write_text(f'{{"text": "x{END}y"}}\n')

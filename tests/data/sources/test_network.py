@@ -1,8 +1,8 @@
-"""No request to anyone: the user's own text is read without opening a connection.
+"""The user's own text is read without opening a network connection.
 
 Libraries report their use to their makers; where nothing answers, each report waits. The processes
 here have no network: `sitecustomize`, which Python imports first, replaces the functions that open
-connections by one that writes down who called it.
+connections by one that logs its caller.
 """
 
 import gzip

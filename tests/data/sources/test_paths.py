@@ -25,7 +25,7 @@ def found(path: Path | str) -> list[str]:
 
 
 def test_folders_behind_links_are_read_once(tmp_path: Path) -> None:
-    """A library on another disk, linked to; a loop would be read for ever."""
+    """A linked folder on another disk that is skipped; a loop of links that is read without end."""
     write(tmp_path, "texts/a.txt", "texts/deep/b.txt", "elsewhere/c.txt", "elsewhere/deep/d.txt")
     (tmp_path / "texts" / "library").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "texts" / "again").symlink_to(tmp_path / "elsewhere" / "deep")
@@ -49,7 +49,7 @@ def test_a_file_keeps_its_own_name_beside_links_to_it(tmp_path: Path) -> None:
 def test_a_broken_link_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, "a.txt")
     (tmp_path / "b.txt").symlink_to(tmp_path / "nothing")
-    os.mkfifo(tmp_path / "pipe.txt")  # to open it would wait for ever
+    os.mkfifo(tmp_path / "pipe.txt")  # opening it would never return
     assert [document.name for document in Files(str(tmp_path)).documents()] == ["a.txt"]
     notes = capsys.readouterr().err
     assert "b.txt is a broken symbolic link" in notes and "pipe.txt is not a regular file" in notes
@@ -95,8 +95,8 @@ def test_own_output_is_no_input(
         find_files("runs")
 
 
-def test_what_is_named_itself_is_read(project: Path) -> None:
-    """Whoever names a file or a folder means it."""
+def test_a_named_file_or_folder_is_always_read(project: Path) -> None:
+    """A file or folder that the user names is read, whatever it is."""
     assert found(project / "runs" / "one" / "samples.txt") == ["samples.txt"]
     assert "samples.txt" in found(project / "runs" / "one")
     assert found(project / ".git") == ["f.txt"]

@@ -1,4 +1,4 @@
-"""data/sources/open.py and shakespeare.py: the text as it is, or one clear line."""
+"""data/sources/open.py and shakespeare.py: the text, unchanged; errors are one line."""
 
 import io
 import subprocess
@@ -23,7 +23,7 @@ def test_unknown_source() -> None:
 
 
 def test_importing_the_room_is_cheap() -> None:
-    """`datasets` takes seconds to import, and nothing in this room needs torch."""
+    """`datasets` takes seconds to import, and nothing in `data` needs torch."""
     program = (
         "import sys, data.sources, data.tokenizer, data.prepare, data.batches; "
         "print(sorted({'torch', 'datasets', 'sentencepiece', 'pandas'} & set(sys.modules)))"

@@ -1,4 +1,4 @@
-"""data/sources/tables.py: each row as it is in the file, whatever other rows and columns hold."""
+"""data/sources/tables.py: each row as in the file, independent of other rows and columns."""
 
 import csv
 import gzip
@@ -141,7 +141,10 @@ def test_json_files_of_other_layouts(tmp_path: Path) -> None:
         ('[{"text": "a"},\n{"text": b}]', "a.json is not JSON: line 2: Expecting value"),
         ('[{"text": "a"}]\n\n[]', "a.json is not JSON: line 3: there is more after the array"),
         ('[{"text": "a', "a.json is not JSON: line 1: Unterminated string starting at"),
-        ('["a", "b"]', "a.json has no text: no object with columns (2 of 2 rows, first: line 1)"),
+        (
+            '["a", "b"]',
+            "a.json has no text: not an object with columns (2 of 2 rows, first: line 1)",
+        ),
         (
             '[{"a": 1}, {"b": 2}]',
             "a.json has no column text, but a, b: name the column of the text",
@@ -162,7 +165,7 @@ def test_a_row_of_any_depth_and_size_costs_only_itself(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------- rows without text
 
 
-def test_what_is_skipped_is_counted_and_placed(
+def test_skipped_rows_are_counted_and_located(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """True line numbers, though blank lines are not rows; other columns do not matter."""
@@ -180,8 +183,8 @@ def test_what_is_skipped_is_counted_and_placed(
         "null in column text (1 of 11 rows, first: line 5)",
         "half of a character (a lone surrogate) in column text (1 of 11 rows, first: line 6)",
         "not JSON (1 of 11 rows, first: line 7)",
-        "nothing in column text (1 of 11 rows, first: line 8)",
-        "no object with columns (1 of 11 rows, first: line 10)",
+        "empty text in column text (1 of 11 rows, first: line 8)",
+        "not an object with columns (1 of 11 rows, first: line 10)",
         "bytes that are not UTF-8 in column text (it looks like WINDOWS-1252: iconv -f "
         "WINDOWS-1252 -t UTF-8 FILE > CONVERTED) (1 of 11 rows, first: line 11)",
     ]
@@ -196,7 +199,7 @@ def test_strict_refuses_the_first_row_without_text(tmp_path: Path) -> None:
     assert read(written(path, '{"text": "a"}\n'), strict=True) == {"0": "a"}
 
 
-def test_many_files_with_gaps_are_not_as_many_lines(
+def test_notes_about_many_incomplete_files_are_limited(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in range(12):
@@ -266,19 +269,19 @@ def test_csv_is_read_as_it_was_written(tmp_path: Path, separator: str, seed: int
 
 
 @pytest.mark.parametrize(
-    ("header", "separator"),
+    ("header", "delimiter"),
     [
         ("id,text", ","), ("id;text", ";"), ("id\ttext", "\t"), ("id|text", "|"),
         ("a,b;text", ";"), ("a;b;c,text", ","), (' id , "text" ', ","), ("x;y,z;v", ";"),
         ("text", "\x1f"),
     ],
 )  # fmt: skip
-def test_the_separator_follows_from_the_header(header: str, separator: str) -> None:
+def test_the_delimiter_follows_from_the_header(header: str, delimiter: str) -> None:
     """First the one that gives the column of the text, then the one that gives most columns."""
-    assert tables.find_separator(header, "text") == separator
+    assert tables.find_delimiter(header, "text") == delimiter
 
 
-def test_a_table_of_one_column_has_no_separator(tmp_path: Path) -> None:
+def test_a_table_of_one_column_has_no_delimiter(tmp_path: Path) -> None:
     """A comma in its rows is text: nothing else could be meant."""
     path = written(tmp_path / "a.csv", 'text\nHello, world\n"a, ""b"""\n007\n')
     assert read(path) == {"0": "Hello, world", "1": 'a, "b"', "2": "007"}

@@ -1,4 +1,4 @@
-"""The judge of stories: no complaint about true stories, and it finds what was planted in them."""
+"""The judge of stories: no error in true stories, and it finds errors that a test inserts."""
 
 import re
 from collections import Counter
@@ -35,17 +35,17 @@ def test_no_false_alarm_in_ten_thousand() -> None:
 
 def test_wrong_words_are_found(stories: list[Story]) -> None:
     """A wrong word in the place of a use is found in at least 95 of 100 cases of every kind."""
-    planted, found = Counter[str](), Counter[str]()
+    inserted, found = Counter[str](), Counter[str]()
     for number, (text, probes) in enumerate(stories):
         for kind, _, (start, stop), _, wrong in probes:
-            if planted[kind] == ENOUGH:
+            if inserted[kind] == ENOUGH:
                 continue
             changed = text[:start] + wrong[number % len(wrong)] + text[stop:]
-            planted[kind] += 1
+            inserted[kind] += 1
             found[kind] += bool(judge(changed).contradictions)
-    assert planted.total() > 1000
-    assert set(planted) == {"place", "colour", "holder", "number", "treat", "word"}
-    assert all(found[kind] >= 0.95 * planted[kind] for kind in planted), (found, planted)
+    assert inserted.total() > 1000
+    assert set(inserted) == {"place", "colour", "holder", "number", "treat", "word"}
+    assert all(found[kind] >= 0.95 * inserted[kind] for kind in inserted), (found, inserted)
 
 
 def test_other_contradictions() -> None:

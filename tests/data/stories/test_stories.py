@@ -78,7 +78,7 @@ def test_probes_point_at_fact_and_use(stories: list[Story]) -> None:
     assert n_probes > 2.5 * MANY
 
 
-def test_an_overwritten_fact_is_asked_for_as_it_is_now() -> None:
+def test_a_probe_of_an_overwritten_fact_has_the_last_value() -> None:
     """The plot `moved` puts a thing in two places; the probe is about the second."""
     drawn = (story(0, index) for index in range(3000))
     moved = [one for one in drawn if "empty" in one.text and "moved it" in one.text]
@@ -93,7 +93,7 @@ def test_an_overwritten_fact_is_asked_for_as_it_is_now() -> None:
 
 
 @pytest.mark.parametrize(("near", "far"), [(5, 20), (200, 400)])
-def test_distance_is_what_was_asked_for(near: int, far: int) -> None:
+def test_distances_are_between_near_and_far(near: int, far: int) -> None:
     """The words from a plot's fact to its use are at least `near`, and seldom much above `far`."""
     longest = []
     for index in range(300):
@@ -107,8 +107,8 @@ def test_distance_is_what_was_asked_for(near: int, far: int) -> None:
 
 
 @pytest.mark.parametrize(("near", "far"), [(5, 20), (20, 80)])
-def test_stories_for_beginners_use_a_fact_as_soon_as_is_asked(near: int, far: int) -> None:
-    """Each use has its own distance, and the middle half of them is as short as was drawn."""
+def test_stories_for_beginners_keep_the_drawn_distances(near: int, far: int) -> None:
+    """Each use has its own distance; the middle half of them is within the drawn range."""
     short = [story(3, index, near=near, far=far) for index in range(100)]
     assert {combination(3, index, near=near, far=far)[0] for index in range(100)} == {PRIMER}
     words = sorted(text.count(" ", probe.fact[1], probe.use[0]) + 1
