@@ -142,7 +142,7 @@ def test_real_kills_and_signals_of_the_real_command(
             process.send_signal(signal.SIGSTOP)  # so that it cannot end while the second one tries
             assert resume(run, text, *LONG) == 2
             line = capsys.readouterr().err.splitlines()[-1]
-            assert line.startswith(f"error: another process is training in {run}")
+            assert line.startswith(f"error: run_dir: another process works in {run}")
             process.send_signal(signal.SIGCONT)
         process.send_signal(number)
         _, said = process.communicate()
@@ -348,7 +348,9 @@ def test_nothing_left_to_do_is_said(
     more = [f"train.max_steps={max_steps}", "train.warmup_steps=1"]
     assert resume(run, text, *more) == 0
     said = capsys.readouterr().err
-    assert "note: nothing is left to do at step 10, by train.max_steps: make it larger" in said
+    assert (
+        "note: nothing is left to do at step 10, because of train.max_steps: make it larger" in said
+    )
 
 
 def test_the_files_of_a_run(finished: Path) -> None:
@@ -422,7 +424,7 @@ def test_patience_ends_the_run_and_resume_agrees(
     before = saved(tmp_path / "run")
     assert resume(tmp_path / "run", text, *more) == 0
     assert saved(tmp_path / "run") == before
-    assert "nothing is left to do at step 9, by train.patience" in capsys.readouterr().err
+    assert "nothing is left to do at step 9, because of train.patience" in capsys.readouterr().err
 
 
 def test_the_best_weights_are_kept_scored_and_opened(

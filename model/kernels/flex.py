@@ -11,6 +11,9 @@ from torch import Tensor
 
 from model.kernels.visibility import Visibility
 
+# torch.nn.attention.flex_attention takes a second to import, and few runs use this kernel. So it is
+# imported inside the functions below.
+
 
 def flex_attention(
     q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, return_lse: bool = False
@@ -19,7 +22,6 @@ def flex_attention(
 
     Returns (B, H, T, Dh), equal to `dense` up to rounding, and the log-sum-exp (B, H, T) if asked.
     """
-    # Imported here, because the import takes a second and few runs use this kernel.
     from torch.nn.attention.flex_attention import AuxRequest
 
     assert visibility.key_positions is None
@@ -38,7 +40,7 @@ def _block_mask(length: int, visibility: Visibility, device: torch.device) -> An
     from torch.nn.attention.flex_attention import create_block_mask
 
     documents = visibility.documents
-    with torch.inference_mode(False):  # a mask that was made for inference must serve training
+    with torch.inference_mode(False):  # so that a stored mask can also be used in training
         positions = visibility.query_positions(length, device)
         n_rows = len(positions)
 
@@ -51,7 +53,7 @@ def _block_mask(length: int, visibility: Visibility, device: torch.device) -> An
         return create_block_mask(rule, rows, None, length, length, device=device.type)
 
 
-@lru_cache(maxsize=64)  # one for each kind of layer and each length of a run
+@lru_cache(maxsize=64)  # one for each kind of layer and each length
 def plain_block_mask(length: int, visibility: Visibility, device: torch.device) -> Any:
     """Return the block mask of a text of one document, made once; `visibility` has no tensors."""
     return _block_mask(length, visibility, device)
