@@ -67,8 +67,8 @@ def test_a_row_ends_where_its_document_ends(trained: TrainedModel) -> None:
     varied = Sampling(temperature=2.0)
     prompts = ["The old"] * 12
     steps = list(
-        generate(trained.model, [framed(tokenizer, p) for p in prompts], 60, sampling=varied, seed=3,
-                 stop=ends)
+        generate(trained.model, [framed(tokenizer, p) for p in prompts], 60, sampling=varied,
+                 seed=3, stop=ends)
     )  # fmt: skip
     rows = [[step[row] for step in steps if step[row] is not None] for row in range(12)]
     assert {row[-1] in ends for row in rows} == {True, False}  # both ways to end occur

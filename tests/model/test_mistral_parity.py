@@ -114,7 +114,7 @@ def test_logits_at_three_windows_and_through_their_own_cache(
     expected = model(tokens)
     agree(f"{family}, W = {window}, {changes}: logits at T = 3W", expected, other(tokens).logits)
     if window == 1:
-        return  # their cache keeps states[-(W - 1) :], which for W = 1 are all states (version 5.23)
+        return  # their cache keeps states[-(W - 1) :], which for W = 1 are all states
     cache = transformers.DynamicCache(config=other.config)  # a sliding one where there is a window
     steps = [
         other(token, past_key_values=cache, use_cache=True).logits
