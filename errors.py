@@ -59,7 +59,7 @@ class UserError(ValueError):
 
 @contextmanager
 def fields_named(names: Mapping[str, str]) -> Iterator[None]:
-    """In every `UserError` raised inside, replace its field by the user's key, `names[field]`.
+    """Replace the field of every `UserError` raised inside by the user's key, `names[field]`.
 
     An error without a field, or about a field that `names` lacks, passes unchanged.
     """

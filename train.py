@@ -270,7 +270,7 @@ def out_of_patience(run: TrainingRun) -> bool:
 
 
 def must_keep(run: TrainingRun) -> bool:
-    """Return whether these weights are the best so far and `patience` requires to keep them."""
+    """Return whether these are the best weights so far, in a run that `patience` may end."""
     return run.config.train.patience > 0 and run.history.get("best_step") == run.step
 
 
