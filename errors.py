@@ -25,7 +25,7 @@ from typing import Any, NoReturn, Protocol
 DIVERGED = 3  # exit code of a training run whose loss is not finite
 BROKEN_PIPE = 141  # exit code that a shell gives to a program ended by SIGPIPE
 
-# Refusals of the operating system whose cause is the user's machine, each with its remedy.
+# Errors of the operating system that the user can remove, each with its remedy.
 _REMEDIES = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space") | {
     **dict.fromkeys(
         (errno.EACCES, errno.EPERM, errno.EROFS), "change its permissions or choose another folder"
@@ -38,15 +38,15 @@ _REMEDIES = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space") | {
 class UserError(ValueError):
     """An error that the user can remove. The message is one line: what, where, what to do.
 
-    `field` is the argument that the error is about, under the name that the raising function has
-    for it. It is None if there is no such argument, or if the message already names the user's key.
+    `field` is the argument that is wrong, under its name in the function that raises the error. It
+    is None if no argument is wrong, or if the message already names the user's key.
     """
 
     def __init__(self, message: str, field: str | None = None) -> None:
         super().__init__(message)
         self.field = field
 
-    def about(self, name: str) -> "UserError":
+    def renamed(self, name: str) -> "UserError":
         """Return this error with `name`, the key or option that the user wrote.
 
         `name` replaces the field at the beginning of the message; otherwise it is put in front.
@@ -59,16 +59,16 @@ class UserError(ValueError):
 
 @contextmanager
 def fields_named(names: Mapping[str, str]) -> Iterator[None]:
-    """Name the field of every `UserError` raised inside by `names`, from field to the user's key.
+    """Replace the field of every `UserError` raised inside by the user's key, `names[field]`.
 
-    An error about another field, or about none, passes unchanged.
+    An error without a field, or about a field that `names` lacks, passes unchanged.
     """
     try:
         yield
     except UserError as error:
         if error.field is None or error.field not in names:
             raise
-        raise error.about(names[error.field]) from error
+        raise error.renamed(names[error.field]) from error
 
 
 class Main(Protocol):
@@ -101,7 +101,7 @@ class ArgumentParser(argparse.ArgumentParser):
 def command(main: Callable[[Sequence[str] | None], int]) -> Main:
     """Wrap a `main(argv) -> exit code` so that errors of the user are printed as one line.
 
-    `UserError` and refusals of the operating system (disk full, no permission) return 2, Ctrl-C
+    `UserError` and errors of the operating system (disk full, no permission) return 2, Ctrl-C
     returns 130, and a closed pipe (`| head`) returns 141. Other exceptions propagate. Characters
     that the console cannot show are printed with replacements.
     """
@@ -115,7 +115,7 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Main:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             return 2
         except BrokenPipeError:
-            # Without this, Python reports the closed pipe once more when it flushes stdout at exit.
+            # Otherwise Python reports the closed pipe again when it flushes stdout at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return BROKEN_PIPE
         except OSError as error:
@@ -138,7 +138,7 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Main:
 def _replace_unprintable() -> None:
     """Print `?` or an escape for a character that the console's encoding lacks, in every command.
 
-    Streams that a test put in place of stdout or stderr may have no encoding and stay as they are.
+    A test may replace stdout or stderr by a stream without an encoding; it is left unchanged.
     """
     for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):

@@ -1,4 +1,4 @@
-"""TrainingRun: everything that a config becomes in memory, and what a checkpoint restores of it.
+"""TrainingRun: the objects that a config describes, how they start, and how they are saved.
 
 The rooms are connected here: settings, text, model, optimizer and checkpoint do not import each
 other.
@@ -21,8 +21,8 @@ from data.mixture import MixedCorpus
 from data.text import open_text
 from data.tokenizer import Tokenizer
 from errors import UserError
-from inference.text import continue_text
-from model import Sampling, Transformer
+from inference.text import configured_sampling, continue_text
+from model import Transformer
 from model.cost import training_memory
 from model.loss import next_token_loss
 from model.window import Window
@@ -111,7 +111,7 @@ class TrainingRun:
         )
 
     @property
-    def lasting_windows(self) -> tuple[Window, ...]:
+    def inference_windows(self) -> tuple[Window, ...]:
         """Windows for evaluation and inference: those of the last update; if each update draws
         its own at random, the configured ones."""
         if self.config.train.window_schedule == "random":
@@ -135,19 +135,12 @@ class TrainingRun:
     def sample(self) -> str:
         """Return a prompt and its continuation, as the config's section `sample` describes them."""
         settings = self.config.sample
-        sampling = Sampling(
-            settings.temperature,
-            settings.top_k,
-            settings.top_p,
-            settings.min_p,
-            settings.repetition_penalty,
-        )
         with torch.compiler.set_stance("force_eager"):
             pieces = continue_text(
                 self,
                 [settings.prompt],
                 max_tokens=settings.max_tokens,
-                sampling=sampling,
+                sampling=configured_sampling(settings),
                 seed=self.config.seed,
             )
             return settings.prompt + "".join(piece.text for piece in pieces)
@@ -163,7 +156,7 @@ class TrainingRun:
             metadata={
                 "config": _recorded(self.config),
                 "data_hash": self.corpus.data_hash,
-                "windows": self.lasting_windows,
+                "windows": self.inference_windows,
                 **self.history,
             },
         )
@@ -204,7 +197,7 @@ def start_run(config: Config, checkpoint: Checkpoint | None) -> TrainingRun:
             f"model.attention flex trains on CUDA only, this is {hardware.device.type}: use auto "
             "or blocked"
         )
-    # The text may decide on a smaller vocabulary than the config's, so a small one is assumed here.
+    # A short text may give a smaller vocabulary than the config's: here it is counted as one token.
     _refuse_too_large(config, 1, hardware)
     initial = checkpoint  # holds the tokenizer and the first weights
     if checkpoint is None and train.init_from is not None:
@@ -277,7 +270,7 @@ def _refuse_too_large(config: Config, vocab_size: int, hardware: Hardware) -> No
 def _refuse_changes(
     checkpoint: Checkpoint, config: Config, tokenizer: Tokenizer, data_hash: str
 ) -> None:
-    """Raise `UserError` if the run is no longer that of its checkpoint."""
+    """Raise `UserError` if config, tokenizer or text differ from those of the checkpoint."""
     before = config_from_dict(checkpoint.metadata["config"], str(checkpoint.path))
     refuse_changes(
         checkpoint,
@@ -290,5 +283,5 @@ def _refuse_changes(
 
 
 def _recorded(config: Config) -> dict[str, Any]:
-    """Return the config as a checkpoint records it: without `run_dir`, so that it may move."""
+    """Return the config as a checkpoint records it: without `run_dir`, which may change."""
     return {key: value for key, value in config.to_dict().items() if key != "run_dir"}

@@ -5,7 +5,7 @@ kill, a full disk or a power cut leaves the earlier file or none, never a torn o
 
     write .NAME.XXXX.part -> fsync -> close -> replace NAME -> fsync the folder
 
-Imports no room, so that every room may import it.
+This file imports none of the rooms, so that every room may import it.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from errors import UserError
 
-CACHE_BESIDE_RUNS = Path("runs/.cache")  # used if the user's own cache folder cannot be
+CACHE_BESIDE_RUNS = Path("runs/.cache")  # used if the user's own cache folder is not writable
 
 
 def atomic_write(path: Path, chunks: bytes | Iterable[bytes]) -> None:
@@ -66,13 +66,13 @@ def _sync_folder(folder: Path) -> None:
 def lock(folder: Path, *, wait: bool) -> Iterator[None]:
     """Hold an exclusive lock on `folder`; the system releases it when this process ends.
 
-    If another process holds it, `wait` waits with a message; otherwise raises `UserError` about the
-    field `folder`. The lock is on the empty file `.lock`, which stays. Windows has no such lock,
-    and there none is held.
+    If another process holds it: prints a message and waits if `wait` is true, otherwise raises
+    `UserError` about the field `folder`. The lock is on the empty file `.lock`, which stays. On
+    Windows nothing is locked.
     """
     with (folder / ".lock").open("wb") as file:
         if sys.platform != "win32":
-            import fcntl  # Windows has no such module
+            import fcntl  # imported here, because Windows lacks this module
 
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,11 +104,11 @@ def cache_folder() -> Path:
     written, `runs/.cache` in the current folder is used, with one note. Raises `UserError` if that
     cannot be written either.
     """
-    own, base = os.environ.get("BREEZE_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    configured, xdg = os.environ.get("BREEZE_CACHE"), os.environ.get("XDG_CACHE_HOME")
     try:
-        if own:
-            return _writable(Path(own).expanduser())
-        return _writable((Path(base) if base else Path.home() / ".cache") / "breeze")
+        if configured:
+            return _writable(Path(configured).expanduser())
+        return _writable((Path(xdg) if xdg else Path.home() / ".cache") / "breeze")
     except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home folder
         reason = error
     try:
@@ -118,7 +118,7 @@ def cache_folder() -> Path:
             f"no cache folder can be written ({reason}; {error}): set BREEZE_CACHE to one that can"
         ) from None
     print(f"note: the cache is in {folder}: {reason}", file=sys.stderr)
-    os.environ["BREEZE_CACHE"] = str(folder)  # one note only; child processes inherit the choice
+    os.environ["BREEZE_CACHE"] = str(folder)  # one note only, also from child processes
     return folder
 
 

@@ -1,16 +1,15 @@
 """The summary of a training run that train.py prints before the first update."""
 
-from model.cost import cache_bytes, full_attention
+from model.cost import FLOAT32, cache_bytes, full_attention
 from model.kernels import choose
 from model.window import reach
 from run import TrainingRun
 
-FLOAT32 = 4  # bytes of a cached number
-CACHE_LENGTH = 100  # the cache is counted for a text of this many training sequences
+CACHE_LENGTH = 100  # training sequences in the text for which the size of the cache is printed
 
 
 def summary(run: TrainingRun) -> str:
-    """Return the table: what is trained, on what, where and for how long. One fact a line."""
+    """Return a table of one fact per line: the model, the text, the device, the number of steps."""
     train = run.config.train
     tokens = run.corpus.n_tokens("train")
     total = run.config.tokens_per_step * train.max_steps

@@ -1,6 +1,6 @@
 """START HERE. Trains a small Mistral-style language model: `python train.py [CONFIG] [key=value]`.
 
-The whole way, top to bottom:
+The whole path, top to bottom:
 
     config.yaml -> text -> tokenizer -> token shards -> batch(step) -> model -> loss -> optimizer
                 -> evaluation, a sample of text, a checkpoint -> next step
@@ -25,16 +25,17 @@ from configs.help import describe
 from configs.load import split_arguments
 from configs.settings import Config
 from errors import DIVERGED, ArgumentParser, UserError, command, fields_named
+from model.cost import flops_per_token
 from storage import lock, remove_torn_files
+from training.interrupt import StopRequest
+from training.metrics import MetricsLog, SamplesLog
+from training.progress import Progress
 
-# torch takes seconds to import. `--help` and mistakes in a config do not wait for it, so what needs
-# torch is imported in the functions that use it.
+# torch takes seconds to import. Every module that imports it is imported inside the functions below
+# that use it, so that `--help` and errors in a config are printed at once.
 if TYPE_CHECKING:
     from run import TrainingRun
     from training.checkpoint import Checkpoint
-    from training.interrupt import StopRequest
-    from training.metrics import MetricsLog, SamplesLog
-    from training.progress import Progress
 
 
 @command
@@ -60,10 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def locate_run(words: Sequence[str]) -> list[str]:
-    """Take the folder in which a run's config.yaml lies as the run's folder, unless one is given.
+    """Return `words`, with `run_dir=FOLDER` added if CONFIG is FOLDER/config.yaml or FOLDER.
 
-    The config.yaml records where the run was started. The folder may have been moved or copied
-    since. CONFIG may also be the folder itself.
+    FOLDER is the folder of a run. Its config.yaml records where the run was started, but the folder
+    may have been moved or copied since. A `run_dir` among the words is kept. Raises `UserError` if
+    CONFIG is a checkpoint.
     """
     config, overrides = split_arguments(words)
     path = Path(config)
@@ -88,9 +90,7 @@ def train(config: Config, *, resume: bool = False) -> int:
     """
     from run import MEMORY_REMEDY, start_run
     from summary import summary
-    from training.interrupt import StopRequest
     from training.memory import allocation_errors
-    from training.metrics import MetricsLog, SamplesLog
 
     checkpoints = config.folder / "checkpoints"
     try:
@@ -144,8 +144,6 @@ def training_loop(
     run: TrainingRun, metrics: MetricsLog, samples: SamplesLog, stop: StopRequest
 ) -> int:
     """Train to the end: one iteration is one update of the weights. Returns the exit code."""
-    from training.progress import Progress
-
     settings, seq_len = run.config.train, run.config.data.seq_len
     batch_size = settings.micro_batch_size * settings.grad_accum_steps
     batches = run.corpus.batches(seq_len=seq_len, batch_size=batch_size, seed=run.config.seed)
@@ -182,8 +180,6 @@ def log_step(
     run: TrainingRun, metrics: MetricsLog, progress: Progress, grad_norm: float, lr_ratio: float
 ) -> None:
     """Write a line of metrics: the mean loss since the last line, and the speed so far."""
-    from model.cost import flops_per_token
-
     flops = flops_per_token(run.model.config, run.config.data.seq_len) * progress.tokens_per_s
     metrics.write(
         run.step,
@@ -217,7 +213,7 @@ def train_step(run: TrainingRun, sequences: Any, lr_ratio: float) -> tuple[float
 
 
 def diverged(run: TrainingRun, values: str) -> int:
-    """Report that loss or gradient are no longer finite numbers. Returns the exit code."""
+    """Report that the loss or the gradient is not finite. Returns the exit code."""
     print(
         f"error: training diverged at step {run.step:,} ({values}): nothing was saved after the "
         "last checkpoint; lower train.lr and continue from there with --resume",
@@ -233,7 +229,7 @@ def validate(
 
     If the loss is not finite, nothing is logged and no sample is written.
     """
-    run.model.set_windows(run.lasting_windows)
+    run.model.set_windows(run.inference_windows)
     score = run.score("val")
     if not math.isfinite(score.loss):
         return score.loss
@@ -260,8 +256,8 @@ def report_nothing_left(run: TrainingRun) -> None:
     """Print why a resumed run has no update to do, and which setting changes that."""
     setting = "train.patience" if out_of_patience(run) else "train.max_steps"
     print(
-        f"note: nothing is left to do at step {run.step:,}, by {setting}: make it larger to "
-        "continue",
+        f"note: nothing is left to do at step {run.step:,}, because of {setting}: make it larger "
+        "to continue",
         file=sys.stderr,
     )
 
@@ -274,7 +270,7 @@ def out_of_patience(run: TrainingRun) -> bool:
 
 
 def must_keep(run: TrainingRun) -> bool:
-    """Return whether these weights are the best so far and `patience` may end the run with them."""
+    """Return whether these are the best weights so far, in a run that `patience` may end."""
     return run.config.train.patience > 0 and run.history.get("best_step") == run.step
 
 
@@ -288,13 +284,13 @@ def finish(run: TrainingRun) -> None:
     folder, best = run.folder, find(run.folder)
     print(f"\ntrained {run.step:,} steps.", end=" ")
     if out_of_patience(run):
-        waited = f"{run.config.train.patience} evaluations in a row did not lower val_loss"
-        print(f"Stopped early: {waited} (train.patience).", end=" ")
+        reason = f"{run.config.train.patience} evaluations in a row did not lower val_loss"
+        print(f"Stopped early: {reason} (train.patience).", end=" ")
     if best.step != run.step:
         print(f"The best weights are those of step {best.step:,}, used below.", end=" ")
         run.load_weights(best)
         run.step = best.step
-    run.model.set_windows(run.lasting_windows)
+    run.model.set_windows(run.inference_windows)
     if run.corpus.n_tokens("test"):
         print(f"On text it never saw: {run.score('test').bpb:.4f} bits per byte.", end=" ")
     print(f"""It writes:

@@ -1,9 +1,9 @@
 """Property checks of a model: `for check in run_checks(model): print(check)`
 
 Each check copies the model, casts the copy to float64 and runs it on drawn inputs. It compares the
-outputs with an oracle (the same model written as loops), or two ways of running the model with each
-other. A check is a generator: it yields one difference for each case (0 if equal, infinity if
-plainly wrong), or a string, a note about a case that does not apply. W is the widest window of the
+outputs with an oracle (the same model written as loops), or the outputs of two ways to run the
+model. A check is a generator. For each case it yields one difference (0 if equal, infinity if the
+results cannot be compared), or a note if the case does not apply. W is the widest window of the
 model, n is the number of its sinks.
 
     attention.py       rule  kernels  logits  gradients  precision
@@ -19,7 +19,7 @@ seed draws other inputs.
 
 from collections.abc import Iterator, Sequence
 
-from checks import attention, reach, rolling_cache  # noqa: F401  their import fills CHECKS
+from checks import attention, reach, rolling_cache  # noqa: F401  importing them fills CHECKS
 from checks.check import CHECKS, Check
 from errors import UserError
 from model.transformer import Transformer
@@ -30,7 +30,7 @@ __all__ = ["CHECKS", "Check", "run_checks"]
 def run_checks(
     model: Transformer, names: Sequence[str] | None = None, seed: int = 0
 ) -> Iterator[Check]:
-    """Run all checks, or those named, one after the other. The model is not changed.
+    """Run all checks, or those in `names`, one after the other. The model is not changed.
 
     Raises `UserError` for an unknown name, and for windows that are too wide to check.
     """

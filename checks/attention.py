@@ -83,29 +83,33 @@ def _attention_inputs(
 def _kernel_outputs(
     fixture: Fixture, arguments: dict[str, Any], window: int | None, sinks: int
 ) -> Iterator[Tensor]:
-    """Yield the output of every kernel, and of `dense` as the cache and its queries use it."""
+    """Yield the output of every kernel, and of cached attention with keys and queries of a ring."""
     q, k, v = (arguments[name] for name in "qkv")
     options = {name: arguments[name] for name in arguments.keys() - {"q", "k", "v"}}
-    positions, text = torch.arange(q.shape[2])[None], Visibility(window, sinks)
-    yield attend_with("dense", q, k, v, text, **options)
-    # As a ring holds keys: in any order behind the sinks, and one empty slot.
-    front, empty = min(sinks, positions.shape[1]), fixture.noise(*k[:, :, :1].shape)
-    behind = front + fixture.permutation(positions.shape[1] - front)
-    order = torch.cat((torch.arange(front), behind))
+    length, uncached = q.shape[2], Visibility(window, sinks)
+    yield attend_with("dense", q, k, v, uncached, **options)
+    # The slots of a ring: first the sinks, then the other keys in any order, then an empty slot.
+    positions, n_front = torch.arange(length)[None], min(sinks, length)
+    empty = fixture.noise(*k[:, :, :1].shape)
+    others = n_front + fixture.permutation(length - n_front)
+    order = torch.cat((torch.arange(n_front), others))
     keys, values = (torch.cat((x[:, :, order], empty), dim=2) for x in (k, v))
     slots = torch.cat((positions[:, order], torch.tensor([[-1]])), dim=1)
     yield attend(q, keys, values, Visibility(window, sinks, positions, slots), **options)
-    last = positions[:, positions.shape[1] // 2 :]
-    of_last = {name: x[:, :, last[0]] if name == "q_sinks" else x for name, x in options.items()}
-    of_cache = Visibility(window, sinks, last, positions)
-    yield attend(q[:, :, last[0]], k, v, of_cache, **of_last)
+    # The second half of the queries, with a cache that holds all keys.
+    last = positions[:, length // 2 :]
+    last_options = {
+        name: x[:, :, last[0]] if name == "q_sinks" else x for name, x in options.items()
+    }
+    cached = Visibility(window, sinks, last, positions)
+    yield attend(q[:, :, last[0]], k, v, cached, **last_options)
     if window is not None:
-        yield attend_with("blocked", q, k, v, text, **options)
-    yield attend(q, k, v, text, "auto", **options)
+        yield attend_with("blocked", q, k, v, uncached, **options)
+    yield attend(q, k, v, uncached, "auto", **options)
     if "flex" in fixture.kernels:  # forward only: flex has no gradients on a CPU
         q, k, v = (x.detach() for x in (q, k, v))
         options = {name: x.detach() for name, x in options.items()}
-        yield attend_with("flex", q, k, v, text, **options)
+        yield attend_with("flex", q, k, v, uncached, **options)
 
 
 @check("logits", "logits equal those of the model written as loops", 1e-10)
@@ -135,7 +139,7 @@ def check_precision(fixture: Fixture) -> Findings:
         for kernel in fixture.kernels:
             rounded, exact = _rounded(fixture.variant(attention=kernel), dtype)
             yield _rounding_error(rounded(tokens), exact(tokens))
-        # Sinks are the first positions of a text, so a text that starts further on has none.
+        # Sinks are the first positions, so a text that starts at a later position has none.
         rounded, exact = _rounded(fixture.variant(sink_token=False, attention_sinks=0), dtype)
         for start in (0, 100_000):
             cache = fixture.cache(model=rounded, dtype=dtype)

@@ -37,7 +37,7 @@ def check(
 ) -> Callable[[Callable[[Fixture], Findings]], Callable[..., Check]]:
     """Register a generator of differences in CHECKS; tolerance 0 requires equal bits.
 
-    An exception in the generator is a failed case: its message becomes a note.
+    An exception in the generator is a failed case, and its message becomes a note.
     """
 
     def register(generator: Callable[[Fixture], Findings]) -> Callable[..., Check]:

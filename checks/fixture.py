@@ -1,4 +1,4 @@
-"""The fixture of the checks: a copy of the model in float64, and inputs of fitting lengths."""
+"""The fixture of the checks: a copy of the model in float64, and inputs that suit its windows."""
 
 import copy
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from model.transformer import Transformer
 
 MAX_SPAN = 640  # largest W + n; wider windows would take minutes
 MAX_LENGTH = 2048  # tokens of the longest text
-MAX_PAIRWISE_LENGTH = 1024  # tokens of the longest text of which all pairs are examined
+MAX_PAIRWISE_LENGTH = 1024  # tokens of the longest text in which all pairs are checked
 
 
 class Fixture:
@@ -39,7 +39,7 @@ class Fixture:
         self.layers = [(window, oracle.n_sinks(self.config, window)) for window in self.windows]
         self.layer_kinds = list(dict.fromkeys(self.layers))
         self.finite_windows = [window for window in self.windows if window is not None]
-        self.widest = max(self.finite_windows, default=8)  # without a window, any length will do
+        self.widest = max(self.finite_windows, default=8)  # full attention: any length serves
         self.sinks = max(sinks for _, sinks in self.layers)
         if self.widest + self.sinks > MAX_SPAN:
             raise UserError(
@@ -70,8 +70,8 @@ class Fixture:
             with torch.device("meta"):  # no memory is allocated and no weight is drawn
                 variant = Transformer(replace(self.config, **changes))
             state = self.model.state_dict()
-            own = {name: state[name] for name in variant.state_dict()}
-            variant.load_state_dict(own, assign=True)
+            shared = {name: state[name] for name in variant.state_dict()}
+            variant.load_state_dict(shared, assign=True)
             if variant.config.tie_embeddings:
                 variant.output.weight = variant.tok_embeddings.weight
             self._variants[str(changes)] = variant.requires_grad_(True)

@@ -8,8 +8,8 @@ from checks.fixture import MAX_SPAN
 from model.config import ModelConfig
 from model.transformer import Transformer
 
-MAX_WEIGHTS = 10_000_000  # of a model that is checked at its own size
-# What replaces the settings of a larger model.
+MAX_WEIGHTS = 10_000_000  # of the largest model that is checked at its own size
+# Sizes that replace those of a larger model.
 SMALL_SIZES = {"dim": 128, "hidden_dim": 256, "vocab_size": 512, "n_layers": 4}
 SMALL_WINDOW, FEW_SINKS = 64, 4
 
@@ -51,7 +51,7 @@ def smaller_settings(config: ModelConfig) -> dict[str, Any]:
 def random_model(config: ModelConfig, seed: int) -> Transformer:
     """Return a model in which every weight is random.
 
-    A model initialised for training is unfit: half of its projections are zero and hide errors.
+    The checks cannot use weights initialised for training: projections that are zero hide errors.
     """
     model, generator = Transformer(config), torch.Generator().manual_seed(seed)
     with torch.no_grad():

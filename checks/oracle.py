@@ -1,6 +1,6 @@
 """The oracle: the expected results of the checks, from the same model written as slow loops.
 
-It shares no code with `model/`, and computes three things in another way on purpose:
+It shares no code with `model/`, and computes three things in a different way on purpose:
 
     keys       the keys that a query sees are listed, as two ranges; there is no mask
     rotation   no vector is rotated: a RoPE score depends on the distance between query and key, and
@@ -24,13 +24,13 @@ Window = int | None
 
 def layer_windows(config: ModelConfig) -> list[Window]:
     """Return the window of each layer, from the pattern in the config."""
-    given = config.sliding_window
-    pattern = [given] if given is None or isinstance(given, int) else list(given)
+    setting = config.sliding_window
+    pattern = [setting] if setting is None or isinstance(setting, int) else list(setting)
     return [pattern[layer % len(pattern)] for layer in range(config.n_layers)]
 
 
 def n_sinks(config: ModelConfig, window: Window) -> int:
-    """Return how many first positions a layer with this window always sees."""
+    """Return the number of first positions that a layer with this window always sees."""
     return 0 if window is None else config.attention_sinks + (1 if config.sink_token else 0)
 
 
@@ -61,8 +61,8 @@ def attention(
 ) -> Tensor:  # fmt: skip
     """Return attention (B, H, T, Dh) of q (B, H, T, Dh) over k, v (B, K, T, Dh).
 
-    All are already rotated; q_sinks (B, H, T, Dh) are the queries as rotated for sinks; sink_logits
-    (H,). Only the queries in `rows` are computed, if given: (B, H, rows, Dh).
+    All are rotated. q_sinks (B, H, T, Dh) are the queries as rotated for sinks; sink_logits (H,).
+    With `rows`, only these queries are computed: (B, H, rows, Dh).
     """
     texts = []
     for b in range(len(q)):
@@ -130,7 +130,7 @@ def _yarn_frequencies(config: ModelConfig, plain: Sequence[float]) -> list[float
 def rope_scores(q: Tensor, k: Tensor, distances: Tensor, frequency: Tensor) -> Tensor:
     """Return scores (H, S) of one query (H, Dh) and keys (H, S, Dh), neither of them rotated.
 
-    `distances` (S,) are those from each key to the query, in positions; `frequency` (Dh / 2,).
+    `distances` (S,) from each key to the query, in positions; `frequency` (Dh / 2,).
     """
     angle = distances[:, None] * frequency  # (S, Dh / 2)
     q = q[:, None]

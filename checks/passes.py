@@ -17,11 +17,11 @@ def cached_logits(model: Transformer, cache: RollingKVCache, tokens: Tensor, chu
 
 @contextmanager
 def recorded_outputs(model: Transformer) -> Iterator[list[list[Tensor]]]:
-    """Record the outputs (B, T, D) of each layer, one for each forward pass."""
+    """Record the outputs (B, T, D) of each layer: a list per layer, an entry per forward pass."""
     outputs: list[list[Tensor]] = [[] for _ in model.layers]
     hooks = [
-        layer.register_forward_hook(lambda _m, _i, output, to=to: to.append(output))
-        for layer, to in zip(model.layers, outputs, strict=True)
+        layer.register_forward_hook(lambda _m, _i, output, passes=passes: passes.append(output))
+        for layer, passes in zip(model.layers, outputs, strict=True)
     ]
     try:
         yield outputs
@@ -58,6 +58,6 @@ def influence(model: Transformer, tokens: Tensor, query: int) -> tuple[Tensor, T
         weights = torch.linspace(1, 2, len(at_query), dtype=output.dtype)
         inputs = [outputs[depth - 1][0] if depth else embedded[0], embedded[0]]
         gradients = weighted_gradients(at_query, weights, inputs)
-        for found, gradient in zip((alone, through), gradients, strict=True):
-            found.append(gradient[0, -tokens.shape[1] :].abs().amax(-1))
+        for largest, gradient in zip((alone, through), gradients, strict=True):
+            largest.append(gradient[0, -tokens.shape[1] :].abs().amax(-1))
     return torch.stack(alone), torch.stack(through)

@@ -136,7 +136,7 @@ def _model_conflicts(config: Config) -> Iterator[tuple[list[str], str]]:
         model_config(config, config.tokenizer.vocab_size)
     except UserError as error:
         shape = [name for name in SETTINGS if name.startswith("model.")]
-        message = str(error.about(f"model.{error.field}") if error.field else error)
+        message = str(error.renamed(f"model.{error.field}") if error.field else error)
         named = [name for name in shape if f"{name} " in message]  # the first gives the line number
         yield [*named, *shape, "tokenizer.vocab_size"], message
 

@@ -1,8 +1,8 @@
 """Text in, text out: prompts become tokens, and generated tokens become a stream of text.
 
 A prompt may end in a space. Most pieces of the vocabulary begin with a space (" time"), so a model
-has hardly seen one alone, and continues it badly. `continue_text` therefore tokenizes the prompt
-without that space, and draws the first token from those that begin with one:
+has rarely seen a single space as a token, and continues it badly. `continue_text` therefore
+tokenizes the prompt without that space, and draws the first token from those that begin with one:
 
     prompt "Once upon a "     tokens of "Once upon a", first token " time", text "time"
 """
@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from configs.settings import SampleSettings
 from data.tokenizer import Tokenizer, TokenStream
 from model.generation import generate
 from model.sampling import Sampling
@@ -83,6 +84,17 @@ def continue_text(
             return
 
 
+def configured_sampling(settings: SampleSettings) -> Sampling:
+    """Return the sampling that a config's section `sample` describes."""
+    return Sampling(
+        temperature=settings.temperature,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        min_p=settings.min_p,
+        repetition_penalty=settings.repetition_penalty,
+    )
+
+
 def _advance(
     stream: "TextStream", token: int, ends: Sequence[int], is_last: bool
 ) -> tuple[str, FinishReason | None]:
@@ -100,21 +112,23 @@ def _advance(
 def _tokenize(
     tokenizer: Tokenizer, prompts: Sequence[str]
 ) -> tuple[list[list[int]], list[bool], Tensor | None]:
-    """Return the tokens of each prompt, whether its last space was cut off, and the tokens (B, V)
-    that may come first (None: all)."""
-    starts = None
+    """Return the tokens of each prompt, whether its last space was cut off, and `first_allowed`.
+
+    `first_allowed` (B, V) marks the tokens that may come first in each row; None: all.
+    """
+    spaced = None  # (V,) which tokens begin with a space
     if any(prompt.endswith(" ") for prompt in prompts):
-        starts = _starts_with_space(tokenizer)
-    cut = [starts is not None and prompt.endswith(" ") for prompt in prompts]
+        spaced = _begin_with_space(tokenizer)
+    cut = [spaced is not None and prompt.endswith(" ") for prompt in prompts]
     tokens = [
         tokenizer.encode_prompt(prompt[:-1] if is_cut else prompt)
         for prompt, is_cut in zip(prompts, cut, strict=True)
     ]
-    return tokens, cut, None if starts is None else starts | ~torch.tensor(cut)[:, None]
+    return tokens, cut, None if spaced is None else spaced | ~torch.tensor(cut)[:, None]
 
 
-def _starts_with_space(tokenizer: Tokenizer) -> Tensor | None:
-    """Mark the tokens (V,) that begin with a space; None if the lone space is the only one."""
+def _begin_with_space(tokenizer: Tokenizer) -> Tensor | None:
+    """Mark the tokens (V,) that begin with a space; None if only the single space does."""
     pieces = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
     if not any(piece.startswith(b" ") and len(piece) > 1 for piece in pieces):
         return None
@@ -124,7 +138,7 @@ def _starts_with_space(tokenizer: Tokenizer) -> Tensor | None:
 class TextStream:
     """Text from tokens, up to the first stop string.
 
-    Text that may be the beginning of a stop string is kept back until it is certain. Of two stop
+    Text that may be the beginning of a stop string is held back until this is decided. Of two stop
     strings that overlap, the one that is complete first ends the text. `skip` characters at the
     beginning are dropped.
     """
@@ -137,29 +151,29 @@ class TextStream:
         self._pending = ""  # text that may be the beginning of a stop string
 
     def push(self, token: int) -> str:
-        """Take a token; return the text that is certain now."""
+        """Add a token; return the text that is no longer held back."""
         return self._release(self._stream.push(token), final=False)
 
     def flush(self) -> str:
-        """End the text; return what was kept back, or "" after a stop string."""
+        """End the text; return the text that was held back, or "" after a stop string."""
         return "" if self.stopped else self._release(self._stream.flush(), final=True)
 
     def _release(self, text: str, final: bool) -> str:
-        """Add `text`; return all that comes before a stop string or the beginning of one."""
+        """Add `text`; return the text before a stop string, or before the beginning of one."""
         skipped = min(self._skip, len(text))
         self._skip -= skipped
         self._pending += text[skipped:]
-        found = [
+        matches = [  # (end, start)
             (start + len(stop), start)
             for stop in self._stops
             if (start := self._pending.find(stop)) >= 0
         ]
-        if found:
+        if matches:
             self.stopped = True
-            _, certain = min(found)
+            _, length = min(matches)
         else:
-            certain = len(self._pending) - (0 if final else self._undecided())
-        released, self._pending = self._pending[:certain], self._pending[certain:]
+            length = len(self._pending) - (0 if final else self._undecided())
+        released, self._pending = self._pending[:length], self._pending[length:]
         return released
 
     def _undecided(self) -> int:

@@ -15,6 +15,7 @@ from configs.load import config_from_dict
 from configs.settings import Config
 from data.tokenizer import Tokenizer
 from errors import UserError
+from inference.text import configured_sampling
 from model import ModelConfig, Sampling, Transformer
 from model.loss import next_token_loss
 from training.checkpoint import Checkpoint, find
@@ -53,14 +54,7 @@ class TrainedModel:
     @property
     def sampling(self) -> Sampling:
         """The sampling that the config's section `sample` describes."""
-        settings = self.config.sample
-        return Sampling(
-            temperature=settings.temperature,
-            top_k=settings.top_k,
-            top_p=settings.top_p,
-            min_p=settings.min_p,
-            repetition_penalty=settings.repetition_penalty,
-        )
+        return configured_sampling(self.config.sample)
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean nats per token of the model on (B, T) inputs and targets."""
@@ -95,7 +89,7 @@ def open_trained(
     config = config_from_dict(checkpoint.metadata["config"], str(checkpoint.path))
     tokenizer = Tokenizer(checkpoint.tokenizer())
     settings = dict(vars(config.model))
-    if config.train.window_schedule != "constant":  # then the config names other windows
+    if config.train.window_schedule != "constant":  # the config has the windows of its end
         settings["sliding_window"] = checkpoint.metadata["windows"]
     architecture = ModelConfig(vocab_size=tokenizer.vocab_size, **settings)
     with torch.device("meta"):  # names and shapes are compared before memory is allocated

@@ -24,7 +24,7 @@ Writing and attending (`Ring.update`):
 
 Shapes depend on the numbers of tokens and slots and never on the data, so a decoding step can be
 compiled. Going back (`crop`) is possible as long as no later query needs a key that was
-overwritten: by one token, and by one more for every spare slot. Beyond that it is an error.
+overwritten: by one token, and by one more for every spare slot. Going back further is an error.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ from errors import UserError
 from model.config import ModelConfig
 from model.window import Window, visible
 
-FILLED_STEP = 64  # full layers attend over a multiple of so many slots: few different shapes
+FILLED_STEP = 64  # full layers attend over a multiple of 64 slots, so that few shapes occur
 
 
 class Ring:
@@ -101,12 +101,13 @@ class Ring:
         self._positions[row, slot] = torch.where(kept, positions, -1)
 
     def can_continue(self, at: Tensor, window: Window) -> Tensor:
-        """Return, per row, whether every key visible before position `at` (B,) is still cached.
+        """Return, per row, whether all earlier keys that the query at `at` (B,) sees are cached.
 
-        Later queries need no other of the earlier keys.
+        Later queries see no other of the keys before `at`.
         """
         i, j = at[:, None], self.positions
         cached = (visible(i, j, window, self.sinks) & (j >= 0) & (j < i)).sum(dim=1)
+        # Keys 0..hidden-1 have left the window; those of them that are sinks stay visible.
         hidden = torch.zeros_like(at) if window is None else (at - window + 1).clamp(min=0)
         return cached == at - hidden + hidden.clamp(max=self.sinks)
 
@@ -116,9 +117,9 @@ class RollingKVCache:
 
     `capacity` is the number of tokens that a layer with full attention can hold; it is required if
     the model has such a layer. A layer whose window is wider holds `capacity` tokens as well.
-    `spare` slots in each ring allow `crop` to go back by that many tokens and one. Raises
-    `UserError` if a text exceeds the capacity of a layer that must keep every token. A model's sink
-    token takes a slot of its own and does not count.
+    `spare` slots in each ring allow `crop` to go back by `spare` + 1 tokens. A model's sink token
+    takes a slot of its own and does not count. Raises `UserError` if a text exceeds the capacity of
+    a layer that must keep every token.
     """
 
     def __init__(
@@ -152,13 +153,13 @@ class RollingKVCache:
             shape = (batch_size, config.n_kv_heads, slots, config.head_dim)
             try:
                 self.layers.append(Ring(shape, sinks, forgets, dtype, torch.device(device)))
-            except RuntimeError as error:  # torch has no exception of its own for lack of memory
+            except RuntimeError as error:  # torch's exception if memory does not suffice
                 raise UserError(f"no memory for a cache of {slots:,} tokens a layer") from error
         self.seen = torch.zeros(batch_size, dtype=torch.int64, device=device)  # tokens per row
         self._set_longest(0)
 
     def _set_longest(self, longest: int) -> None:
-        """Set an upper bound of `seen`, kept on the host so that no call waits for the device."""
+        """Set an upper bound of `seen`, a Python integer: reading it does not wait for a GPU."""
         self._longest = longest
         for ring in self.layers:
             if not ring.forgets:
@@ -166,7 +167,7 @@ class RollingKVCache:
                 ring.filled = min(ring.size, max(filled, 1))
 
     def assign_positions(self, tokens: Tensor) -> Tensor:
-        """Return the positions (B, T) of new tokens (B, T); that of padding, a token of -1, is -1.
+        """Return the positions (B, T) of new tokens (B, T): -1 for padding, which is a token of -1.
 
         Counts the tokens as seen. Raises `UserError` if a layer that must keep every token is full.
         """
@@ -198,7 +199,7 @@ class RollingKVCache:
                 raise UserError(
                     f"crop from {self.seen.tolist()} to {kept.tolist()} tokens: keys that the next "
                     f"token needs were overwritten in a ring of {ring.size:,}; make the cache with "
-                    "spare slots, or feed the text again"
+                    "spare slots, or read the text again"
                 )
         for ring in self.layers:
             ring.positions[ring.positions >= at[:, None]] = -1
@@ -217,17 +218,17 @@ class RollingKVCache:
 
         Raises `UserError`, with nothing changed, if the state is from a cache of another shape.
         """
-        own = self.state_dict()
-        described = [
-            {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in each.items()}
-            for each in (own, state)
-        ]
-        if described[0] != described[1]:
-            differ = sorted(dict(described[0].items() ^ described[1].items()))
+        current = self.state_dict()
+        expected, actual = (
+            {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+            for tensors in (current, state)
+        )
+        if expected != actual:
+            names = sorted(dict(expected.items() ^ actual.items()))
             raise UserError(
-                f"the state is from a cache of another shape: {', '.join(differ)} differ"
+                f"the state is from a cache of another shape: {', '.join(names)} differ"
             )
-        for name, tensor in own.items():
+        for name, tensor in current.items():
             tensor.copy_(state[name])
         self.primed = bool(state["primed"])
         self._set_longest(int(self.seen.max()))

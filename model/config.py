@@ -1,6 +1,6 @@
 """ModelConfig: a model's shape, in Mistral's own field names (arXiv 2310.06825, table 1).
 
-It does not import torch, so that `scripts/plan.py` can start at once.
+It does not import torch, so that `--help` and `scripts/plan.py` start at once.
 """
 
 from collections.abc import Sequence

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from model.config import ModelConfig
 from model.window import visible_pairs
 
-FLOAT32 = 4  # bytes of a number in weights, gradients, moments and checkpoints
+FLOAT32 = 4  # bytes of a number in weights, gradients, moments, checkpoints and the cache
 
 
 @dataclass(frozen=True)

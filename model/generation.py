@@ -1,4 +1,4 @@
-"""Prefill in chunks, then decode token by token through the rolling cache. Ids in, ids out.
+"""Prefill in chunks, then decode token by token through the rolling cache. Works on token ids.
 
 Memory is O(window): the prompt is read in chunks, and nothing here grows with the number of tokens
 that are generated.
@@ -43,7 +43,7 @@ def generate(
     stop: Sequence[int] = (),
     first_allowed: Tensor | None = None,
 ) -> Iterator[list[int | None]]:
-    """Continue each prompt; yield, step by step, a token per row, None for a row that has ended.
+    """Continue each prompt. Each step yields a list: a token per row, None if the row has ended.
 
     A row ends after a token of `stop`, which is yielded; all rows end after `max_tokens`. Row r has
     a random stream of its own, (seed, r), so its text does not depend on other rows.
@@ -51,7 +51,7 @@ def generate(
     `UserError` for an empty prompt or an id outside the vocabulary.
     """
     sampling = sampling or Sampling()
-    _check(prompts, model.config.vocab_size)
+    _check_prompts(prompts, model.config.vocab_size)
     cache = _cache_for(model, prompts, max_tokens)
     device = cache.seen.device
     occurred = None  # only the repetition penalty reads it
@@ -78,7 +78,7 @@ def generate(
 def _cache_for(
     model: Transformer, prompts: Sequence[Sequence[int]], max_tokens: int
 ) -> RollingKVCache:
-    """Make a cache for the prompts and the new tokens, with the dtype and device of the model."""
+    """Return a cache for the prompts and the new tokens, with the dtype and device of the model."""
     weight = model.tok_embeddings.weight
     capacity = max(map(len, prompts)) + max_tokens
     return RollingKVCache(model.config, len(prompts), capacity, weight.dtype, weight.device)
@@ -92,7 +92,7 @@ def _occurred(prompts: Sequence[Sequence[int]], vocab_size: int) -> Tensor:
     return occurred
 
 
-def _check(prompts: Sequence[Sequence[int]], vocab_size: int) -> None:
+def _check_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> None:
     """Raise `UserError` if a prompt cannot be continued."""
     if not prompts:
         raise UserError("there is no prompt to continue")

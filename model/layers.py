@@ -16,7 +16,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension of x (..., D)."""
         normed = F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        if torch.is_autocast_enabled(x.device.type):  # once here instead of in each projection
+        if torch.is_autocast_enabled(x.device.type):  # cast once, not in each projection
             normed = normed.to(torch.get_autocast_dtype(x.device.type))
         return normed
 

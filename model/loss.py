@@ -1,8 +1,8 @@
 """Cross-entropy in nats, a few rows at a time.
 
 The logits of a batch are the largest tensor of a small model's step. The loss and the gradient of
-each few rows are computed together, while these are in the processor's cache, and no fp32 copy of
-all logits exists.
+each few rows are computed together, while these rows are in the processor's cache, and no fp32 copy
+of all logits exists.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-ROWS = 256  # rows of logits handled at once
+ROWS = 256  # rows of logits in one chunk
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -26,13 +26,13 @@ class _CrossEntropy(torch.autograd.Function):
             target = targets[rows, None]
             chunk = logits[rows].to(wide)
             chunk = chunk - chunk.amax(-1, keepdim=True)
-            hit = chunk.gather(-1, target)
+            target_logit = chunk.gather(-1, target)
             exponentials = chunk.exp_()
             normaliser = exponentials.sum(-1, keepdim=True)
-            total += (normaliser.log() - hit).sum()
+            total += (normaliser.log() - target_logit).sum()
             if gradient is not None:
                 probs = exponentials.div_(normaliser)
-                probs.scatter_add_(-1, target, torch.full_like(hit, -1.0))
+                probs.scatter_add_(-1, target, torch.full_like(target_logit, -1.0))
                 gradient[rows] = probs.div_(len(logits))
         ctx.gradient = gradient
         return total / len(logits)

@@ -1,6 +1,6 @@
 """From logits to a token: repetition penalty, temperature, top-k, top-p, min-p. Pure functions.
 
-They apply in this order, each to the tokens that the one before it kept, as in most samplers.
+They apply in this order, each to the tokens that are left by those before it, as in most samplers.
 Sources: penalty, CTRL (arXiv 1909.05858, section 4.1); top-p, arXiv 1904.09751, section 3.1; min-p,
 arXiv 2407.01082, section 3.
 """
@@ -38,9 +38,9 @@ class Sampling:
             ("min_p", 0.0 <= self.min_p < 1.0, "at least 0, below 1"),
             ("repetition_penalty", 0.01 <= self.repetition_penalty <= 100.0, "0.01 to 100"),
         ]
-        for name, holds, meant in rules:
-            if not holds:
-                raise UserError(f"{name} is {getattr(self, name)}: it must be {meant}")
+        for name, is_valid, allowed in rules:
+            if not is_valid:
+                raise UserError(f"{name} is {getattr(self, name)}: it must be {allowed}")
 
 
 def probabilities(logits: Tensor, sampling: Sampling, occurred: Tensor | None = None) -> Tensor:
@@ -63,9 +63,11 @@ def probabilities(logits: Tensor, sampling: Sampling, occurred: Tensor | None = 
     if sampling.top_p < 1.0:
         ordered, order = logits.softmax(-1).sort(dim=-1, descending=True)
         # A token is kept if the probabilities before it sum to less than top_p.
-        beyond = ordered.cumsum(-1) - ordered >= sampling.top_p
-        beyond[:, 0] = False  # the first is kept, even if top_p rounds to 0 in fp32
-        logits = logits.masked_fill(torch.zeros_like(beyond).scatter(1, order, beyond), -torch.inf)
+        dropped = ordered.cumsum(-1) - ordered >= sampling.top_p
+        dropped[:, 0] = False  # the first is kept, even if top_p rounds to 0 in fp32
+        logits = logits.masked_fill(
+            torch.zeros_like(dropped).scatter(1, order, dropped), -torch.inf
+        )
     probs = logits.softmax(-1)
     if sampling.min_p > 0.0:
         probs = probs.masked_fill(probs < sampling.min_p * probs.amax(-1, keepdim=True), 0.0)
@@ -80,7 +82,7 @@ def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
     token without probability is never drawn.
     """
     sums = probs.to(uniforms.device, torch.float64).cumsum(-1)
-    # Less than the last sum, for any number that `uniform` returns: so a token is always found.
+    # `uniform` returns numbers below 1, so the target is below the last sum: a token always exists.
     target = uniforms[:, None] * sums[:, -1:]
     return torch.searchsorted(sums, target, right=True).squeeze(1)
 

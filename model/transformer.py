@@ -119,16 +119,16 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Pass x (B, T, D) through the layers."""
         at = torch.arange(x.shape[1], device=x.device) if positions is None else positions
-        computed: dict[tuple[Rope, int | None], Tensor] = {}  # layers of one kind share a rotation
+        computed: dict[tuple[Rope, int | None], Tensor] = {}  # equal layers share a rotation
 
         def rotation_for(rope: Rope, window: Window, sinks: int) -> Tensor:
-            last = None if window is None or not sinks else window + sinks
-            if (rope, last) not in computed:
-                seen_from = at if last is None else sink_view(at, window, sinks)
+            cache_size = None if window is None or not sinks else window + sinks
+            if (rope, cache_size) not in computed:
+                rotated_at = at if cache_size is None else sink_view(at, window, sinks)
                 head_dim = self.config.head_dim
                 assert head_dim is not None
-                computed[rope, last] = rotation(seen_from, head_dim, rope, x.dtype)
-            return computed[rope, last]
+                computed[rope, cache_size] = rotation(rotated_at, head_dim, rope, x.dtype)
+            return computed[rope, cache_size]
 
         for n, layer in enumerate(self.layers):
             attention: Attention = layer.attention  # type: ignore[assignment]

@@ -40,13 +40,14 @@ def visible(
     Tokens of document 0 (a sink token) are visible to every document. Integers give a bool; tensors
     broadcast to a bool tensor. Positions are 0 or more: callers mask empty slots.
     """
-    seen = j <= i
+    is_visible = j <= i
     if window is not None:
-        seen = seen & ((i - j < window) | (j < sinks))
+        is_visible = is_visible & ((i - j < window) | (j < sinks))
     if documents is not None:
         query_document, key_document = documents
-        seen = seen & ((query_document == key_document) | (key_document == 0))
-    return seen
+        same = (query_document == key_document) | (key_document == 0)
+        is_visible = is_visible & same
+    return is_visible
 
 
 def sink_view(positions: Any, window: Window, sinks: int) -> Any:

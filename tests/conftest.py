@@ -1,4 +1,4 @@
-"""Being here puts this folder on the path, so that every test can `import reference`."""
+"""Fixtures of all tests. pytest puts this folder on the path: every test can `import reference`."""
 
 import os
 import shutil
@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-# The tests' tensors are tiny: a second thread only waits, for minutes where the cores are shared.
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch, imported later, reads it; processes inherit
+# The tests' tensors are tiny, so a second thread makes them slower on shared cores.
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # read when torch is imported; inherited by child processes
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Keep the user's cache out of the tests: they share one of their own."""
+    """Set a cache folder that all tests share, in place of the user's."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BREEZE_CACHE", str(folder))
@@ -32,7 +34,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, text: Path, cache: Path) -> Path:
-    """A tiny run of ten steps that nobody disturbed. Not to be written to."""
+    """A tiny run of ten steps, not interrupted. Tests must not write to it."""
     import tiny
 
     run = tmp_path_factory.mktemp("finished") / "run"
@@ -42,5 +44,5 @@ def finished(tmp_path_factory: pytest.TempPathFactory, text: Path, cache: Path) 
 
 @pytest.fixture
 def run(tmp_path: Path, finished: Path) -> Path:
-    """A copy of the finished run, to damage."""
+    """A copy of the finished run, which a test may change."""
     return Path(shutil.copytree(finished, tmp_path / "run"))

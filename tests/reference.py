@@ -2,8 +2,8 @@
 
 Written from arXiv 2310.06825 (window), 2309.17453 (sinks), 2508.10925 (sink logits), 2104.09864
 (RoPE), 2306.15595 and 2309.00071 (RoPE scaling), 1910.07467 (RMSNorm) and 2002.05202 (SwiGLU), and
-not from the code under test. Everything is float64, one query at a time. autograd
-works, so that gradients can be compared as well.
+not from the code under test. Everything is float64, one query at a time. Autograd
+works, so that gradients can be compared too.
 
 Documents packed in a row are separate texts (`runs`); the oracle computes each alone.
 """
@@ -34,7 +34,7 @@ def visible(i: int, j: int, window: Window, sinks: int = 0) -> bool:
 
 
 def depends(windows: Sequence[Window], sinks: int, length: int) -> list[set[int]]:
-    """For each position, return those that can influence it through layers with these windows."""
+    """Return, for each position, the positions that can influence it through these layers."""
     sources = [{i} for i in range(length)]
     for window in windows:
         after = []
@@ -50,12 +50,12 @@ def depends(windows: Sequence[Window], sinks: int, length: int) -> list[set[int]
 
 def runs(documents: Sequence[int]) -> list[list[int]]:
     """Return the columns of each document, a run of equal numbers: 7 7 5 7 are three documents."""
-    found: list[list[int]] = []
+    columns: list[list[int]] = []
     for column, number in enumerate(documents):
         if column == 0 or number != documents[column - 1]:
-            found.append([])
-        found[-1].append(column)
-    return found
+            columns.append([])
+        columns[-1].append(column)
+    return columns
 
 
 def streamed(i: int, window: Window, sinks: int) -> list[int]:
@@ -98,23 +98,22 @@ def attention(
     documents: Tensor | None = None,
     sink_logits: Tensor | None = None,
 ) -> Tensor:
-    """Attention of q (B, H, T, Dh) over k, v (B, K, T, Dh); heads 0..H/K-1 share key head 0, ...
-
-    `q_sinks` (B, H, T, Dh) are the queries for keys at positions below `sinks`. `positions` and
-    `documents` are (B, T); by default 0..T-1 and one document. Document 0 is visible to all.
-    `sink_logits` are (H,).
-    """
+    """Return attention of q (B, H, T, Dh) over k, v (B, K, T, Dh). Heads 0..H/K-1 share key head 0,
+    and so on. `q_sinks` (B, H, T, Dh) are the queries for keys at positions below `sinks`.
+    `positions` and `documents` are (B, T); by default 0..T-1 and one document. Document 0 is
+    visible to all. `sink_logits` are (H,)."""
     batch, heads, length, _ = q.shape
     group = heads // k.shape[1]
     texts = []
     for b in range(batch):
-        at = list(range(length)) if positions is None else positions[b].tolist()
-        of = [1] * length if documents is None else documents[b].tolist()
+        position = list(range(length)) if positions is None else positions[b].tolist()
+        document = [1] * length if documents is None else documents[b].tolist()
         seen = [
             [
                 key
                 for key in range(length)
-                if of[key] in (of[query], 0) and visible(at[query], at[key], window, sinks)
+                if document[key] in (document[query], 0)
+                and visible(position[query], position[key], window, sinks)
             ]
             for query in range(length)
         ]
@@ -124,7 +123,7 @@ def attention(
             for t in range(length):
                 query = q[b, h, t].expand(len(seen[t]), -1)
                 if q_sinks is not None:
-                    is_sink = torch.tensor([[at[key] < sinks] for key in seen[t]])
+                    is_sink = torch.tensor([[position[key] < sinks] for key in seen[t]])
                     query = torch.where(is_sink, q_sinks[b, h, t], query)
                 keys, values = k[b, h // group][seen[t]], v[b, h // group][seen[t]]
                 logit = None if sink_logits is None else sink_logits[h]
@@ -145,7 +144,7 @@ class Rope(NamedTuple):
 
 @cache
 def speeds(size: int, rope: Rope) -> list[float]:
-    """Radians per position of each of the size / 2 pairs."""
+    """Return the radians per position of each of the size / 2 pairs."""
     theta, factor = rope.theta, rope.factor
     pairs = range(size // 2)
     plain = [theta ** (-2 * n / size) for n in pairs]
@@ -216,7 +215,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def swiglu(x: Tensor, w1: Tensor, w2: Tensor, w3: Tensor) -> Tensor:
-    """The feed-forward of one vector (D,)."""
+    """Return the feed-forward output of one vector (D,)."""
     gate = w1 @ x
     return w2 @ (gate / (1 + torch.exp(-gate)) * (w3 @ x))
 

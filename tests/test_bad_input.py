@@ -1,6 +1,6 @@
-"""What the user can do wrong: one line that names it and the remedy, exit code 2, nothing torn.
+"""Errors of the user: one line with cause and remedy, exit code 2, no torn file.
 
-`PYTHONPATH=. python tests/test_bad_input.py` prints what is said about each.
+`PYTHONPATH=. python tests/test_bad_input.py` prints the error of each case.
 """
 
 import errno
@@ -22,16 +22,16 @@ from tiny import last, leftovers, saved, words
 import train
 from scripts import evaluate, sample
 
-Case = Callable[[Path, Path], int]  # (a folder of one's own, the text) -> exit code
+Case = Callable[[Path, Path], int]  # (an empty folder, the text) -> exit code
 
 
-def given(*more: str) -> Case:
+def started(*more: str) -> Case:
     """A tiny run with overrides."""
     return lambda folder, text: tiny.start(folder / "run", text, *more)
 
 
 def config(content: str | bytes) -> Case:
-    """A config file with this in it."""
+    """A run from a config file with this content."""
 
     def case(folder: Path, text: Path) -> int:
         path = folder / "mine.yaml"
@@ -41,8 +41,8 @@ def config(content: str | bytes) -> Case:
     return case
 
 
-def of_text(content: bytes | None, *more: str, name: str = "t.txt") -> Case:
-    """A tiny run on a text file with this in it; None: no such file."""
+def on_text(content: bytes | None, *more: str, name: str = "t.txt") -> Case:
+    """A tiny run on a text file with this content; None: there is no file."""
 
     def case(folder: Path, text: Path) -> int:
         path = folder / name
@@ -53,8 +53,8 @@ def of_text(content: bytes | None, *more: str, name: str = "t.txt") -> Case:
     return case
 
 
-def of_place(make: Callable[[Path], Any]) -> Case:
-    """A tiny run on something else than a file."""
+def on_place(make: Callable[[Path], Any]) -> Case:
+    """A tiny run whose data.path is something else than a file."""
 
     def case(folder: Path, text: Path) -> int:
         make(folder / "place")
@@ -68,8 +68,8 @@ def folder_without_text(path: Path) -> None:
     (path / "picture.png").write_bytes(b"\x89PNG")
 
 
-def asked(*more: str) -> Case:
-    """scripts.sample of a trained run."""
+def sampled(*more: str) -> Case:
+    """`scripts.sample` on a trained run."""
     return lambda folder, text: sample.main([str(folder / "run"), "--prompt", "a", *more])
 
 
@@ -78,7 +78,7 @@ def scored(*more: str) -> Case:
 
 
 def damaged(damage: Callable[[Path], Any], every: bool = True) -> Case:
-    """scripts.sample of a run whose checkpoints, or whose last, were damaged."""
+    """`scripts.sample` on a run whose checkpoints, or whose last one, were damaged."""
 
     def case(folder: Path, text: Path) -> int:
         names = saved(folder / "run") if every else saved(folder / "run")[-1:]
@@ -101,12 +101,12 @@ def flip(path: Path) -> None:
 
 
 def changed(*more: str) -> Case:
-    """--resume of a trained run with other settings."""
+    """`--resume` of a trained run with other settings."""
     return lambda folder, text: tiny.resume(folder / "run", text, *more)
 
 
 def another_text(folder: Path, text: Path) -> int:
-    """The end alone differs: the tokenizer, of the training part, stays the same."""
+    """Only the end differs: the tokenizer, trained on the training part, stays the same."""
     path = folder / "other.txt"
     path.write_text(text.read_text()[:-40] + "the the the the the the the the the the ")
     return tiny.resume(folder / "run", path)
@@ -154,34 +154,34 @@ def prompt_file(content: bytes) -> Case:
 
 
 CASES: dict[str, tuple[Case, str]] = {
-    "unknown key": (given("train.learning_rate=1"), "train.learning_rate is unknown"),
-    "misspelt key": (given("model.slidng_window=8"), "did you mean model.sliding_window"),
+    "unknown key": (started("train.learning_rate=1"), "train.learning_rate is unknown"),
+    "misspelt key": (started("model.slidng_window=8"), "did you mean model.sliding_window"),
     "duplicate key": (config("seed: 1\nseed: 2\n"), "line 2: seed is given twice"),
-    "wrong type": (given("train.max_steps=many"), 'max_steps is "many", a whole number'),
-    "a float for a whole number": (given("train.max_steps=1.5"), "train.max_steps is 1.5"),
-    "heads that do not divide": (given("model.n_kv_heads=3"), "n_kv_heads"),
-    "sliding_window 0": (given("model.sliding_window=0"), "sliding_window"),
-    "warm-up too long": (given("train.warmup_steps=10"), "must end before train.max_steps"),
+    "wrong type": (started("train.max_steps=many"), 'max_steps is "many", a whole number'),
+    "a float for a whole number": (started("train.max_steps=1.5"), "train.max_steps is 1.5"),
+    "heads that do not divide": (started("model.n_kv_heads=3"), "n_kv_heads"),
+    "sliding_window 0": (started("model.sliding_window=0"), "sliding_window"),
+    "warm-up too long": (started("train.warmup_steps=10"), "must end before train.max_steps"),
     "a tab in YAML": (config("model:\n\tdim: 3\n"), "line 2: not YAML"),
     "no such config": (lambda f, t: train.main([str(f / "x.yaml")]), "no such file"),
     "config of bytes": (config(b"\xff\xfe\x00"), "not UTF-8 text"),
-    "empty corpus": (of_text(b""), "holds no text"),
-    "corpus below a window": (
-        of_text(b"To be, or not to be."), "one sequence needs data.seq_len .+ 1 = 33"
+    "empty corpus": (on_text(b""), "holds no text"),
+    "corpus shorter than a sequence": (
+        on_text(b"To be, or not to be."), "one sequence needs data.seq_len .+ 1 = 33"
     ),
-    "corpus too short to split": (of_text(b"ab"), "leaves nothing for val"),
-    "one document, split document": (given("data.split=document"), "data.split=tail holds out"),
-    "no such text": (of_text(None), "t.txt does not exist"),
-    "no path": (given("data.path=null"), "needs data.path"),
-    "not UTF-8": (of_text(b"caf\xe9 " * 99), r"is not UTF-8 \(byte 3\)"),
-    "folder without text": (of_place(folder_without_text), r"is an image \(PNG\), not text"),
-    "a pipe for a text": (of_place(os.mkfifo), "is not a regular file"),
+    "corpus too short to split": (on_text(b"ab"), "leaves nothing for val"),
+    "one document, split document": (started("data.split=document"), "data.split=tail holds out"),
+    "no such text": (on_text(None), "t.txt does not exist"),
+    "no path": (started("data.path=null"), "needs data.path"),
+    "not UTF-8": (on_text(b"caf\xe9 " * 99), r"is not UTF-8 \(byte 3\)"),
+    "folder without text": (on_place(folder_without_text), r"is an image \(PNG\), not text"),
+    "a pipe for a text": (on_place(os.mkfifo), "is not a regular file"),
     "broken table": (
-        of_text(b'{"text": "a"\n', name="t.jsonl"), r"not JSON \(1 of 1 rows"
+        on_text(b'{"text": "a"\n', name="t.jsonl"), r"not JSON \(1 of 1 rows"
     ),
-    "vocabulary too small": (given("tokenizer.vocab_size=99"), "the smallest possible is"),
+    "vocabulary too small": (started("tokenizer.vocab_size=99"), "the smallest possible is"),
     "run_dir is a file": (file_as_folder, "run_dir="),
-    "a run is there": (given(), "already holds a run"),
+    "a run is there": (started(), "already holds a run"),
     "no such run": (lambda f, t: sample.main([str(f / "nowhere")]), "there is no run"),
     "run without checkpoints": (lambda f, t: sample.main([str(f)]), "has no checkpoints yet"),
     "checkpoint missing": (
@@ -201,14 +201,14 @@ CASES: dict[str, tuple[Case, str]] = {
     "resume, other tokenizer": (another_tokenizer, "the tokenizer is not the one"),
     "resume, other data": (another_text, "the text is not the one it was trained on"),
     "resume, other optimizer": (changed("train.optimizer=adamw"), "optimizer was muon and is now"),
-    "temperature -1": (asked("--temperature", "-1"), "temperature is -1"),
-    "temperature nan": (asked("--temperature", "nan"), "temperature is nan"),
-    "top_p 0": (asked("--top-p", "0"), "top_p is 0"),
-    "top_p 1.5": (asked("--top-p", "1.5"), "top_p is 1.5"),
-    "top_k 0": (asked("--top-k", "0"), "top_k is 0"),
-    "max-tokens 0": (asked("--max-tokens", "0"), "--max-tokens"),
-    "seed -1": (asked("--seed", "-1"), "--seed 0 or more"),
-    "prompt twice": (asked("--prompt-file", "x"), "not both"),
+    "temperature -1": (sampled("--temperature", "-1"), "temperature is -1"),
+    "temperature nan": (sampled("--temperature", "nan"), "temperature is nan"),
+    "top_p 0": (sampled("--top-p", "0"), "top_p is 0"),
+    "top_p 1.5": (sampled("--top-p", "1.5"), "top_p is 1.5"),
+    "top_k 0": (sampled("--top-k", "0"), "top_k is 0"),
+    "max-tokens 0": (sampled("--max-tokens", "0"), "--max-tokens"),
+    "seed -1": (sampled("--seed", "-1"), "--seed 0 or more"),
+    "prompt twice": (sampled("--prompt-file", "x"), "not both"),
     "prompt file not UTF-8": (prompt_file(b"ab\xff"), r"is not UTF-8 \(byte 2\)"),
     "window 0": (scored("--window", "0"), "--window 0"),
     "window of letters": (scored("--window", "wide"), "--window wide"),
@@ -222,14 +222,14 @@ NEEDS_RUN = {name for name, (case, _) in CASES.items() if name.startswith((
 ))} - {"checkpoint missing"}  # fmt: skip
 
 
-def refused(said: str) -> str:
-    """The one line of refusal; anything before it must be a note or progress."""
-    assert "Traceback" not in said, said
-    lines = said.splitlines()
+def refused(printed: str) -> str:
+    """Return the line of the error; only notes and progress may stand before it."""
+    assert "Traceback" not in printed, printed
+    lines = printed.splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
-    assert len(errors) == 1 and lines[-1] == errors[0], said
+    assert len(errors) == 1 and lines[-1] == errors[0], printed
     before = ("note: ", "skipped: ", "training the tokenizer", "tokenizing", "tokens: ", "")
-    assert all(line.startswith(before) for line in lines), said
+    assert all(line.startswith(before) for line in lines), printed
     return errors[0]
 
 
@@ -238,7 +238,7 @@ def test_refused_in_one_line(
     name: str, tmp_path: Path, finished: Path, text: Path, cache: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """A traceback, which helps nobody but us; a wrong run that starts; a file left in halves."""
+    """A traceback would not help the user; a wrong run could start; a file could be left torn."""
     case, expected = CASES[name]
     if name in NEEDS_RUN:
         shutil.copytree(finished, tmp_path / "run")
@@ -251,8 +251,8 @@ def test_refused_in_one_line(
     assert ".safetensors" not in new
 
 
-def test_all_mistakes_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Mistakes told one by one take as many starts as there are mistakes."""
+def test_all_errors_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With one error at a time, a user would need as many starts as there are errors."""
     words = ["train.lr=-1", "model.dims=3", "data.seq_len=x"]
     assert train.main([tiny.QUICKSTART, *words, f"run_dir={tmp_path / 'run'}"]) == 2
     line = refused(capsys.readouterr().err)
@@ -260,11 +260,11 @@ def test_all_mistakes_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is refused elsewhere")
-def test_a_device_that_is_not_there(
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_a_device_that_does_not_exist(
     tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Torch's own answer is a traceback of 20 lines."""
+    """torch would answer with a traceback of 20 lines."""
     assert tiny.start(tmp_path / "run", text, "train.device=cuda") == 2
     assert "train.device is cuda" in refused(capsys.readouterr().err)
 
@@ -283,7 +283,7 @@ def test_no_permission(tmp_path: Path, text: Path, capsys: pytest.CaptureFixture
 def test_no_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A corpus that cannot be fetched: it is said what to do, and nothing is left."""
+    """If a corpus cannot be downloaded, the error says what to do, and no file is left."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
@@ -294,8 +294,8 @@ def test_no_network(
     monkeypatch.setenv("BREEZE_CACHE", str(tmp_path / "cache"))
     run_dir = f"run_dir={tmp_path / 'run'}"
     assert train.main([tiny.QUICKSTART, "data.source=shakespeare", run_dir]) == 2
-    said = capsys.readouterr().err.replace("downloading the", "note: downloading the")
-    line = refused(said)
+    printed = capsys.readouterr().err.replace("downloading the", "note: downloading the")
+    line = refused(printed)
     assert "Check the network" in line and "data.source=files data.path=FILE" in line
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
@@ -305,7 +305,7 @@ def test_no_network(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of a megabyte: one that is really full answers in its own ways."""
+    """A disk of a megabyte, which really becomes full."""
     folder = tmp_path / "disk"
     folder.mkdir()
     done = subprocess.run(
@@ -317,11 +317,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_really_full_disk(
+def test_a_full_disk(
     small_disk: Path, text: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The run ends in a line, what was saved is valid, and with more space it goes on to the same
-    bytes as if nothing had been."""
+    """The run ends in one line and the saved checkpoint is valid. With more space, a resumed run
+    ends with the same bytes as an uninterrupted one."""
     size = last(finished).stat().st_size
     (small_disk / "ballast").write_bytes(bytes(2**20 - size * 3 // 2))
     run = small_disk / "run"
@@ -341,7 +341,7 @@ def test_the_disk_refuses(
     tmp_path: Path, text: Path, finished: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], call: str, number: int,
 ) -> None:  # fmt: skip
-    """The same for a disk that breaks at the second checkpoint, wherever one cannot mount."""
+    """The same for errors of the disk at the second checkpoint, on machines without `mount`."""
     original = getattr(os, call)
 
     def refuse(*arguments: Any) -> Any:
@@ -363,29 +363,29 @@ def test_the_disk_refuses(
     assert last(run).name == last(finished).name
 
 
-# ------------------------------------------------------------------- strange but allowed
+# ------------------------------------------------------------------- unusual but allowed
 
 
 def test_a_prompt_of_broken_bytes_in_the_config(tmp_path: Path, text: Path) -> None:
-    """It comes back from the shell as a lone surrogate, which no file in UTF-8 can hold."""
+    """The shell passes such a prompt as a lone surrogate, which a UTF-8 file cannot hold."""
     assert tiny.start(tmp_path / "run", text, "sample.prompt=caf\udce9", "train.max_steps=4") == 0
     assert "caf\ufffd" in (tmp_path / "run/samples.txt").read_text(encoding="utf-8")
     assert tiny.resume(tmp_path / "run", text, "sample.prompt=caf\udce9", "train.max_steps=4") == 0
 
 
-def test_what_changes_without_harm_is_noted(
+def test_allowed_changes_are_noted(
     run: Path, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A setting or a seed that changes in silence: nobody knows later how the model was made."""
+    """A setting or seed could change without a note: the model could not be reproduced."""
     assert tiny.resume(run, text, "seed=3", "train.lr=0.01", "train.max_steps=11") == 0
-    said = capsys.readouterr().err
-    assert "note: seed was 0 and is now 3" in said
-    assert "note: train.lr was 0.02 and is now 0.01" in said
+    printed = capsys.readouterr().err
+    assert "note: seed was 0 and is now 3" in printed
+    assert "note: train.lr was 0.02 and is now 0.01" in printed
     assert tiny.step_of(last(run).name) == 11
 
 
 def test_a_moved_text_is_the_same_text(run: Path, text: Path, tmp_path: Path) -> None:
-    """The content is compared, not the place."""
+    """The content of the text is compared, not its path."""
     moved = tmp_path / "elsewhere" / text.name
     moved.parent.mkdir()
     shutil.copy(text, moved)
@@ -393,10 +393,10 @@ def test_a_moved_text_is_the_same_text(run: Path, text: Path, tmp_path: Path) ->
     assert tiny.resume(run, moved) == 0 and saved(run) == before
 
 
-def test_resume_goes_round_the_damage_and_heals_it(
+def test_resume_replaces_a_damaged_checkpoint(
     run: Path, finished: Path, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The last checkpoint is damaged: named, passed over, and in the end made again."""
+    """A damaged last checkpoint is reported, skipped, and written again by the resumed run."""
     cut(last(run))
     assert tiny.resume(run, text) == 0
     assert f"skipped: {last(run)} is damaged" in capsys.readouterr().err
@@ -404,7 +404,7 @@ def test_resume_goes_round_the_damage_and_heals_it(
 
 
 def table() -> None:
-    """Print what is said about each mistake."""
+    """Print the error of each case."""
     import contextlib
     import io
     import tempfile
@@ -421,10 +421,10 @@ def table() -> None:
             folder.mkdir()
             if kind in NEEDS_RUN:
                 shutil.copytree(finished, folder / "run")
-            said = io.StringIO()
-            with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            printed = io.StringIO()
+            with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(io.StringIO()):
                 case(folder, text)
-            line = said.getvalue().splitlines()[-1]
+            line = printed.getvalue().splitlines()[-1]
             print(f"{kind} -> {line.replace(str(folder), 'DIR').replace(name, 'DIR')}")
 
 

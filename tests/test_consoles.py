@@ -18,7 +18,7 @@ CONSOLES = {
 
 
 def call(console: str, *line: str) -> str:
-    """Run a command on a console that is a pipe; return what it printed."""
+    """Run a command whose console is a pipe; return what it printed."""
     variables = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG"))}
     done = subprocess.run(
         [sys.executable, *line], cwd=ROOT, env=variables | CONSOLES[console], capture_output=True
@@ -29,7 +29,7 @@ def call(console: str, *line: str) -> str:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A text of many scripts, in a folder whose name is not UTF-8."""
+    """A text in several scripts, in a folder whose name is not UTF-8."""
     folder = tmp_path_factory.mktemp("consoles") / "caf\udce9-鏡"
     folder.mkdir()
     path = folder / "Größe.txt"
@@ -38,8 +38,8 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("console", CONSOLES)
-def test_every_command_ends_well(console: str, text: Path, tmp_path: Path) -> None:
-    """A traceback after the last step, because the model wrote a character of its text."""
+def test_every_command_prints_replacements(console: str, text: Path, tmp_path: Path) -> None:
+    """A command could end in a traceback, because the model generated a character of its text."""
     run = tmp_path / "鏡"  # safetensors cannot open a file below a folder whose name is not UTF-8
     assert "?" in call(console, "train.py", *words(run, text, "sample.prompt=Größe"))
     assert last(run).is_file()

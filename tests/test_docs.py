@@ -1,4 +1,4 @@
-"""docs/ is a promise as the README is: links lead somewhere, commands and settings exist."""
+"""Links, files, commands and settings in docs/ exist."""
 
 import importlib
 import re
@@ -15,7 +15,7 @@ TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
 
 
 def commands(text: str) -> list[str]:
-    """The lines of every block of shell commands."""
+    """Return the lines of every block of shell commands."""
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line]
 
@@ -24,14 +24,14 @@ COMMANDS = sorted({line for text in TEXTS.values() for line in commands(text)})
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", TEXTS)
-def test_links_lead_somewhere(page: str) -> None:
-    """A page or a heading that was renamed."""
+def test_links_exist(page: str) -> None:
+    """A page or a heading could have been renamed."""
     for target in re.findall(r"\]\(([^)]+)\)", TEXTS[page]):
         name, _, anchor = target.partition("#")
         if "://" in target:
@@ -43,14 +43,14 @@ def test_links_lead_somewhere(page: str) -> None:
 
 @pytest.mark.parametrize("page", TEXTS)
 def test_files_exist(page: str) -> None:
-    """A file that was moved or renamed. NAME stands for a file that a reader will write."""
+    """A file could have been moved or renamed. NAME stands for a file that a reader will write."""
     for name in re.findall(r"`([\w./-]+\.(?:py|yaml))`", TEXTS[page]):
         found = (ROOT / name).exists() or (ROOT / "configs" / name).exists()
         assert found or "NAME" in name, name
 
 
 def options_of(module: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
-    """The options that `--help` of a command lists."""
+    """Return the options that `--help` of a command lists."""
     with pytest.raises(SystemExit):
         importlib.import_module(module).main(["--help"])
     return set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out))
@@ -58,7 +58,7 @@ def options_of(module: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_exist(line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A command, an option or a setting that was renamed. No command is run."""
+    """A command, an option or a setting could have been renamed. No command is run."""
     words = shlex.split(line)
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)

@@ -9,18 +9,18 @@ import pytest
 from errors import ArgumentParser, UserError, command, fields_named
 
 
-def test_about_replaces_the_field_or_stands_in_front() -> None:
-    """A message that names an argument which the user never wrote."""
+def test_renamed_replaces_the_field_or_puts_the_name_in_front() -> None:
+    """A message could name an argument that the user did not write."""
     named = UserError("path is empty: give a file", field="path")
     other = UserError("a.txt does not exist: check the name", field="path")
-    assert str(named.about("--file")) == "--file is empty: give a file"
-    assert str(other.about("--file")) == "--file: a.txt does not exist: check the name"
-    assert str(UserError("paths differ", field="path").about("x")) == "x: paths differ"
-    assert named.about("--file").field is None
+    assert str(named.renamed("--file")) == "--file is empty: give a file"
+    assert str(other.renamed("--file")) == "--file: a.txt does not exist: check the name"
+    assert str(UserError("paths differ", field="path").renamed("x")) == "x: paths differ"
+    assert named.renamed("--file").field is None
 
 
 def test_fields_are_named_once_by_the_nearest_caller() -> None:
-    """`--file: data.path: ...`, if two callers name the same field."""
+    """Two callers that name the same field could both add their name: `--file: data.path: ...`."""
 
     def raised(error: UserError) -> str:
         with (
@@ -37,7 +37,7 @@ def test_fields_are_named_once_by_the_nearest_caller() -> None:
 
 
 def test_options_and_words_in_any_order() -> None:
-    """`train.py --resume key=value`, refused because an option stands before a word."""
+    """`train.py --resume key=value` could be refused, because an option stands before a word."""
     parser = ArgumentParser(prog="x")
     parser.add_argument("words", nargs="*")
     parser.add_argument("--resume", action="store_true")
@@ -61,7 +61,7 @@ def test_options_and_words_in_any_order() -> None:
     ],
 )
 def test_a_wrong_command_line_is_one_line(line: str, message: str) -> None:
-    """A page of usage in which the error is the last line."""
+    """The user would get a page of usage, with the error in its last line."""
     parser = ArgumentParser(prog="x")
     parser.add_argument("run", nargs="?")
     parser.add_argument("--steps", type=int)
@@ -71,7 +71,7 @@ def test_a_wrong_command_line_is_one_line(line: str, message: str) -> None:
 
 
 def test_advice_on_an_unknown_option() -> None:
-    """An option of another program, answered without the right spelling."""
+    """An option of another program could be refused without the right spelling."""
     parser = ArgumentParser(prog="x")
     parser.advise = lambda option: f"write {option.strip('-')}"
     with pytest.raises(UserError, match=r"^--lr=1 is unknown: write lr=1; see x --help$"):
@@ -88,10 +88,10 @@ def test_advice_on_an_unknown_option() -> None:
         (errno.EIO, "check the disk"),
     ],
 )
-def test_refusals_of_the_system_have_their_own_remedy(
+def test_each_error_of_the_system_has_its_own_remedy(
     number: int, remedy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`Permission denied: free what is missing`."""
+    """A remedy could fit another error: `Permission denied: free some space`."""
 
     @command
     def main(argv: Sequence[str] | None = None) -> int:
@@ -105,7 +105,7 @@ def test_refusals_of_the_system_have_their_own_remedy(
 
 
 def test_other_errors_keep_their_traceback() -> None:
-    """A bug of ours, reported as an error of the user."""
+    """A bug of ours could be reported as an error of the user."""
 
     @command
     def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Who may know whom: ARCHITECTURE.md, section 1, held by walking the imports."""
+"""The order of imports in docs/CONTRIBUTING.md ("Where things are"), checked in every file."""
 
 import ast
 import subprocess
@@ -39,13 +39,13 @@ NARROW = {
     ("configs", "model"): {"model.config"},  # the rest imports torch, which takes seconds
     ("configs", "data"): {"data.choices"},
     ("configs", "training"): {"training.choices"},
-    ("inference", "data"): {"data.tokenizer"},  # it prepares no text
-    ("inference", "training"): {"training.checkpoint", "training.device"},  # and has no optimizer
+    ("inference", "data"): {"data.tokenizer"},  # inference prepares no text
+    ("inference", "training"): {"training.checkpoint", "training.device"},  # and needs no optimizer
 }
 
 
 def imports(path: Path) -> set[str]:
-    """Full names of all that a file imports, in whatever function it does so."""
+    """Return the full names of all imports of a file, inside functions too."""
     found = set()
     for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -57,18 +57,18 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def of_the_house(path: Path) -> set[str]:
-    """The rooms and root files among them, by their first name."""
-    house = {*ROOMS, "tests", *(p.stem for p in ROOT.glob("*.py"))}
-    return {name.split(".")[0] for name in imports(path)} & house
+def own_imports(path: Path) -> set[str]:
+    """Return the rooms and root files that a file imports, each by the first part of its name."""
+    rooms = {*ROOMS, "tests", *(p.stem for p in ROOT.glob("*.py"))}
+    return {name.split(".")[0] for name in imports(path)} & rooms
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_rooms_import_only_what_they_may(path: Path) -> None:
-    """A room that cannot be read, tested or replaced without another."""
+    """A room could not be read, tested or replaced without another."""
     room = path.parts[0]
     own = {room} - {"scripts"}  # commands do not import commands
-    assert of_the_house(path) - own <= ALLOWED[room]
+    assert own_imports(path) - own <= ALLOWED[room]
     for (importing, imported), modules in NARROW.items():
         if room == importing:
             found = {name for name in imports(path) if name.split(".")[0] == imported}
@@ -76,15 +76,17 @@ def test_rooms_import_only_what_they_may(path: Path) -> None:
                        for name in found), found  # fmt: skip
 
 
-def test_the_walk_sees_what_is_there() -> None:
-    """A walk that finds nothing would pass every rule."""
+def test_the_walk_finds_imports() -> None:
+    """A walk that finds no import would pass every rule."""
     assert "model.kernels.attend" in imports(Path("model/attention.py"))
-    assert of_the_house(Path("configs/load.py")) >= {"configs", "errors"}
+    assert own_imports(Path("configs/load.py")) >= {"configs", "errors"}
     assert {path.parts[0] for path in FILES} >= {*ROOMS, "train.py", "errors.py", "storage.py"}
 
 
-@pytest.mark.parametrize("modules", ["configs.load, scripts.plan", "model, model.cost, errors"])
+@pytest.mark.parametrize(
+    "modules", ["configs.load, scripts.plan, train", "model, model.cost, errors"]
+)
 def test_reading_a_config_does_not_import_torch(modules: str) -> None:
-    """`plan`, `--help` and a config's error would take seconds to say a word."""
+    """`plan`, `--help` and errors in a config would take seconds."""
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -1,4 +1,4 @@
-"""The README is a promise: its commands run as printed, here on a tiny twin of the repository."""
+"""The commands of the README run as printed, here on a small copy of the repository."""
 
 import os
 import re
@@ -12,6 +12,7 @@ import pytest
 from configs.load import load_config, to_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("checks", "configs", "data", "experiments", "inference", "model", "scripts", "training")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
     line
@@ -36,17 +37,8 @@ def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in ROOT.iterdir():
         if path.is_file():
             shutil.copy(path, folder)
-    for name in (
-        "model",
-        "checks",
-        "data",
-        "training",
-        "configs",
-        "inference",
-        "experiments",
-        "scripts",
-    ):
-        ignored = shutil.ignore_patterns("__pycache__")
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in ROOMS:
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for path in (folder / "configs").glob("*.yaml"):
         config = load_config(path, [*TINY, "run_dir=null"])
@@ -55,13 +47,13 @@ def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
-    (folder / ".venv" / "core").touch()  # `make` sees that nothing is to be installed
+    (folder / ".venv" / "core").touch()  # `make` then installs nothing
     return folder
 
 
 @pytest.mark.slow
 def test_commands_run_as_printed(twin: Path) -> None:
-    """A command in the README that is misspelt, out of date or out of order would fail here."""
+    """A command in the README could be misspelt, out of date or out of order."""
     assert len(COMMANDS) >= 8 and COMMANDS[0] == "make train"
     environment = os.environ | {
         "BREEZE_CACHE": str(twin / "cache"),
@@ -76,7 +68,7 @@ def test_commands_run_as_printed(twin: Path) -> None:
 
 
 def test_python_example_runs() -> None:
-    """The snippet that shows the model from Python would not run."""
+    """The Python example could fail."""
     (snippet,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     namespace: dict[str, object] = {}
     exec(snippet, namespace)
@@ -84,7 +76,7 @@ def test_python_example_runs() -> None:
 
 
 def test_paths_exist() -> None:
-    """The map or a table would name a file that is not there."""
+    """The map or a table could name a file that does not exist."""
     names = set(re.findall(r"`((?:configs/)?[\w-]+\.(?:yaml|py))`", README)) - {"config.yaml"}
     assert names
     for name in names:

@@ -1,4 +1,4 @@
-"""Sizes: a file is one room, a function fits a screen."""
+"""The size of files and functions, and the docstrings of public functions."""
 
 import ast
 from pathlib import Path
@@ -16,7 +16,7 @@ FILE_LINES, FUNCTION_LINES = 350, 40
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_are_short(path: Path) -> None:
-    """A file that nobody reads to its end; a function that does not fit a screen."""
+    """A file could be too long to read, a function too long for a screen."""
     source = path.read_text(encoding="utf-8")
     assert source.count("\n") <= FILE_LINES
     for node in ast.walk(ast.parse(source)):
@@ -26,8 +26,8 @@ def test_files_and_functions_are_short(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_public_functions_say_what_they_do(path: Path) -> None:
-    """A function that other rooms call without a word on what it returns and raises."""
+def test_public_functions_have_docstrings(path: Path) -> None:
+    """A function of other rooms could lack a word on what it returns and raises."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             described = any(ast.unparse(d).startswith("check(") for d in node.decorator_list)

@@ -1,4 +1,4 @@
-"""Training from end to end: what is interrupted ends with the same bytes as what is not."""
+"""Training from end to end: an interrupted run ends with the same bytes as an uninterrupted one."""
 
 import hashlib
 import json
@@ -18,7 +18,20 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import QUICKSTART, ROOT, last, leftovers, measured, resume, saved, start, step_of, words
+from safetensors.torch import load_file
+from tiny import (
+    QUICKSTART,
+    ROOT,
+    english,
+    last,
+    leftovers,
+    measured,
+    resume,
+    saved,
+    start,
+    step_of,
+    words,
+)
 
 import train
 from configs.load import load_config
@@ -45,7 +58,7 @@ VARIANTS = {
 
 
 def signal_at(patch: pytest.MonkeyPatch, step: int, number: int) -> None:
-    """Send this process a real signal in the middle of update `step` (from 1)."""
+    """Send this process a signal in the middle of update `step` (from 1)."""
 
     def train_step(run: TrainingRun, *rest: Any) -> tuple[float, float]:
         if run.step + 1 == step:
@@ -59,13 +72,13 @@ def signal_at(patch: pytest.MonkeyPatch, step: int, number: int) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_interrupted_is_bit_equal_to_undisturbed(
+def test_interrupted_is_bit_equal_to_uninterrupted(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, variant: str
 ) -> None:
-    """A moment, a step or a batch that is restored wrongly: other weights after the interruption.
+    """A moment, a step or a batch could be restored wrongly and change the weights.
 
-    Twice interrupted, at steps that are neither evaluated nor saved. The names of the checkpoints
-    carry SHA-256, so equal names are equal bytes; metrics and samples must agree as well."""
+    The run is interrupted twice, at steps that are neither evaluated nor saved. The names of
+    checkpoints carry SHA-256, so equal names are equal bytes. Metrics and samples must be equal."""
     more = VARIANTS[variant]
     assert start(tmp_path / "whole", text, *more) == 0
     parts = tmp_path / "parts"
@@ -86,14 +99,14 @@ def test_interrupted_is_bit_equal_to_undisturbed(
 
 
 def test_the_name_is_the_hash_of_every_byte(finished: Path) -> None:
-    """A name that says nothing of the content makes all comparisons of names worthless."""
+    """Names are compared in place of contents, so a name must depend on every byte."""
     for name in saved(finished):
         content = (finished / "checkpoints" / name).read_bytes()
         assert name.split("-")[2].split(".")[0] == hashlib.sha256(content).hexdigest()[:16]
 
 
 def test_another_seed_gives_other_bytes(finished: Path, tmp_path: Path, text: Path) -> None:
-    """If all runs were alike, comparing them would prove nothing."""
+    """If all runs were equal, the comparison of runs would show nothing."""
     assert start(tmp_path / "other", text, "seed=1") == 0
     assert last(tmp_path / "other").name != last(finished).name
 
@@ -115,9 +128,9 @@ LONG = ["train.max_steps=100", "train.save_interval=5", "train.eval_interval=50"
 def test_real_kills_and_signals_of_the_real_command(
     tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """kill -9, Ctrl-C and SIGTERM at whatever point they meet the process; a second trainer.
+    """kill -9, Ctrl-C and SIGTERM at any point of the process; a second process in the same folder.
 
-    A lost run is the worst that can happen to the user; the exit codes are what scripts go by."""
+    No run may be lost. Scripts depend on the exit codes."""
     assert start(tmp_path / "whole", text, *LONG) == 0
     run = tmp_path / "killed"
     capsys.readouterr()
@@ -139,16 +152,18 @@ def test_real_kills_and_signals_of_the_real_command(
         following = step_of(saved(run)[-1]) // 5 * 5 + 10
         wait_for(run, f"checkpoints/step-{following:08}-*", process)
         if number == signal.SIGINT:
-            process.send_signal(signal.SIGSTOP)  # so that it cannot end while the second one tries
+            process.send_signal(
+                signal.SIGSTOP
+            )  # so that it cannot end before the second one starts
             assert resume(run, text, *LONG) == 2
             line = capsys.readouterr().err.splitlines()[-1]
-            assert line.startswith(f"error: another process is training in {run}")
+            assert line.startswith(f"error: run_dir: another process works in {run}")
             process.send_signal(signal.SIGCONT)
         process.send_signal(number)
-        _, said = process.communicate()
-        assert process.returncode == 128 + number, said
-        assert "--resume" in said and str(last(run)) in said and "Traceback" not in said
-        assert signal.Signals(number).name in said
+        _, printed = process.communicate()
+        assert process.returncode == 128 + number, printed
+        assert "--resume" in printed and str(last(run)) in printed and "Traceback" not in printed
+        assert signal.Signals(number).name in printed
 
     assert resume(run, text, *LONG) == 0
     assert last(run).name == last(tmp_path / "whole").name
@@ -162,7 +177,7 @@ SHORT = ["train.max_steps=5", "train.warmup_steps=1", "train.save_interval=1",
 
 
 def _killed_at(line: list[str], number: int) -> None:
-    """In a process of its own: train, and be killed just before disk operation `number`."""
+    """Train in this child process, and kill it just before disk operation `number`."""
     torch.set_num_threads(1)
     sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     done = 0
@@ -189,7 +204,7 @@ def _kill_at_every_operation(
     numbers: list[int] | None,
     more: list[str] = SHORT,
 ) -> None:
-    """Kill a run before its first disk operation, the second ..., and resume each to the end."""
+    """Kill a run before its first disk operation, its second and so on; resume each to the end."""
     start(tmp_path / "whole", text, *more)
     patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")  # for the server
     context = multiprocessing.get_context("forkserver")  # each child finds torch imported
@@ -211,14 +226,14 @@ def _kill_at_every_operation(
         assert (run / "samples.txt").read_bytes() == (tmp_path / "whole/samples.txt").read_bytes()
         assert not leftovers(run)
         shutil.rmtree(run)
-    assert kills and torn  # some were killed with a file half written
+    assert kills and torn  # some kills left a torn file
 
 
 def test_killed_around_a_save(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An order of writing in which some kill leaves no valid checkpoint, or half of one.
+    """A kill could leave no valid checkpoint, or a torn one.
 
-    Operations 1 to 6 write config.yaml and tokenizer.model; then each save syncs the file, gives it
-    its name and syncs the folder, and from the third on one is deleted."""
+    Operations 1 to 6 write config.yaml and tokenizer.model. Then each save syncs the file, renames
+    it and syncs the folder; from the third save on, a checkpoint is deleted."""
     _kill_at_every_operation(tmp_path, text, monkeypatch, [2, 7, 8, 9, 14, 15, 16, 17])
 
 
@@ -226,13 +241,13 @@ def test_killed_around_a_save(tmp_path: Path, text: Path, monkeypatch: pytest.Mo
 def test_killed_at_every_disk_operation(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same without gaps."""
+    """The same for every disk operation."""
     _kill_at_every_operation(tmp_path, text, monkeypatch, None)
 
 
 @pytest.mark.slow
 def test_killed_at_random_moments(tmp_path: Path, text: Path) -> None:
-    """kill -9 between any two instructions, again and again, until the run is through."""
+    """kill -9 between any two instructions, again and again, until the run has ended."""
     more = ["train.max_steps=200", "train.save_interval=2", "train.eval_interval=5"]
     assert start(tmp_path / "whole", text, *more) == 0
     draw, run, kills = random.Random(0), tmp_path / "run", 0
@@ -261,7 +276,7 @@ def test_killed_at_random_moments(tmp_path: Path, text: Path) -> None:
 def test_a_second_signal_ends_at_once(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever presses Ctrl-C twice wants it now: no more saving; what was saved stays valid."""
+    """The second Ctrl-C must end the process without saving; saved checkpoints stay valid."""
 
     def train_step(run: TrainingRun, *rest: Any) -> tuple[float, float]:
         if run.step == 4:
@@ -279,7 +294,7 @@ def test_a_second_signal_ends_at_once(
 def test_a_signal_at_the_last_step_changes_nothing(
     finished: Path, tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that is done is done: code 0, not 'go on'."""
+    """A run that has ended returns 0, without advice to resume it."""
     signal_at(monkeypatch, 10, signal.SIGTERM)
     assert start(tmp_path / "run", text) == 0
     assert saved(tmp_path / "run") == saved(finished)
@@ -291,7 +306,7 @@ def test_a_signal_at_the_last_step_changes_nothing(
 def test_without_resume_an_existing_run_is_left_alone(
     run: Path, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A second start by habit must not destroy what took hours."""
+    """A second start by mistake must not destroy a run of hours."""
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert start(run, text) == 2
     line = capsys.readouterr().err.splitlines()[-1]
@@ -303,7 +318,7 @@ def test_resume_of_a_finished_run_trains_nothing(
     run: Path, finished: Path, text: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """`make train` twice: the text again, no step more, the same files."""
+    """`make train` twice: the same output again, no further step, the same files."""
     monkeypatch.setattr(train, "train_step", lambda *_: pytest.fail("an update"))
     assert resume(run, text) == 0
     out = capsys.readouterr().out
@@ -312,8 +327,8 @@ def test_resume_of_a_finished_run_trains_nothing(
     assert (run / "samples.txt").read_bytes() == (finished / "samples.txt").read_bytes()
 
 
-def test_resume_with_nothing_there_starts(finished: Path, tmp_path: Path, text: Path) -> None:
-    """One command for the first time and for every time after it."""
+def test_resume_without_a_run_starts_one(finished: Path, tmp_path: Path, text: Path) -> None:
+    """One command must serve for the first start and for every later one."""
     assert resume(tmp_path / "run", text) == 0
     assert saved(tmp_path / "run") == saved(finished)
 
@@ -321,8 +336,8 @@ def test_resume_with_nothing_there_starts(finished: Path, tmp_path: Path, text: 
 def test_a_run_continues_where_its_folder_lies(
     run: Path, finished: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A folder that was moved or copied records where it was started: continued there, it starts
-    from zero, or trains in the original and deletes its checkpoints."""
+    """A folder that was moved or copied records where it was started. When resumed, it could start
+    from zero, or train in the original folder and delete its checkpoints."""
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     moved = run.rename(tmp_path / "moved")
     for config in (moved / "config.yaml", moved):
@@ -341,18 +356,21 @@ def test_a_run_continues_where_its_folder_lies(
 
 
 @pytest.mark.parametrize("max_steps", [10, 5])
-def test_nothing_left_to_do_is_said(
+def test_nothing_left_to_do_is_reported(
     run: Path, text: Path, capsys: pytest.CaptureFixture[str], max_steps: int
 ) -> None:
-    """A command that ends at once without a reason."""
+    """A command could end at once without a reason."""
     more = [f"train.max_steps={max_steps}", "train.warmup_steps=1"]
     assert resume(run, text, *more) == 0
-    said = capsys.readouterr().err
-    assert "note: nothing is left to do at step 10, by train.max_steps: make it larger" in said
+    printed = capsys.readouterr().err
+    assert (
+        "note: nothing is left to do at step 10, because of train.max_steps: make it larger"
+        in printed
+    )
 
 
 def test_the_files_of_a_run(finished: Path) -> None:
-    """What the README promises to lie in the folder, readable by whoever knows the format."""
+    """The README lists these files of a run. Each must be readable by its format."""
     assert {path.name for path in finished.iterdir()} == {
         "config.yaml", "tokenizer.model", "metrics.jsonl", "samples.txt", "checkpoints", ".lock"
     }  # fmt: skip
@@ -377,13 +395,14 @@ def test_the_files_of_a_run(finished: Path) -> None:
 
 
 def test_the_saved_config_trains_the_same_run(finished: Path, tmp_path: Path, cache: Path) -> None:
-    """A config.yaml that leaves out what was given on the command line repeats nothing."""
+    """config.yaml could lack the settings of the command line."""
     assert train.main([str(finished / "config.yaml"), f"run_dir={tmp_path / 'again'}"]) == 0
     assert last(tmp_path / "again").name == last(finished).name
 
 
 def test_a_torn_file_of_a_killed_process_is_removed(run: Path, text: Path) -> None:
-    """Each kill in the middle of a save leaves one the size of a checkpoint: they fill the disk."""
+    """Each kill during a save leaves a torn file the size of a checkpoint: they would fill the
+    disk."""
     torn = run / "checkpoints/.step-00000012-0123456789abcdef.safetensors.0a0a0a0a.part"
     torn.write_bytes(b"half")
     assert resume(run, text) == 0
@@ -391,7 +410,7 @@ def test_a_torn_file_of_a_killed_process_is_removed(run: Path, text: Path) -> No
 
 
 def test_samples_and_metrics_past_the_step_are_cut(run: Path, text: Path) -> None:
-    """Steps that are done again after a crash must not stand there twice."""
+    """Steps that are repeated after a crash must not be in the files twice."""
     last(run).unlink()
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 12, "train_loss": 1.0}\n{"step": 13, "tra')
@@ -409,9 +428,9 @@ def test_samples_and_metrics_past_the_step_are_cut(run: Path, text: Path) -> Non
 def test_patience_ends_the_run_and_resume_agrees(
     tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run that goes on for ever after its best, or that starts again when it is resumed.
+    """A run could continue after its best step, or start again when it is resumed.
 
-    A learning rate that cannot move a weight: every evaluation after the first brings nothing."""
+    The learning rate is too small to change a weight: no evaluation after the first is better."""
     more = ["train.lr=1e-17", "train.adamw_lr=1e-17", "train.weight_decay=0", "train.patience=2",
             "train.max_steps=50", "train.eval_interval=3"]  # fmt: skip
     assert start(tmp_path / "run", text, *more) == 0
@@ -422,16 +441,16 @@ def test_patience_ends_the_run_and_resume_agrees(
     before = saved(tmp_path / "run")
     assert resume(tmp_path / "run", text, *more) == 0
     assert saved(tmp_path / "run") == before
-    assert "nothing is left to do at step 9, by train.patience" in capsys.readouterr().err
+    assert "nothing is left to do at step 9, because of train.patience" in capsys.readouterr().err
 
 
 def test_the_best_weights_are_kept_scored_and_opened(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run that was stopped because it got worse, and then is used at its worst.
+    """A run that was stopped because its loss rose could be used with its last, worst weights.
 
-    From step 5 on each update adds noise to the weights, so step 4 is the best. It is no multiple
-    of save_interval: it must be kept because it is the best."""
+    From step 5 on each update adds noise to the weights, so step 4 is the best. It must be kept for
+    that reason alone: it is not a multiple of save_interval."""
 
     def train_step(run: TrainingRun, *rest: Any) -> tuple[float, float]:
         result = TRAIN_STEP(run, *rest)
@@ -467,7 +486,7 @@ def test_divergence_saves_nothing(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], what: str,
 ) -> None:  # fmt: skip
-    """NaN in the weights of every checkpoint from then on, in place of the last good ones."""
+    """NaN could be written to every later checkpoint, and replace the last valid ones."""
     original = TrainingRun.loss
 
     def loss(run: TrainingRun, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -501,22 +520,22 @@ def test_divergence_saves_nothing(
     assert resume(tmp_path / "run", text) == 0
 
 
-def test_a_huge_learning_rate_is_told_as_divergence(
+def test_a_huge_learning_rate_is_reported_as_divergence(
     tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The commonest way to diverge, without any help."""
+    """The most common cause of divergence."""
     huge = ["train.lr=1e17", "train.adamw_lr=1e17", "train.save_interval=100"]
     assert start(tmp_path / "run", text, *huge) == 3
-    said = capsys.readouterr().err
-    assert "error: training diverged at step " in said and "Traceback" not in said
+    printed = capsys.readouterr().err
+    assert "error: training diverged at step " in printed and "Traceback" not in printed
     assert saved(tmp_path / "run") == []
 
 
 def test_weights_that_an_update_broke_are_not_saved(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """If the evaluation is the first to meet NaN: sampling from it would be torch's traceback, and
-    the checkpoint of this step would be worthless."""
+    """The evaluation can be the first to find NaN. Sampling would then be a traceback of torch, and
+    the checkpoint of this step would be useless."""
 
     def train_step(run: TrainingRun, *rest: Any) -> tuple[float, float]:
         result = TRAIN_STEP(run, *rest)
@@ -533,14 +552,10 @@ def test_weights_that_an_update_broke_are_not_saved(
     assert [line["step"] for line in measured(tmp_path / "run") if "val_loss" in line] == [4]
 
 
-# ------------------------------------------------------------------- every setting does something
-
-Found = dict[str, Any]
+# ------------------------------------------------------------------- every setting has an effect
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
     names = ("moments/", "tokenizer")
     return {n: t for n, t in load_file(last(run)).items() if not n.startswith(names)}
 
@@ -588,7 +603,7 @@ CHANGES_WEIGHTS = {
 
 @pytest.mark.parametrize("name", CHANGES_WEIGHTS)
 def test_setting_changes_the_weights(tmp_path: Path, text: Path, name: str) -> None:
-    """A setting that is read, checked, documented and then forgotten."""
+    """A setting could be read, checked, documented and then have no effect."""
     changed, base = CHANGES_WEIGHTS[name]
     assert start(tmp_path / "a", text, *BASE, *base) == 0
     assert start(tmp_path / "b", text, *BASE, *base, *changed) == 0
@@ -598,12 +613,10 @@ def test_setting_changes_the_weights(tmp_path: Path, text: Path, name: str) -> N
 
 
 def test_document_mask_keeps_packed_documents_apart(tmp_path: Path) -> None:
-    """Short documents in one window would be read as one."""
-    import tiny
-
+    """Short documents in one sequence could be read as one."""
     folder = tmp_path / "documents"
     folder.mkdir()
-    for n, line in enumerate(tiny.english(3_000).split("\n")):
+    for n, line in enumerate(english(3_000).split("\n")):
         (folder / f"{n:03}.txt").write_text(line)
     weights = []
     for mask in ("false", "true"):
@@ -618,7 +631,7 @@ def test_document_mask_keeps_packed_documents_apart(tmp_path: Path) -> None:
         opened = open_trained(run)
         bos = (inputs[0] == opened.tokenizer.bos_id).nonzero().flatten().tolist()
         assert len(bos) > 2
-        second = inputs[:, bos[1] : bos[2]]  # the second document, in the row and alone
+        second = inputs[:, bos[1] : bos[2]]  # the second document, once in its row and once alone
         loss = opened.loss(inputs[:, :-1], inputs[:, 1:]).item()
         joined = cross_entropy(opened.model(inputs[:, :-1]), inputs[:, 1:]).item()
         assert (loss == joined) == (mask == "false")
@@ -640,9 +653,9 @@ SCHEDULED = {
 def test_windows_follow_their_schedule(
     tmp_path: Path, text: Path, schedule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A schedule that is announced and not followed; a checkpoint opened with another window than
-    the one it ended with; a resumed run that begins it anew."""
-    settings, expected, lasting = SCHEDULED[schedule]
+    """A schedule could be printed and not followed; a checkpoint could be opened with other windows
+    than those of its last step; a resumed run could start the schedule again."""
+    settings, expected, last_windows = SCHEDULED[schedule]
     used: list[int] = []
 
     def train_step(run: TrainingRun, *rest: Any) -> tuple[float, float]:
@@ -653,7 +666,7 @@ def test_windows_follow_their_schedule(
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert start(whole, text, *settings, "train.max_steps=8") == 0
     assert sorted(set(used)) == expected
-    assert open_trained(whole).model.config.windows == lasting
+    assert open_trained(whole).model.config.windows == last_windows
     assert start(cut, text, *settings, "train.max_steps=8", "train.save_interval=1") == 0
     for path in (cut / "checkpoints").iterdir():
         if step_of(path.name) > 7:
@@ -668,8 +681,8 @@ def test_windows_follow_their_schedule(
 def test_init_from_begins_with_weights_and_tokenizer(
     tmp_path: Path, finished: Path, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Training on, with longer windows of text: weights drawn anew, another vocabulary, or a resume
-    that begins again from the first run."""
+    """Training on longer sequences could draw new weights, train a new vocabulary, or, when
+    resumed, start from the first run again."""
     other = tmp_path / "other.txt"
     other.write_text(text.read_text()[::-1])
     longer = ["data.seq_len=64", f"train.init_from={finished}", "train.lr=1e-9",
@@ -689,7 +702,7 @@ def test_init_from_begins_with_weights_and_tokenizer(
 
 
 def test_eval_save_log_and_keep(tmp_path: Path, text: Path) -> None:
-    """Intervals that are off by one, and files that pile up."""
+    """Intervals could be off by one, and checkpoints could accumulate."""
     run = tmp_path / "run"
     more = ["train.eval_interval=2", "train.save_interval=1", "train.log_interval=3",
             "train.keep_checkpoints=4", "train.max_steps=7"]  # fmt: skip
@@ -702,7 +715,7 @@ def test_eval_save_log_and_keep(tmp_path: Path, text: Path) -> None:
 def test_eval_batch_size_is_the_rows_of_a_pass(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The memory of an evaluation; the loss must not depend on it."""
+    """It bounds the memory of an evaluation. The loss must not depend on it."""
     rows: list[int] = []
     original = TrainingRun.loss
 
@@ -725,7 +738,7 @@ def test_eval_batch_size_is_the_rows_of_a_pass(
 def test_compile_compiles_every_block(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run that says 'compile: yes' and computes eagerly."""
+    """A run could print 'compile: yes' and compute eagerly."""
     compiled: list[str] = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda m: compiled.append(type(m).__name__))
     assert start(tmp_path / "no", text, *BASE) == 0
@@ -735,7 +748,7 @@ def test_compile_compiles_every_block(
 
 
 def test_every_train_setting_is_tested_here() -> None:
-    """A new setting without a test of its effect. device and patience have theirs elsewhere."""
+    """A new setting could have no test of its effect. `elsewhere` lists those of other tests."""
     elsewhere = {"eval_interval", "save_interval", "log_interval", "keep_checkpoints", "patience",
                  "eval_batch_size", "compile", "device", "init_from"}  # fmt: skip
     named = {name.removeprefix("train.") for name in CHANGES_WEIGHTS} | elsewhere
@@ -747,15 +760,15 @@ def test_every_train_setting_is_tested_here() -> None:
 
 @pytest.mark.parametrize("optimizer", [[], ["train.optimizer=adamw", "train.lr=0.01"]])
 def test_one_batch_is_learned_by_heart(tmp_path: Path, text: Path, optimizer: list[str]) -> None:
-    """A gradient that does not reach some part, targets that are shifted wrongly: the loss stops at
+    """If a gradient does not reach some weights, or targets are shifted wrongly, the loss stays at
     the entropy of the text."""
     line = words(tmp_path, text, "data.seq_len=64", "model.dim=64", "model.sliding_window=32")
     config = load_config(line[0], [*line[1:], *optimizer])
     run = start_run(config, None)
-    windows = run.corpus.tokens("train")[: 4 * 65].reshape(4, 65).astype("int64")
+    sequences = run.corpus.tokens("train")[: 4 * 65].reshape(4, 65).astype("int64")
     loss = math.inf
     for _ in range(300):
-        loss, _ = train.train_step(run, windows, 1.0)
+        loss, _ = train.train_step(run, sequences, 1.0)
         if loss < 0.1:
             break
     assert loss < 0.1
@@ -764,8 +777,8 @@ def test_one_batch_is_learned_by_heart(tmp_path: Path, text: Path, optimizer: li
 def test_quickstart_in_small_from_text_to_score(
     tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The way of every newcomer: train, sample, evaluate. The model must beat what can be known
-    from the letters' frequencies alone, which needs no model."""
+    """The commands of every new user: train, sample, evaluate. The model must beat the entropy of
+    the letters' frequencies, which needs no model."""
     run = tmp_path / "run"
     line = [QUICKSTART, "data.source=files", f"data.path={text}", "data.split=tail",
             f"run_dir={run}", "data.seq_len=64", "model.dim=64", "model.n_layers=2",
@@ -790,12 +803,12 @@ def test_quickstart_in_small_from_text_to_score(
     assert evaluate.main([str(run)]) == 0
     table = capsys.readouterr().out.splitlines()
     assert table[-1].split()[0] == "trained"
-    # training scored in bf16 where the machine has it, evaluate.py in fp32
+    # training scores in bf16 if the machine is faster with it, evaluate.py in fp32
     assert float(table[-1].split()[-1]) == pytest.approx(float(test_bpb[1]), abs=0.01)
 
 
 def test_an_opened_run_is_tied_as_it_was_trained(tmp_path: Path, text: Path) -> None:
-    """Two tables of one memory look alike, but each would have a gradient of its own."""
+    """Two parameters that share memory look alike, but each would get its own gradient."""
     steps = ["train.max_steps=2", "train.warmup_steps=1", "train.eval_interval=2"]
     assert start(tmp_path / "run", text, "model.tie_embeddings=true", *steps) == 0
     model = open_trained(tmp_path / "run").model

@@ -1,4 +1,4 @@
-"""One update: its gradient is that of the whole batch, before an optimizer can hide its scale.
+"""One update: its gradient is that of the whole batch, measured before the optimizer's step.
 
 Muon orthogonalizes a gradient, AdamW divides by its size and clipping limits its norm. So a wrong
 factor in the gradient leaves weights and losses almost as they were. These tests look at the
@@ -30,9 +30,9 @@ PARTS = {
 
 
 def started(folder: Path, text: Path, *more: str) -> TrainingRun:
-    """A new run in double precision, so that finite differences are exact enough.
+    """Return a new run in double precision, so that finite differences are exact enough.
 
-    Its weights are moved, because some begin at zero and stop the gradient of those before them."""
+    Noise is added to its weights: some start at zero and stop the gradient of earlier weights."""
     line = words(folder, text, "train.grad_clip=0", *more)
     folder.mkdir()
     run = start_run(load_config(line[0], line[1:]), None)
@@ -49,7 +49,7 @@ def batch(run: TrainingRun) -> np.ndarray:
 
 
 def whole_loss(run: TrainingRun, sequences: np.ndarray) -> torch.Tensor:
-    """The mean of -log p over all targets, written out."""
+    """Return the mean of -log p over all targets."""
     tokens = torch.from_numpy(sequences)
     if run.config.data.document_mask:
         documents = 1 + (tokens[:, :-1] == run.tokenizer.bos_id).cumsum(dim=1)
@@ -63,7 +63,7 @@ def whole_loss(run: TrainingRun, sequences: np.ndarray) -> torch.Tensor:
 def updated(
     run: TrainingRun, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[float, float, float, dict[str, torch.Tensor]]:
-    """Make one update, but stop at the optimizer; returns loss, norm, ratio and gradients."""
+    """Make one update up to the optimizer's step. Returns loss, norm, ratio and gradients."""
     seen: dict[str, torch.Tensor] = {}
     ratios: list[float] = []
 
@@ -83,9 +83,9 @@ def updated(
 def test_gradient_is_the_finite_difference_of_the_whole_batch(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, shape: str, part: str
 ) -> None:
-    """A sum over micro-batches in place of their mean; a weight that the loss does not reach; a
-    loss or norm in the log that is not that of the batch. Along a random direction of each weight
-    the derivative of the loss is measured: (L(w + h d) - L(w - h d)) / 2h."""
+    """The gradients of micro-batches could be summed and not averaged; a weight could have no
+    gradient; the logged loss or norm could be another. The derivative along a random direction d of
+    each weight is measured: (L(w + h d) - L(w - h d)) / 2h."""
     run = started(tmp_path / "run", text, *SHAPES[shape], *PARTS[part])
     loss, norm, ratio, gradients = updated(run, monkeypatch)
     sequences, h = batch(run), 1e-6
@@ -112,8 +112,8 @@ def test_gradient_is_the_finite_difference_of_the_whole_batch(
 def test_clipping_limits_the_norm_of_the_whole_gradient(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, limit: float, optimizer: str
 ) -> None:
-    """A norm taken for each weight or micro-batch on its own; a limit that is never applied; the
-    norm after clipping in the log, which would be the limit in every line."""
+    """The norm could be that of each weight or micro-batch; the limit could be ignored; the log
+    could have the norm after clipping, which is the limit in every line."""
     more = [*SHAPES["halves"], f"train.optimizer={optimizer}"]
     raw = updated(started(tmp_path / "raw", text, *more), monkeypatch)
     run = started(tmp_path / "run", text, *more, f"train.grad_clip={limit}")
@@ -125,7 +125,7 @@ def test_clipping_limits_the_norm_of_the_whole_gradient(
 
 
 def test_gradients_do_not_outlive_the_update(tmp_path: Path, text: Path) -> None:
-    """Gradients that stay are added to those of the next batch."""
+    """Gradients that stay would be added to those of the next batch."""
     run = started(tmp_path / "run", text)
     train_step(run, batch(run), 1.0)
     assert all(weight.grad is None for weight in run.model.parameters())
@@ -137,10 +137,10 @@ def test_gradients_do_not_outlive_the_update(tmp_path: Path, text: Path) -> None
 def test_the_first_update_has_the_size_of_its_learning_rate(
     tmp_path: Path, text: Path, optimizer: str, lr: float, rest_lr: float
 ) -> None:
-    """A peak rate given to the wrong group, or a ratio that is not applied.
+    """A group could have the peak rate of another, or the ratio could be ignored.
 
     AdamW's first update moves each weight by lr (arXiv 1711.05101, algorithm 2: m / sqrt(v) is the
-    gradient's sign). Muon's moves a matrix by 0.2 sqrt(larger side) lr times an orthogonal one."""
+    gradient's sign). Muon's adds 0.2 sqrt(larger side) lr times an orthogonal matrix."""
     ratio = 0.25
     run = started(
         tmp_path / "run", text, f"train.optimizer={optimizer}", "train.weight_decay=0",

@@ -1,6 +1,6 @@
-"""Who may write, and how: through storage.atomic_write, or by one of the few that are named.
+"""Files are written with `storage.atomic_write`; ALLOWED lists the few exceptions.
 
-(How atomic_write itself behaves is asked in data/test_storage.py.)
+(tests/data/test_storage.py tests `atomic_write` itself.)
 """
 
 import ast
@@ -22,19 +22,19 @@ SOURCES = sorted(
 )
 WRITES = {"write_text", "write_bytes", "savez", "savetxt", "tofile", "save_file", "save_model",
           "to_csv", "to_json", "copyfile", "move"}  # fmt: skip
-LIBRARIES = {"np", "numpy", "torch", "pickle", "yaml"}  # whose save/load/dump is no writing of ours
 PICKLES = {"pickle", "shelve", "marshal", "joblib", "dill", "cloudpickle"}
 ALLOWED = {
     ("training/metrics.py", "open 'a'"): 2,  # metrics.jsonl and samples.txt
     (
         "experiments/process_memory.py",
         "write_text",
-    ): 1,  # to /proc, resets the peak
+    ): 1,  # to /proc: resets the peak of memory
 }
 
 
-def found(source: str) -> list[str]:
-    """What in a module writes a file without storage, or reads or writes pickle."""
+def writes_in(source: str) -> list[str]:
+    """Return the calls and imports in a module that write a file without `storage`, or use
+    pickle."""
     out = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -62,36 +62,36 @@ def found(source: str) -> list[str]:
     return out
 
 
-def test_the_search_finds_what_it_looks_for() -> None:
-    """A search that finds nothing proves nothing."""
+def test_the_search_finds_writes() -> None:
+    """A search that finds nothing would pass every module."""
     for line in (
         "open('x', 'w')", "p.open(mode='a')", "open(p, 'xb')", "p.open('r+b')", "p.write_text('')",
         "p.write_bytes(b'')", "np.save('x', a)", "torch.save(a, 'x')", "torch.load('x')",
         "import pickle", "from pickle import loads", "yaml.load(t)", "os.fdopen(1, 'w')",
     ):  # fmt: skip
-        assert found(line), line
+        assert writes_in(line), line
     for line in (
         "open('file')",
         "p.open('rb')",
         "safe_open(p, framework='pt')",
         "yaml.safe_load(t)",
     ):
-        assert not found(line), line
+        assert not writes_in(line), line
 
 
-def test_nobody_else_writes() -> None:
-    """A file that a kill can leave in halves, or one that runs code when it is read."""
+def test_no_other_code_writes() -> None:
+    """A kill could leave a torn file; reading a pickle could run code."""
     assert len(SOURCES) > 25
     seen: dict[tuple[str, str], int] = {}
     for path in SOURCES:
-        for what in found(path.read_text(encoding="utf-8")):
+        for what in writes_in(path.read_text(encoding="utf-8")):
             key = (path.relative_to(ROOT).as_posix(), what)
             seen[key] = seen.get(key, 0) + 1
     assert seen == ALLOWED
 
 
 def test_replaced_content_is_whole_for_a_reader(tmp_path: Path) -> None:
-    """Who has the file open goes on reading the old one: nothing is written in place."""
+    """A process that has the file open must still read the earlier content."""
     path = tmp_path / "a"
     atomic_write(path, b"old" * 1000)
     with path.open("rb") as reader:
@@ -102,7 +102,7 @@ def test_replaced_content_is_whole_for_a_reader(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_its_place_is_an_error_without_leftovers(tmp_path: Path) -> None:
-    """An exception at the rename must not leave the temporary file."""
+    """An error in the rename must not leave the temporary file."""
     (tmp_path / "a").mkdir()
     with pytest.raises(OSError, match="directory"):
         atomic_write(tmp_path / "a", b"x")

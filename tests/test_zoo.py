@@ -4,7 +4,7 @@ Each bug is a few lines of monkeypatch. `python tests/test_zoo.py` prints a tabl
 where the bug was published, which of the checks in `checks/` found it. A bug that no check finds
 means that a check is missing.
 
-`published` names the thread that describes a bug, or the file that has it. Some of those lines are
+`published` names the thread that describes a bug, or the file that has it. Some of these lines are
 right by the convention of their own project; they are bugs by the rule of `model/window.py`.
 """
 
@@ -90,7 +90,7 @@ def everywhere(patch: Patch, ours: Any, theirs: Any) -> None:
             patch.setattr(module, name, theirs)
 
 
-def around(patch: Patch, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+def wrap(patch: Patch, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
     """Replace the function `name` of a module or class by `make(function)`."""
     patch.setattr(owner, name, make(getattr(owner, name)))
 
@@ -122,7 +122,7 @@ def in_cached_calls(patch: Patch, change: Callable[[Visibility, int, int], Visib
 
         return changed
 
-    around(patch, attention, "attend", make)
+    wrap(patch, attention, "attend", make)
 
 
 def cached(patch: Patch, window_of: Callable[[int, int], int | None]) -> None:
@@ -170,7 +170,7 @@ def mask_cut_on_the_wrong_side(patch: Patch) -> None:
     "facebookresearch/lingua apps/main/transformer.py (sdpa), unslothai/unsloth#8253, "
     "vllm-project/vllm-metal#282, ggml-org/llama.cpp#26848",
 )
-def dead_knob(patch: Patch) -> None:
+def window_ignored(patch: Patch) -> None:
     """The default kernel ignores the window: full attention, whatever the config says."""
     patch.setattr(kernels, "choose", lambda *_, **__: ("full", "the fastest"))
 
@@ -205,7 +205,7 @@ def window_where_it_is_off(patch: Patch) -> None:
 
         return narrowed
 
-    around(patch, attention.Attention, "configure", make)
+    wrap(patch, attention.Attention, "configure", make)
 
 
 @bug("rule", "huggingface/transformers#35896 and #38787 (max_window_layers)", **MIXED)
@@ -228,7 +228,7 @@ def mask_kept_under_too_few_names(patch: Patch) -> None:
 
         return looked_up
 
-    around(patch, flex, "plain_block_mask", make)
+    wrap(patch, flex, "plain_block_mask", make)
 
 
 @bug("ragged", "unslothai/unsloth#9848, pytorch/pytorch#103749, lablup/mlxcel#679")
@@ -256,7 +256,7 @@ def queries(patch: Patch, change: Callable[..., tuple[Any, Any, Any]]) -> None:
 
         return attend
 
-    around(patch, attention, "attend", make)
+    wrap(patch, attention, "attend", make)
 
 
 def learned(patch: Patch, change: Callable[[Tensor, int], Tensor]) -> None:
@@ -291,7 +291,7 @@ def heads_tiled(patch: Patch) -> None:
 
         return attend
 
-    around(patch, attention, "attend", make)
+    wrap(patch, attention, "attend", make)
 
 
 @bug("logits", "vllm-project/vllm-metal#550", **SINKS)
@@ -324,7 +324,7 @@ def positions(patch: Patch, change: Callable[[Tensor], Tensor], cached_only: boo
 
         return rotated
 
-    around(patch, transformer, "rotation", make)
+    wrap(patch, transformer, "rotation", make)
 
 
 def from_zero(at: Tensor) -> Tensor:
@@ -359,7 +359,7 @@ def table_of_rotations_ends(patch: Patch) -> None:
 
         return looked_up
 
-    around(patch, transformer, "rotation", make)
+    wrap(patch, transformer, "rotation", make)
 
 
 @bug("logits", "Dao-AILab/flash-attention#288, karpathy/nanochat#264")
@@ -373,7 +373,7 @@ def halves_for_neighbours(patch: Patch) -> None:
 
         return halves
 
-    around(patch, attention, "rotate", make)
+    wrap(patch, attention, "rotate", make)
 
 
 def configured(patch: Patch, change: Callable[[Any, ModelConfig, Any, int], None]) -> None:
@@ -382,7 +382,7 @@ def configured(patch: Patch, change: Callable[[Any, ModelConfig, Any, int], None
     def make(configure: Any) -> Any:
         return lambda self, config, layer: change(self, config, configure, layer)
 
-    around(patch, attention.Attention, "configure", make)
+    wrap(patch, attention.Attention, "configure", make)
 
 
 @bug("logits", "Avarok-Cybersecurity/atlas#276", **MIXED)
@@ -443,7 +443,7 @@ def reading(patch: Patch, change: Callable[..., tuple[Tensor, Tensor, Tensor]]) 
     def make(update: Any) -> Any:
         return lambda ring, *new: change(ring, update(ring, *new), *new)
 
-    around(patch, cache.Ring, "update", make)
+    wrap(patch, cache.Ring, "update", make)
 
 
 def writing(
@@ -574,13 +574,13 @@ def grow(patch: Patch, never_forgets: Callable[[Any], bool]) -> None:
 
         return append
 
-    around(patch, cache.Ring, "update", make)
+    wrap(patch, cache.Ring, "update", make)
 
 
 @bug("memory", "meta-llama/llama-cookbook#247, wyf3/llm_related#7")
 def graph_kept_in_the_cache(patch: Patch) -> None:
     """Cached tensors are not detached: each call keeps the graphs of all earlier calls alive."""
-    writing(patch, lambda p, size: p % size, keep=lambda held: held)
+    writing(patch, lambda p, size: p % size, keep=lambda x: x)
 
 
 # Rows of different length --------------------------------------------------------------------
@@ -609,7 +609,7 @@ def rows_share_a_position(patch: Patch) -> None:
 
         return shared
 
-    around(patch, cache.RollingKVCache, "assign_positions", make)
+    wrap(patch, cache.RollingKVCache, "assign_positions", make)
 
 
 # Sinks ---------------------------------------------------------------------------------------
@@ -632,8 +632,8 @@ def new_key_left_behind_the_shift(patch: Patch) -> None:
     def shift(ring: Any, read: Any, *new: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         k, v, at = read
         slots, newest = ring.positions.shape[1], new[2].amax(1, keepdim=True)
-        held = (torch.arange(slots) >= ring.sinks) & (at[:, :slots] != newest)
-        back = (slots - 1 - newest).clamp(max=0) * held
+        cached = (torch.arange(slots) >= ring.sinks) & (at[:, :slots] != newest)
+        back = (slots - 1 - newest).clamp(max=0) * cached
         shifted = rope.rotation(back, k.shape[-1], rope.Rope(10_000.0), k.dtype)
         return torch.cat((rope.rotate(k[:, :, :slots], shifted), k[:, :, slots:]), dim=2), v, at
 
@@ -697,7 +697,7 @@ def crop_that_does_nothing(patch: Patch) -> None:
 
         return silent
 
-    around(patch, cache.RollingKVCache, "crop", make)
+    wrap(patch, cache.RollingKVCache, "crop", make)
 
 
 @bug("restore", "ggml-org/llama.cpp#25297")
@@ -710,12 +710,12 @@ def restored_in_another_order(patch: Patch) -> None:
             for ring in self.layers:
                 order = torch.where(ring.positions < 0, 2**40, ring.positions).argsort(dim=1)
                 ring.positions.copy_(ring.positions.gather(1, order))
-                for held in (ring.k, ring.v):
-                    held.copy_(held.gather(2, order[:, None, :, None].expand_as(held)))
+                for x in (ring.k, ring.v):
+                    x.copy_(x.gather(2, order[:, None, :, None].expand_as(x)))
 
         return contiguous
 
-    around(patch, cache.RollingKVCache, "load_state_dict", make)
+    wrap(patch, cache.RollingKVCache, "load_state_dict", make)
 
 
 @bug("rescore", "LostRuins/koboldcpp#2158, Lightning-AI/litgpt#1647")
@@ -731,7 +731,7 @@ def cache_of_the_last_text(patch: Patch) -> None:
 
         return used
 
-    around(patch, generation, "RollingKVCache", make)
+    wrap(patch, generation, "RollingKVCache", make)
 
 
 # Tests ---------------------------------------------------------------------------------------
@@ -751,7 +751,7 @@ def run_with(bug: Bug, patch: Patch, names: Sequence[str]) -> list[Check]:
 
 @pytest.mark.parametrize("bug", ZOO, ids=lambda bug: bug.name)
 def test_the_named_check_finds_it(bug: Bug, monkeypatch: Patch) -> None:
-    """A bug that others had could enter this code and no check would fail."""
+    """A published bug could enter this code, and no check would fail."""
     [check] = run_with(bug, monkeypatch, [bug.caught_by])
     assert not check.holds, f"{check.name} did not find it: {check}"
     crashes = "IndexError" in bug.what

@@ -1,4 +1,4 @@
-"""A training run so small that a test may start dozens: two layers, ten steps, our own text."""
+"""A training run that takes a second: two layers, ten steps, made-up text."""
 
 import json
 import random
@@ -10,7 +10,7 @@ import train
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = str(ROOT / "configs/quickstart.yaml")
-SETTINGS = [  # all that quickstart.yaml may change, so that these tests do not change with it
+SETTINGS = [  # every setting of quickstart.yaml, so that tests do not depend on it
     "seed=0", "data.source=files", "data.split=tail", "data.seq_len=32",
     "data.val_fraction=0.05", "data.test_fraction=0.05",
     "tokenizer.type=char", "tokenizer.vocab_size=400",
@@ -32,7 +32,7 @@ _WORDS = [
 
 
 def english(size: int, seed: int = 0) -> str:
-    """Make up sentences of some `size` characters in all."""
+    """Make up sentences, at least `size` characters in all."""
     draw, sentences, length = random.Random(seed), [], 0
     while length < size:
         words = " ".join(draw.choice(_WORDS) for _ in range(draw.randint(4, 12)))
@@ -42,7 +42,7 @@ def english(size: int, seed: int = 0) -> str:
 
 
 def words(run: Path, text: Path, *more: str) -> list[str]:
-    """The command line of a tiny run in the folder `run`; `more` overrides it."""
+    """Return the command line of a tiny run in the folder `run`; `more` overrides it."""
     return [QUICKSTART, *SETTINGS, f"data.path={text}", f"run_dir={run}", *more]
 
 
@@ -52,12 +52,13 @@ def start(run: Path, text: Path, *more: str) -> int:
 
 
 def resume(run: Path, text: Path, *more: str) -> int:
-    """Go on in this process; returns the exit code."""
+    """Resume in this process; returns the exit code."""
     return train.main(["--resume", *words(run, text, *more)])
 
 
 def saved(run: Path) -> list[str]:
-    """Names of the checkpoints, the oldest first; each carries the hash of its content."""
+    """Return the names of the checkpoints, the oldest first. A name carries the hash of the
+    content."""
     return sorted(path.name for path in (run / "checkpoints").iterdir())
 
 
@@ -66,12 +67,12 @@ def step_of(name: str) -> int:
 
 
 def last(run: Path) -> Path:
-    """The newest checkpoint."""
+    """Return the path of the newest checkpoint."""
     return run / "checkpoints" / saved(run)[-1]
 
 
 def measured(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without what the clock says."""
+    """Return the lines of metrics.jsonl without the values that depend on the clock."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [
         {
@@ -84,5 +85,5 @@ def measured(run: Path) -> list[dict[str, Any]]:
 
 
 def leftovers(*folders: Path) -> Sequence[Path]:
-    """Files that were begun and never finished."""
+    """Return the files that were started and not finished."""
     return [path for folder in folders for path in folder.rglob("*.part")]

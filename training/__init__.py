@@ -1,1 +1,1 @@
-"""What the training loop uses. A model is known here only as tensors and callables."""
+"""Parts of the training loop. This room handles a model only as tensors and callables."""

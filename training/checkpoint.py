@@ -38,7 +38,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file with a valid hash and a valid header. Tensors are read when they are asked for."""
+    """A file with a valid hash and a valid header. A method reads the tensors that it returns."""
 
     path: Path
     metadata: dict[str, Any]
@@ -66,9 +66,9 @@ class Checkpoint:
         """
         names = {name for name in self.header if name != "tokenizer" and not _is_moment(name)}
         for name in sorted(names ^ expected.keys()):
-            has = "has" if name in names else "lacks"
+            verb = "has" if name in names else "lacks"
             raise UserError(
-                f"{self.path} is of another architecture than its config: it {has} {name}"
+                f"{self.path} is of another architecture than its config: it {verb} {name}"
             )
         for name, shape in expected.items():
             if self.header[name] != ("F32", tuple(shape)):
@@ -104,7 +104,7 @@ class Checkpoint:
         return {n.removeprefix("moments/"): tensor for n, tensor in self._read(names).items()}
 
     def without_moments(self) -> bytes:
-        """Return the content of a checkpoint that can be used but not resumed: no moments."""
+        """Return the content of the file without moments: a run cannot be resumed from it."""
         tensors = self._read(name for name in self.header if not _is_moment(name))
         return _serialize(tensors, self.metadata)
 
@@ -158,7 +158,7 @@ def _serialize(tensors: dict[str, Tensor], metadata: Mapping[str, Any]) -> bytes
     )
 
 
-# ------------------------------------------------------------------- choose
+# ------------------------------------------------------------------- find
 
 
 def find(run: Path, which: str = "best") -> Checkpoint:
@@ -212,7 +212,7 @@ def _first_valid(paths: Sequence[Path]) -> Checkpoint:
 
 
 def _best_first(paths: Sequence[Path]) -> list[Path]:
-    """Sort: first by validation loss, then those without one, the newest first."""
+    """Sort by validation loss; files without a loss come last, the newest of them first."""
     losses = _losses(paths)
     measured = [path for path in paths if losses.get(path, math.inf) < math.inf]
     others = [path for path in reversed(paths) if path not in measured]

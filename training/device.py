@@ -1,4 +1,4 @@
-"""What this machine offers: device, precision, compiler. Each choice comes with its reason.
+"""Choose device, precision and compilation for this machine. Each choice has a reason in words.
 
 A choice depends on what the hardware reports about itself, never on a measured time. So the same
 config on the same machine always trains in the same way.
@@ -17,7 +17,7 @@ from errors import UserError
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where and how the tensors are computed; `reasons` has a sentence for each choice."""
+    """Device, dtype and compilation; `reasons` explains each choice in words."""
 
     device: torch.device
     dtype: torch.dtype  # of the matrix products
@@ -41,16 +41,16 @@ def choose_hardware(device: str, precision: str, compiled: bool | str) -> Hardwa
     return Hardware(chosen, dtype, is_compiled, reasons)
 
 
-def choose_device(wanted: str) -> tuple[torch.device, str]:
+def choose_device(setting: str) -> tuple[torch.device, str]:
     """Choose the device for `auto | cpu | cuda | mps`; returns it and the reason.
 
     Raises `UserError` if the machine has no such device.
     """
-    if wanted != "auto":
-        backend = {"cpu": torch.cpu, "cuda": torch.cuda, "mps": torch.backends.mps}[wanted]
+    if setting != "auto":
+        backend = {"cpu": torch.cpu, "cuda": torch.cuda, "mps": torch.backends.mps}[setting]
         if not backend.is_available():
-            raise UserError(f"train.device is {wanted}, but PyTorch finds none: use auto or cpu")
-        return torch.device(wanted), "set by the config"
+            raise UserError(f"train.device is {setting}, but PyTorch finds none: use auto or cpu")
+        return torch.device(setting), "set by the config"
     if torch.cuda.is_available():
         return torch.device("cuda"), torch.cuda.get_device_name()
     if torch.backends.mps.is_available():
@@ -58,10 +58,10 @@ def choose_device(wanted: str) -> tuple[torch.device, str]:
     return torch.device("cpu"), f"no GPU; {torch.get_num_threads()} threads"
 
 
-def choose_precision(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
+def choose_precision(setting: str, device: torch.device) -> tuple[torch.dtype, str]:
     """Choose the dtype of matrix products for `auto | fp32 | bf16`; returns it and the reason."""
-    if wanted != "auto":
-        return (torch.bfloat16 if wanted == "bf16" else torch.float32), "set by the config"
+    if setting != "auto":
+        return (torch.bfloat16 if setting == "bf16" else torch.float32), "set by the config"
     if device.type == "cuda":
         is_faster, hardware = torch.cuda.is_bf16_supported(), "this GPU"
     elif device.type == "cpu":
@@ -74,10 +74,10 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[torch.dtype, st
     return torch.float32, f"{hardware} does not multiply bf16 faster"
 
 
-def choose_compile(wanted: bool | str, device: torch.device) -> tuple[bool, str]:
+def choose_compile(setting: bool | str, device: torch.device) -> tuple[bool, str]:
     """Choose for `auto | true | false` whether to compile the blocks; returns it and the reason."""
-    if isinstance(wanted, bool):
-        return wanted, "set by the config"
+    if isinstance(setting, bool):
+        return setting, "set by the config"
     if device.type == "cuda":
         return True, "fuses the operations between the matrix products"
     return False, f"on {device.type} it takes half a minute and makes nothing faster"
@@ -93,7 +93,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 def keep_freed_memory() -> None:
     """Make glibc keep freed memory instead of returning it to the kernel after each tensor.
 
-    Otherwise each step maps the memory of its activations anew, page by page. Does nothing on
+    Otherwise each step maps the memory of its activations again, page by page. Does nothing on
     systems without glibc.
     """
     if sys.platform == "linux":

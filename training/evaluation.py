@@ -1,4 +1,4 @@
-"""The loss over a whole split. Every token is predicted exactly once, so nothing is random."""
+"""The loss over a whole split. Every token is predicted exactly once; nothing is drawn."""
 
 import math
 from collections.abc import Callable, Iterable

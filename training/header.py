@@ -1,8 +1,8 @@
 """The header of a checkpoint file, read and checked before the native parser sees the file.
 
 A safetensors file begins with 8 bytes of length and a JSON object. It holds the dtype, shape and
-place of each tensor, and under `__metadata__` texts of the program that wrote the file. Ours is
-named `breeze` and is JSON again:
+offsets of each tensor. Under `__metadata__` are strings of the program that wrote the file: Breeze
+writes one, named `breeze`, which is JSON too:
 
     {"format": 1, "step": 800, "config": {...}, "data_hash": "9f86...", "windows": [64, 64],
      "val_loss": 1.6, "val_step": 800, "best_loss": 1.6, "best_step": 800}
@@ -31,8 +31,8 @@ def read_header(path: Path) -> tuple[dict[str, Any], Tensors]:
     Raises `UserError` if the file is not a checkpoint of this format.
     """
     header = _parse_header(path)
-    texts = header.pop("__metadata__", None)
-    metadata = _parse_json(texts.get("breeze")) if isinstance(texts, dict) else None
+    strings = header.pop("__metadata__", None)
+    metadata = _parse_json(strings.get("breeze")) if isinstance(strings, dict) else None
     if (
         not isinstance(metadata, dict)
         or not _is_valid(metadata)
@@ -93,7 +93,7 @@ def _is_tensor(entry: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**63  # True is no count
+    return type(value) is int and 0 <= value < 2**63  # `type`: True is not a count
 
 
 def _parse_json(text: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Signals that stop a run: the training loop reads them at the end of a step."""
+"""Signals that stop a run. The training loop checks for them at the end of each step."""
 
 import signal
 import sys
@@ -15,7 +15,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._before = {number: signal.signal(number, self._store) for number in STOPPING}
+        self._original = {number: signal.signal(number, self._store) for number in STOPPING}
 
     def _store(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
@@ -34,5 +34,5 @@ class StopRequest:
 
     def release(self) -> None:
         """Restore the handlers that were set before."""
-        for number, handler in self._before.items():
+        for number, handler in self._original.items():
             signal.signal(number, handler)

@@ -1,6 +1,6 @@
-"""Memory: how much a device has, and allocations that fail.
+"""Memory: the limit of a device, and errors of allocations.
 
-An allocation that fails is told in one line instead of a traceback:
+A failed allocation is reported in one line instead of a traceback:
 
     with allocation_errors("make the batch smaller"):
         ...
@@ -18,7 +18,7 @@ import torch
 
 from errors import UserError
 
-# The allocators of CPU, CUDA and MPS each have their own sentence, in a RuntimeError.
+# The allocators of CPU, CUDA and MPS raise RuntimeError, each with another message.
 _FAILED = re.compile(
     r"(can't|cannot) allocate memory|not enough memory|out of memory|bad_alloc|ALLOC_FAILED",
     re.IGNORECASE,
@@ -47,8 +47,8 @@ def allocation_errors(remedy: str) -> Iterator[None]:
 def memory_limit(device: torch.device) -> int | None:
     """Return the bytes that this process can have on `device` at most; None if unknown.
 
-    On a GPU: the memory that is free. Otherwise: the machine's, or the limit of the process's
-    control group (containers, Slurm) where that is lower.
+    On a GPU: the free memory. Otherwise: the memory of the machine, or the limit of the process's
+    control group (containers, Slurm) if that is lower.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)

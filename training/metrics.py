@@ -18,7 +18,7 @@ from storage import atomic_write
 class MetricsLog:
     """Append measurements to `path`.
 
-    Lines of later steps than `step` are cut first, because a resumed run writes them again.
+    Lines of steps after `step` are removed first, because a resumed run writes them again.
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -36,7 +36,7 @@ class MetricsLog:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the measurements in `path`, one dictionary a line, each with its `step`.
 
-    A line that is not a measurement, such as a last line that a crash tore, is left out. Raises
+    A line that is not a measurement, such as the torn last line after a crash, is skipped. Raises
     `UserError` if the file does not exist.
     """
     if not path.is_file():
@@ -46,7 +46,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class SamplesLog:
-    """Append samples of text to `path`. Samples of later steps than `step` are cut first."""
+    """Append samples of text to `path`. Samples of steps after `step` are removed first."""
 
     def __init__(self, path: Path, step: int) -> None:
         self._path = path

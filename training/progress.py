@@ -1,15 +1,15 @@
-"""Progress: a bar on a terminal, some lines in a log file; loss, tokens/s and the time left."""
+"""Progress: a bar on a terminal, lines in a log file, with loss, tokens/s and remaining time."""
 
 import sys
 import time
 
 from tqdm import tqdm
 
-LINES = 20  # of a whole run in a log file
+LINES = 20  # printed in a whole run if the output is not a terminal
 
 
 class Progress:
-    """Shows a run from `step` to `max_steps`. Its clock counts updates, not evaluations."""
+    """Shows a run from `step` to `max_steps`. Time is counted in updates, not in evaluations."""
 
     def __init__(self, step: int, max_steps: int, tokens_per_step: int) -> None:
         self.step, self.max_steps, self.tokens_per_step = step, max_steps, tokens_per_step
@@ -31,10 +31,12 @@ class Progress:
         rate = f"loss {loss:.3f}, {self.tokens_per_s:,.0f} tokens/s"
         self._bar.set_postfix_str(rate, refresh=False)
         self._bar.update()
-        first = self.updates == 10  # an early estimate of the time
-        if self._bar.disable and (first or self.step % max(1, self.max_steps // LINES) == 0):
-            left = self.seconds / self.updates * (self.max_steps - self.step)
-            self.show(f"step {self.step:,}/{self.max_steps:,}: {rate}, {left / 60:.1f} min left")
+        is_early = self.updates == 10  # for a first estimate of the time
+        if self._bar.disable and (is_early or self.step % max(1, self.max_steps // LINES) == 0):
+            remaining = self.seconds / self.updates * (self.max_steps - self.step)
+            self.show(
+                f"step {self.step:,}/{self.max_steps:,}: {rate}, {remaining / 60:.1f} min left"
+            )
 
     @property
     def tokens_per_s(self) -> float:

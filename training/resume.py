@@ -7,7 +7,7 @@ from typing import Any
 from errors import UserError
 from training.checkpoint import Checkpoint
 
-# The place of the text may change, because its content is compared; so may the number of processes.
+# The path of the text may change, because its content is compared. So may the number of processes.
 FREE_SETTINGS = {("data", "path"), ("data", "processes")}
 SECTIONS = ("model", "tokenizer", "data", "train", "sample")
 
@@ -41,7 +41,7 @@ def refuse_changes(
         f"to train on with another text, start a new run from these weights: "
         f"train.init_from={folder} run_dir=runs/NAME"
     )
-    if tokenizer != checkpoint.tokenizer():  # the settings are equal, so the text is another
+    if tokenizer != checkpoint.tokenizer():  # its settings are equal, so the text differs
         raise UserError(
             f"cannot resume {folder}: the text is not the one it was trained on (the tokenizer is "
             f"not the one in its checkpoint); {another_text}"

@@ -21,8 +21,8 @@ def lr_ratio(
 ) -> float:
     """Return the learning rate of update `step` (0 .. max_steps - 1) as a share of the peak.
 
-    It rises over `warmup_steps` and ends at `min_lr_ratio`. Under wsd the last `decay_fraction` of
-    `max_steps` decays. `schedule` is one of `SCHEDULES`.
+    It rises over `warmup_steps` and ends at `min_lr_ratio`. With wsd it falls over the last
+    `decay_fraction` of `max_steps`. `schedule` is one of `SCHEDULES`.
     """
     assert schedule in SCHEDULES
     if step < warmup_steps:

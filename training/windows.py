@@ -43,12 +43,12 @@ def windows_at(
         return (choices[int.from_bytes(digest[:8], "big") % len(choices)],) * len(windows)
     if schedule == "constant" or step >= steps:
         return tuple(windows)
-    ends = [seq_len if window is None else window for window in windows]
+    final = [seq_len if window is None else window for window in windows]
     if schedule == "depth":
-        widened = step * len(ends) // steps
-        return (*windows[:widened], *(min(narrow, end) for end in ends[widened:]))
+        n_widened = step * len(final) // steps
+        return (*windows[:n_widened], *(min(narrow, window) for window in final[n_widened:]))
     stages = 1  # narrow, 2 narrow, 4 narrow ...; the last reaches the widest window
-    while narrow << (stages - 1) < max(ends):
+    while narrow << (stages - 1) < max(final):
         stages += 1
     width = narrow << (step * stages // steps)
-    return tuple(min(width, end) for end in ends)
+    return tuple(min(width, window) for window in final)

@@ -7,7 +7,7 @@
 
 Training, prefill and decoding all call `attend`. What a query may see is one value, `Visibility`.
 A kernel is a function of q (B, H, T, Dh), k and v (B, K, S, Dh) and the visibility. It leaves out
-sinks, and gives the log-sum-exp of its scores, with which `sinks.merge` adds them for all kernels.
+sinks and returns the log-sum-exp of its scores. `sinks.merge` needs it to add sinks to the output.
 To add a kernel, write such a function, enter it in KERNELS, and let `choose` name it.
 """
 
@@ -57,18 +57,19 @@ def choose(
 ) -> tuple[str, str]:
     """Name the kernel for one layer over a text of n_tokens, and the reason in words.
 
-    `attention` is the config's; `documents`: several share a row; `cached`: the keys are a cache's.
+    `attention` is the config's setting. `documents`: several documents share a row. `cached`: the
+    keys are those of a cache.
     """
     if cached:
         return "dense", "a cache holds its keys in any order"
     if attention in ("dense", "flex"):
         return attention, "the config asks for it"
     if window is None or window >= n_tokens:
-        hides = "full attention" if window is None else f"a window of {window:,} hides nothing"
-        where = f"in {n_tokens:,} tokens"
+        kind = "full attention" if window is None else f"a window of {window:,} hides nothing"
+        reason = f"{kind} in {n_tokens:,} tokens"
         if not documents:
-            return "full", f"{hides} {where}"
-        return ("flex" if device == "cuda" else "dense"), f"{hides} {where}, documents kept apart"
+            return "full", reason
+        return ("flex" if device == "cuda" else "dense"), f"{reason}, documents kept apart"
     if attention == "blocked":
         return "blocked", "the config asks for it"
     name = "flex" if device == "cuda" else "blocked"

@@ -41,7 +41,7 @@ def blocked_attention(
         return F.pad(x, (0, 0, 0, tail)).unflatten(-2, (n_blocks, block))
 
     def with_earlier(x: Tensor, filler: int = 0) -> Tensor:
-        """Rows of each block and the blocks before it: (B, K, T, n) to (B, K, N, S, n)."""
+        """Rows of each block and of those before it: (B, K, T, n) to (B, K, N, S, n)."""
         parts = F.pad(x, (0, 0, before * block, tail), value=filler).unflatten(2, (-1, block))
         return torch.cat([parts[:, :, n : n + n_blocks] for n in range(before + 1)], dim=3)
 
@@ -66,6 +66,6 @@ def blocked_attention(
 
 
 def _divide(length: int, window: int) -> tuple[int, int, int]:
-    """Return the size of a block, the number of earlier blocks that it sees, and that of blocks."""
+    """Return the queries per block, the earlier blocks that it sees, and the number of blocks."""
     block = max(SMALLEST_BLOCK, min(window // 2, LARGEST_BLOCK))
     return block, -(-(window - 1) // block), -(-length // block)

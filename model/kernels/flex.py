@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import AuxRequest, create_block_mask
+from torch.nn.attention.flex_attention import flex_attention as torch_flex_attention
 
 from model.kernels.visibility import Visibility
 
@@ -19,9 +21,6 @@ def flex_attention(
 
     Returns (B, H, T, Dh), equal to `dense` up to rounding, and the log-sum-exp (B, H, T) if asked.
     """
-    # Imported here, because the import takes a second and few runs use this kernel.
-    from torch.nn.attention.flex_attention import AuxRequest
-
     assert visibility.key_positions is None
     if visibility.positions is None and visibility.documents is None:
         mask = plain_block_mask(q.shape[2], visibility, q.device)
@@ -35,10 +34,8 @@ def flex_attention(
 
 def _block_mask(length: int, visibility: Visibility, device: torch.device) -> Any:
     """Express the visibility as the block mask of flex_attention."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
     documents = visibility.documents
-    with torch.inference_mode(False):  # a mask that was made for inference must serve training
+    with torch.inference_mode(False):  # so that a stored mask can also be used in training
         positions = visibility.query_positions(length, device)
         n_rows = len(positions)
 
@@ -51,7 +48,7 @@ def _block_mask(length: int, visibility: Visibility, device: torch.device) -> An
         return create_block_mask(rule, rows, None, length, length, device=device.type)
 
 
-@lru_cache(maxsize=64)  # one for each kind of layer and each length of a run
+@lru_cache(maxsize=64)  # one for each kind of layer and each length
 def plain_block_mask(length: int, visibility: Visibility, device: torch.device) -> Any:
     """Return the block mask of a text of one document, made once; `visibility` has no tensors."""
     return _block_mask(length, visibility, device)
@@ -60,7 +57,4 @@ def plain_block_mask(length: int, visibility: Visibility, device: torch.device) 
 @cache
 def _kernel(fused: bool) -> Any:
     """Return torch's kernel, compiled where it can be fused."""
-    from torch.nn.attention import flex_attention as torch_flex
-
-    kernel = torch_flex.flex_attention
-    return torch.compile(kernel) if fused else kernel
+    return torch.compile(torch_flex_attention) if fused else torch_flex_attention

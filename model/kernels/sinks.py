@@ -1,6 +1,6 @@
-"""Sinks: what a kernel leaves out, added to its output in one place.
+"""Sinks: kernels leave them out, and `merge` adds them to the output of every kernel.
 
-A query attends to three kinds of things, in one softmax: the keys in its window, the sinks, which
+A query attends to three kinds of terms in one softmax: the keys in its window, the sinks, which
 it looks at with another rotation (`window.sink_view`), and the learned sink logit of its head,
 which has no value (gpt-oss, arXiv 2508.10925, section 2.2). Kernels compute the first alone, and
 its log-sum-exp L. A softmax can be merged from parts (FlashAttention, arXiv 2205.14135, section 3):
@@ -45,8 +45,8 @@ def merge(
     weights = torch.cat(parts, dim=-1).softmax(-1)  # (B, H, T, 1 + n + 1)
     merged = weights[..., :1] * out
     if visibility.sinks:
-        of_sinks = weights[..., 1 : 1 + k_sinks.shape[3]].unflatten(1, (k.shape[1], -1))
-        added = torch.einsum("bkgtn,bktnd->bkgtd", of_sinks, v_sinks.to(weights.dtype))
+        sink_weights = weights[..., 1 : 1 + k_sinks.shape[3]].unflatten(1, (k.shape[1], -1))
+        added = torch.einsum("bkgtn,bktnd->bkgtd", sink_weights, v_sinks.to(weights.dtype))
         merged = merged + added.flatten(1, 2)
     return merged.to(out.dtype)
 
@@ -71,7 +71,7 @@ def prepend_logit(
 
 
 def drop_logit(out: Tensor) -> Tensor:
-    """Remove from the output what `prepend_logit` added to the queries."""
+    """Remove the token and the numbers that `prepend_logit` added."""
     return out[:, :, 1:, :-PADDING]
 
 
@@ -80,21 +80,21 @@ def _find_sinks(
 ) -> tuple[Tensor | None, Tensor]:
     """Return the columns (B, T, n) of each query's sinks, and whether it sees them (B, T, n).
 
-    Columns are None if sinks are the first n keys for all queries, as they are but for packed
-    documents. A sink beyond the end of a short document gets the column of another key, and no
+    Columns are None if sinks are the first n keys for all queries, which is so unless documents are
+    packed. A sink beyond the end of a short document gets the column of another key, and no
     query sees it.
     """
     i = visibility.query_positions(length, device)[:, :, None]
     n_sinks = min(visibility.sinks, n_keys)
-    at = torch.arange(n_sinks, device=device)  # the sinks' own positions
+    sink_positions = torch.arange(n_sinks, device=device)
     if visibility.documents is None:
         if visibility.key_positions is not None:
-            at = visibility.key_positions[:, None, :n_sinks]
-        return None, (at <= i) & (at >= 0)
-    columns = torch.arange(length, device=device)[:, None] - i + at
-    in_front = visibility.documents[:, :1] == 0  # a sink token serves all documents of its row
-    columns[..., 0] = torch.where(in_front, 0, columns[..., 0])
-    return columns.clamp(0, length - 1), at <= i
+            sink_positions = visibility.key_positions[:, None, :n_sinks]
+        return None, (sink_positions <= i) & (sink_positions >= 0)
+    columns = torch.arange(length, device=device)[:, None] - i + sink_positions
+    has_token = visibility.documents[:, :1] == 0  # a sink token serves all documents of its row
+    columns[..., 0] = torch.where(has_token, 0, columns[..., 0])
+    return columns.clamp(0, length - 1), sink_positions <= i
 
 
 def _gather(x: Tensor, columns: Tensor | None, n_sinks: int) -> Tensor:

@@ -19,7 +19,7 @@ class Visibility(NamedTuple):
     sinks: int = 0
     positions: Tensor | None = None  # of queries: (B, T), -1 for padding; None: 0..T-1
     key_positions: Tensor | None = None  # (B, S), -1 for empty slots; None: those of the queries
-    documents: Tensor | None = None  # (B, T), without a cache; 0: visible to all; None: one
+    documents: Tensor | None = None  # (B, T), no cache; 0: visible to all; None: one a row
 
     def query_positions(self, length: int, device: torch.device) -> Tensor:
         """Return the positions of `length` queries: (B, T), or (1, T) if all rows have the same."""

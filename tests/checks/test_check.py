@@ -12,17 +12,17 @@ from model.config import ModelConfig
 
 
 def test_a_check_without_cases_does_not_hold() -> None:
-    """A generator that yields no case is a check that cannot fail."""
+    """A generator that yields no case would be a check that cannot fail."""
     assert not Check("empty", "nothing", 0, 0.0, 0.0).holds
     assert Check("empty", "nothing", 0, 0.0, 0.0, "the model has none").holds
     assert not Check("wrong", "something", 5, 2e-9, 1e-9, "a note").holds
 
 
-@pytest.mark.parametrize("found", [float("nan"), float("inf"), 1e-8])
-def test_a_difference_fails(found: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NaN is neither larger nor smaller than the tolerance, first or last among the cases."""
+@pytest.mark.parametrize("difference", [float("nan"), float("inf"), 1e-8])
+def test_a_difference_fails(difference: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NaN is neither larger nor smaller than the tolerance, whether it comes first or last."""
     monkeypatch.setattr("checks.check.CHECKS", {})
-    for cases in ([found, 0.0], [0.0, found]):
+    for cases in ([difference, 0.0], [0.0, difference]):
 
         def differences(_: Any, cases: list[float] = cases) -> Any:
             yield from cases
@@ -32,7 +32,7 @@ def test_a_difference_fails(found: float, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_every_random_weight_matters() -> None:
-    """Zero projections hide the output of attention: every check would hold."""
+    """Projections of zero hide the output of attention: every check would hold."""
     shape = ModelConfig(
         vocab_size=61, dim=16, n_layers=2, sliding_window=3, sink_token=True, sink_logits=True
     )

@@ -9,7 +9,7 @@ from checks.differences import exact_difference, max_difference, require, row_di
 
 
 def test_a_difference_of_each_row() -> None:
-    """A row compared with another row, or an absolute difference of large numbers."""
+    """A row could be compared with another row; large numbers could get an absolute difference."""
     expected = torch.tensor([[1.0, 0.0], [0.5, -0.25]])
     actual = torch.tensor([[1.0, 0.0], [0.5, 0.25]])
     assert list(row_differences(actual, expected)) == [0.0, 0.5]
@@ -19,7 +19,7 @@ def test_a_difference_of_each_row() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_value_that_is_not_finite_is_an_infinite_difference(value: float) -> None:
-    """NaN compares as neither larger nor smaller than a tolerance."""
+    """NaN is neither larger nor smaller than a tolerance."""
     expected = torch.zeros(2, 2)
     actual = torch.tensor([[0.0, value], [0.0, 0.0]])
     assert list(row_differences(actual, expected)) == [math.inf]
@@ -32,13 +32,13 @@ def test_another_shape_is_an_infinite_difference() -> None:
 
 
 def test_the_last_bit_is_a_difference() -> None:
-    """A tolerance of 0 that lets pass what rounds to 0."""
+    """A tolerance of 0 could accept a difference that rounds to 0."""
     ones = torch.ones(3)
     assert exact_difference(ones, ones.clone()) == 0
     assert exact_difference(torch.nextafter(ones, 2 * ones), ones) > 0
 
 
 def test_require() -> None:
-    """A false condition that counts as a small difference."""
+    """A false condition could count as a small difference."""
     assert (require(True), require(False)) == (0.0, math.inf)
     assert require(torch.tensor(False)) == math.inf

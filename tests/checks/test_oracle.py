@@ -14,7 +14,7 @@ WINDOWS = [(1, 0), (3, 0), (3, 2), (5, 20), (40, 1), (None, 0), (None, 3)]
 
 @pytest.mark.parametrize("window, sinks", WINDOWS)
 def test_visible_keys_obey_the_rule(window: int | None, sinks: int) -> None:
-    """An oracle with another rule: every check would compare with it."""
+    """The oracle could have another rule, and every check compares with it."""
     for i in range(12):
         expected = [j for j in range(12) if reference.visible(i, j, window, sinks)]
         assert oracle.visible_keys(i, window, sinks) == expected
@@ -23,7 +23,7 @@ def test_visible_keys_obey_the_rule(window: int | None, sinks: int) -> None:
 @pytest.mark.parametrize("window, sinks", WINDOWS)
 @pytest.mark.parametrize("rows", [None, [0, 1, 2, 3, 9, 16]])
 def test_attention(window: int | None, sinks: int, rows: list[int] | None) -> None:
-    """Another scale, other groups of heads, another row than the one that was asked for."""
+    """The scale, the groups of heads or the chosen rows could differ."""
     generator = torch.Generator().manual_seed(0)
     q, q_sinks = torch.randn(2, 2, 4, 17, 6, generator=generator, dtype=torch.float64)
     k, v = torch.randn(2, 2, 2, 17, 6, generator=generator, dtype=torch.float64)
@@ -41,7 +41,7 @@ def test_attention(window: int | None, sinks: int, rows: list[int] | None) -> No
 @pytest.mark.parametrize("sinks", [0, 2])
 @pytest.mark.parametrize("pattern", [[3], [2, None], [1, 4, 2]])
 def test_dependencies(pattern: list[int | None], sinks: int) -> None:
-    """A reach that is one token too long or too short, or a layer too early."""
+    """The reach could be one token too long or too short, or that of another layer."""
     config = ModelConfig(
         vocab_size=9, dim=8, n_layers=3, n_heads=2, n_kv_heads=1,
         sliding_window=tuple(pattern), attention_sinks=sinks,
@@ -67,7 +67,7 @@ def test_dependencies(pattern: list[int | None], sinks: int) -> None:
     ids=str,
 )
 def test_logits(settings: dict) -> None:
-    """A model that differs from Mistral's in one operation: all checks would ask for it."""
+    """The oracle could differ from Mistral in one operation, and all checks would require that."""
     sizes = {"vocab_size": 31, "dim": 16, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2,
              "hidden_dim": 24, "head_dim": 8, "sliding_window": 3}  # fmt: skip
     config = ModelConfig(**(sizes | settings))

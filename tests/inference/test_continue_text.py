@@ -20,18 +20,18 @@ PROMPTS = ["The old king", "a", "", "Because the river sings under the bridge"] 
 
 
 def texts(pieces: Sequence[Piece], rows: int) -> list[str]:
-    """The whole text of each row."""
+    """Return the whole text of each row."""
     return ["".join(piece.text for piece in pieces if piece.row == row) for row in range(rows)]
 
 
 def reasons(pieces: Sequence[Piece], rows: int) -> list[list[str | None]]:
-    """The reasons of each row's pieces."""
+    """Return the finish reasons of each row's pieces."""
     return [[p.finish_reason for p in pieces if p.row == row] for row in range(rows)]
 
 
 def by_hand(trained: TextModel, prompt: list[int], count: int, *, space: bool = False) -> list[int]:
-    """The most likely tokens, from the logits of the whole text at each step. With `space`, the
-    first is the most likely of those whose bytes begin with a space."""
+    """Return the most likely tokens, from the logits of the whole text at each step. With `space`,
+    the first token is the most likely of those whose bytes begin with a space."""
     ids = list(prompt)
     for n in range(count):
         with torch.no_grad():
@@ -53,7 +53,7 @@ def framed(tokenizer: Tokenizer, prompt: str) -> list[int]:
 
 
 def test_rows_of_many_lengths_are_continued_as_if_alone(trained: TrainedModel) -> None:
-    """Greedy text of a batch, against the whole text through the model for each token."""
+    """The greedy text of a batch must be that of the model run on the whole text for each token."""
     pieces = list(continue_text(trained, PROMPTS, max_tokens=15, sampling=GREEDY))
     expected = [by_hand(trained, framed(trained.tokenizer, prompt), 15) for prompt in PROMPTS]
     assert texts(pieces, 4) == [trained.tokenizer.decode(ids) for ids in expected]
@@ -61,40 +61,40 @@ def test_rows_of_many_lengths_are_continued_as_if_alone(trained: TrainedModel) -
 
 
 def test_a_row_ends_where_its_document_ends(trained: TrainedModel) -> None:
-    """What the model writes after BOS or EOS is another document. The tokens are `generate`'s."""
+    """Text after BOS or EOS belongs to another document. The tokens are those of `generate`."""
     tokenizer = trained.tokenizer
     ends = (tokenizer.bos_id, tokenizer.eos_id)
-    hot = Sampling(temperature=2.0)
+    varied = Sampling(temperature=2.0)
     prompts = ["The old"] * 12
     steps = list(
-        generate(trained.model, [framed(tokenizer, p) for p in prompts], 60, sampling=hot, seed=3,
-                 stop=ends)
+        generate(trained.model, [framed(tokenizer, p) for p in prompts], 60, sampling=varied,
+                 seed=3, stop=ends)
     )  # fmt: skip
     rows = [[step[row] for step in steps if step[row] is not None] for row in range(12)]
     assert {row[-1] in ends for row in rows} == {True, False}  # both ways to end occur
-    pieces = list(continue_text(trained, prompts, max_tokens=60, sampling=hot, seed=3))
+    pieces = list(continue_text(trained, prompts, max_tokens=60, sampling=varied, seed=3))
     assert texts(pieces, 12) == [tokenizer.decode([t for t in row if t is not None])
                                  for row in rows]  # fmt: skip
-    for row, found in zip(rows, reasons(pieces, 12), strict=True):
+    for row, actual in zip(rows, reasons(pieces, 12), strict=True):
         last = "end" if row[-1] in ends else "length"
-        assert found == [None] * (len(row) - 1) + [last]
+        assert actual == [None] * (len(row) - 1) + [last]
 
 
 def test_a_stop_string_ends_its_row_alone(trained: TrainedModel) -> None:
-    """A row that stops early must neither stop the others nor change them."""
+    """A row that stops early must neither stop the other rows nor change them."""
     options = {"max_tokens": 25, "sampling": Sampling(temperature=1.0), "seed": 1}
     whole = texts(list(continue_text(trained, PROMPTS, **options)), 4)  # type: ignore[arg-type]
     stop = whole[0][8:13]
     assert stop not in whole[1]
     pieces = list(continue_text(trained, PROMPTS, **options, stops=[stop]))  # type: ignore[arg-type]
     assert texts(pieces, 4) == [text.partition(stop)[0] for text in whole]
-    for text, found in zip(whole, reasons(pieces, 4), strict=True):
-        assert (found[-1] == "stop") == (stop in text)
-        assert found[:-1] == [None] * (len(found) - 1)
+    for text, actual in zip(whole, reasons(pieces, 4), strict=True):
+        assert (actual[-1] == "stop") == (stop in text)
+        assert actual[:-1] == [None] * (len(actual) - 1)
 
 
 def test_nothing_is_generated_after_all_rows_have_ended(trained: TrainedModel) -> None:
-    """Tokens that nobody sees cost as much as the others."""
+    """Tokens that no caller gets would cost as much as the others."""
     calls: list[int] = []
     trained.model.register_forward_hook(lambda *_: calls.append(1))
     whole = "".join(p.text for p in continue_text(trained, ["a"], max_tokens=200, sampling=GREEDY))
@@ -109,7 +109,7 @@ def test_nothing_is_generated_after_all_rows_have_ended(trained: TrainedModel) -
 
 @pytest.mark.parametrize("prompt", ["The old king ", " ", "The  ", "a\n "])
 def test_a_last_space_is_joined_to_the_first_token(trained: TrainedModel, prompt: str) -> None:
-    """The model has hardly ever seen a lone space: as a token of its own it is continued badly."""
+    """The model has rarely seen a single space as a token, and continues it badly."""
     tokenizer = trained.tokenizer
     short = framed(tokenizer, prompt[:-1])
     expected = by_hand(trained, short, 10, space=True)
@@ -133,16 +133,16 @@ def test_a_last_space_changes_no_other_row(trained: TrainedModel) -> None:
 
 
 def test_a_drawn_first_token_begins_with_a_space(trained: TrainedModel) -> None:
-    """At a high temperature all pieces are drawn; none may be stuck to the prompt's last word."""
+    """At a high temperature all pieces are drawn. None may continue the last word of the prompt."""
     prompts, tokenizer = ["The king "] * 30, trained.tokenizer
-    hot = Sampling(temperature=5.0)
-    for piece in continue_text(trained, prompts, max_tokens=1, sampling=hot):
+    varied = Sampling(temperature=5.0)
+    for piece in continue_text(trained, prompts, max_tokens=1, sampling=varied):
         ids = tokenizer.encode("The king " + piece.text)
         assert ids[: len(tokenizer.encode("The king"))] == tokenizer.encode("The king")
 
 
 def test_the_space_of_the_prompt_is_no_stop(trained: TrainedModel) -> None:
-    """A stop string is looked for in what the model writes, not in the prompt."""
+    """A stop string must be searched in the generated text, not in the prompt."""
     whole, cut = (
         texts(list(continue_text(trained, ["The old "], max_tokens=9, sampling=GREEDY, stops=s)), 1)
         for s in ([], [" "])
@@ -151,7 +151,7 @@ def test_the_space_of_the_prompt_is_no_stop(trained: TrainedModel) -> None:
 
 
 def test_a_vocabulary_of_characters_keeps_the_space(tmp_path: Path) -> None:
-    """There, the lone space is a token like any other, and what follows it is free."""
+    """In such a vocabulary a single space is an ordinary token, and any token may follow it."""
     characters = train_tokenizer([tiny.english(5000)], type="char", vocab_size=400)
     trained = open_trained(save(tmp_path, characters))
     ids = by_hand(trained, framed(trained.tokenizer, "The old "), 6)
@@ -163,8 +163,8 @@ def test_a_vocabulary_of_characters_keeps_the_space(tmp_path: Path) -> None:
 # ------------------------------------------------------------------- stop strings
 
 
-class Letters:
-    """A stream whose token n is the n-th of these pieces."""
+class Pieces:
+    """A token stream whose token n is the n-th of these pieces."""
 
     def __init__(self, *pieces: str) -> None:
         self.pieces = pieces
@@ -177,8 +177,8 @@ class Letters:
 
 
 def streamed(stops: list[str], *pieces: str) -> tuple[list[str], str]:
-    """Push all pieces; returns what came out at each step, and all of it."""
-    stream = TextStream(Letters(*pieces), stops)
+    """Push all pieces; return the text of each step, and the whole text."""
+    stream = TextStream(Pieces(*pieces), stops)
     out = []
     for token in range(len(pieces)):
         if not stream.stopped:
@@ -188,22 +188,22 @@ def streamed(stops: list[str], *pieces: str) -> tuple[list[str], str]:
 
 
 def test_a_stop_string_that_is_split_over_tokens() -> None:
-    """Its first half would already be on the screen."""
+    """The first half of the stop string could already be printed."""
     assert streamed(["\nROMEO"], "Ay me\n", "RO", "MEO:", " no") == (["Ay me", "", "", ""], "Ay me")
 
 
-def test_what_only_seemed_to_stop_comes_out() -> None:
-    """Text that is held back too long, or lost at the end."""
+def test_the_beginning_of_a_stop_string_is_released() -> None:
+    """Text could be held back too long, or be lost at the end."""
     assert streamed(["\nROMEO"], "a\nRO", "SE", "\n") == (["a", "\nROSE", "", "\n"], "a\nROSE\n")
 
 
 def test_the_earliest_of_several_stops_wins() -> None:
-    """Not the one given first."""
+    """The first stop string of the list could win."""
     assert streamed(["later", "now"], "go now or later")[1] == "go "
 
 
 def test_stops_against_a_plain_search() -> None:
-    """The text ends before the stop string that is complete first, however the tokens fall."""
+    """The text must end before the stop string that is complete first, wherever tokens end."""
     draw = random.Random(0)
     for _ in range(2000):
         text = "".join(draw.choice("ab") for _ in range(30))

@@ -52,8 +52,8 @@ def logits(trained: TrainedModel) -> Tensor:
 
 @pytest.mark.parametrize("kind", CHANGES)
 def test_every_layer_has_the_settings(trained: TrainedModel, kind: str) -> None:
-    """A setting that reaches the config but not a layer, or only some layers. The oracle is told
-    the windows and rotations of each layer by hand."""
+    """A setting could reach the config but not a layer, or only some layers. The oracle gets the
+    windows and rotations of each layer as written in CHANGES."""
     changes, windows, sinks, ropes = CHANGES[kind]
     weights = {name: weight.double() for name, weight in trained.model.named_parameters()}
     expected = reference.logits(
@@ -68,8 +68,8 @@ def test_every_layer_has_the_settings(trained: TrainedModel, kind: str) -> None:
         assert not torch.allclose(logits(changed), before, rtol=1e-2, atol=1e-2)
 
 
-def test_settings_add_up(trained: TrainedModel) -> None:
-    """The second change starts from the first, not from the run's config."""
+def test_changes_add_up(trained: TrainedModel) -> None:
+    """The second change must start from the first, not from the run's config."""
     twice = trained.with_settings(sliding_window=2).with_settings(attention_sinks=1)
     once = trained.with_settings(sliding_window=2, attention_sinks=1)
     assert torch.equal(logits(twice), logits(once))
@@ -89,7 +89,7 @@ def test_weights_are_shared(tmp_path: Path, tokenizer_bytes: bytes, tied: bool) 
 
 
 def test_no_file_is_read(saved: Path, trained: TrainedModel) -> None:
-    """A checkpoint that a running training has pruned in the meantime."""
+    """A running training could have deleted the checkpoint in the meantime."""
     saved.unlink()
     assert trained.with_settings(sliding_window=2).model.config.windows == (2, 2, 2)
 
@@ -107,7 +107,8 @@ FIXED = [field.name for field in fields(ModelConfig) if field.name not in FREE_S
 
 @pytest.mark.parametrize("name", [*FIXED, "windows", "data.seq_len"])
 def test_settings_that_need_other_weights_are_refused(trained: TrainedModel, name: str) -> None:
-    """Weights under settings that they were not trained with, or a traceback."""
+    """Weights could be used under settings that they were not trained with, or end in a
+    traceback."""
     with pytest.raises(UserError, match=f"^{name} cannot be changed in a trained model"):
         trained.with_settings(**{name: 2})
 
@@ -133,10 +134,8 @@ def test_free_settings_are_settings_without_weights() -> None:
 @pytest.mark.parametrize(
     "changes", [{"sliding_window": 0}, {"rope_scaling": "yarn"}, {"attention_sinks": -1}]
 )
-def test_values_that_make_no_sense_are_refused(
-    trained: TrainedModel, changes: dict[str, Any]
-) -> None:
-    """The values of a config are checked; those of `with_settings` must be as well."""
+def test_invalid_values_are_refused(trained: TrainedModel, changes: dict[str, Any]) -> None:
+    """The values of a config are checked. Those of `with_settings` must be checked too."""
     with pytest.raises(UserError, match=f"model.({next(iter(changes))}|rope_original_len)"):
         trained.with_settings(**changes)
 
@@ -152,7 +151,7 @@ def test_any_device(tmp_path: Path, tokenizer_bytes: bytes, tied: bool) -> None:
 
 
 def test_the_last_windows_of_a_schedule_are_used(finished: Path, tmp_path: Path) -> None:
-    """A grown window is in the checkpoint, not in the config."""
+    """The window at the end of a schedule is in the checkpoint, not in the config."""
     text = tmp_path / "text.txt"
     text.write_text(tiny.english(5000))
     more = ["train.window_schedule=grow", "train.window_from=2", "train.window_steps=30"]
@@ -163,12 +162,12 @@ def test_the_last_windows_of_a_schedule_are_used(finished: Path, tmp_path: Path)
 
 
 def test_sampling_is_the_configs(trained: TrainedModel) -> None:
-    """Defaults that are written twice differ one day."""
+    """A default that is written twice could differ."""
     assert vars(trained.sampling).items() <= vars(trained.config.sample).items()
 
 
 def test_neither_optimizer_nor_preparation_is_imported() -> None:
-    """A server would load the training code, also through a third module."""
+    """A server would load the training code, directly or through another module."""
     code = """
 import sys, inference.trained, inference.text
 banned = ("training.optimizer", "training.muon", "data.prepare", "data.text", "data.sources")

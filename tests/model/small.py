@@ -21,7 +21,7 @@ VOCAB = 61
 
 # Kernels by name. `blocked-2-4` has blocks of 2 to 4, so that a short text crosses many of them.
 KERNELS = ("dense", "blocked", "blocked-1-1", "blocked-2-4", "blocked-3-3", "flex", "auto")
-BACKWARD = tuple(name for name in KERNELS if name != "flex")  # flex goes backward on CUDA only
+BACKWARD = tuple(name for name in KERNELS if name != "flex")  # flex has gradients on CUDA only
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 
 
@@ -60,10 +60,10 @@ class Case:
 
     def build(self, **changes: Any) -> Transformer:
         """Build the model; its weights depend on its shapes only."""
-        own = {name: getattr(self, name) for name in ("sink_token", "sink_logits")}
+        sinks = {name: getattr(self, name) for name in ("sink_token", "sink_logits")}
         n_heads, n_kv_heads = self.heads
         heads = {"n_heads": n_heads, "n_kv_heads": n_kv_heads, "attention_sinks": self.sinks}
-        return build(self.window, **(own | heads | changes))
+        return build(self.window, **(sinks | heads | changes))
 
     def tokens(self) -> Tensor:
         """Return one row, or two if documents are packed: each row has its own documents."""
@@ -98,7 +98,8 @@ def width(window: Any) -> int:
 
 
 def pack(length: int, window: int) -> Tensor:
-    """Number documents (2, T) of about W tokens and of one token. The numbers decrease."""
+    """Number documents (2, T) of about W tokens and documents of one token. The numbers
+    decrease."""
     sizes = [window, 1, window + 1, 2 * window + 1, max(window - 1, 1), 2]
     rows = []
     for row in (sizes, sizes[::-1]):
@@ -113,8 +114,8 @@ def pack(length: int, window: int) -> Tensor:
 
 @contextmanager
 def using(kernel: str, model: Transformer | None = None) -> Iterator[str]:
-    """Set the block sizes in a kernel's name, and the kernel of the model's layers. Yields the name
-    that model.attention has for it."""
+    """Set the block sizes in a kernel's name, and the kernel of the model's layers. Yields the
+    kernel's name in `model.attention`."""
     name, *block = kernel.split("-")
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
@@ -123,7 +124,7 @@ def using(kernel: str, model: Transformer | None = None) -> Iterator[str]:
             patch.setattr(blocked, "LARGEST_BLOCK", int(block[1]))
         for layer in model.layers if model else ():
             patch.setattr(layer.attention, "kernel", name)
-        if name == "flex":  # on a CPU compiling takes time for each shape and makes nothing faster
+        if name == "flex":  # on a CPU, compilation costs time for each shape and saves none
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield name
 
@@ -186,7 +187,7 @@ def oracle(model: Transformer, tokens: Tensor, documents: Tensor | None = None) 
     )
     local = plain if shape.rope_theta_local is None else reference.Rope(shape.rope_theta_local)
 
-    def of_one(columns: list[int]) -> Tensor:
+    def document_logits(columns: list[int]) -> Tensor:
         return reference.logits(
             dict(model.state_dict(keep_vars=True)),
             tokens[columns].tolist(),
@@ -200,11 +201,11 @@ def oracle(model: Transformer, tokens: Tensor, documents: Tensor | None = None) 
         )
 
     whole = [1] * len(tokens) if documents is None else documents.tolist()
-    return torch.cat([of_one(columns) for columns in reference.runs(whole)])
+    return torch.cat([document_logits(columns) for columns in reference.runs(whole)])
 
 
 def sources(model: Transformer, n_layers: int, documents: list[int]) -> Tensor:
-    """Return which token (column) influences which (row) after so many layers: (T, T) bool."""
+    """Return which token (column) influences which output (row) after `n_layers`: (T, T) bool."""
     shape = model.config
     first = int(shape.sink_token)
     reached = torch.zeros(len(documents), len(documents), dtype=torch.bool)

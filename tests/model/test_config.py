@@ -49,13 +49,13 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("field", "wrong"), REFUSED)
 def test_refusals_name_the_field(field: str, wrong: dict[str, Any]) -> None:
-    """The user would get a shape error from inside torch, or NaN, instead of the field's name."""
+    """The user would get a shape error from inside torch, or NaN, and not the name of the field."""
     with pytest.raises(UserError, match=rf"model\.{field}\b"):
         config(**wrong)
 
 
 def test_derived_sizes() -> None:
-    """None must mean what the field's comment says."""
+    """None must give the size in the field's comment."""
     derived = ModelConfig(vocab_size=8, dim=100, n_heads=5, n_kv_heads=1)
     assert (derived.head_dim, derived.hidden_dim) == (20, 288)  # 8/3 * 100 = 266.7, up to 32s
     assert ModelConfig(vocab_size=8, dim=96, n_heads=4).hidden_dim == 256  # already a multiple
@@ -69,7 +69,7 @@ def test_derived_sizes() -> None:
     ],
 )
 def test_parameter_counts_are_those_of_the_module(changes: dict[str, Any]) -> None:
-    """`plan` would print another size than that of the trained model."""
+    """`plan` would print a size that the trained model does not have."""
     model = Transformer(config(**changes))
     counted = dict.fromkeys(model.config.parameter_counts(), 0)
     for name, weight in model.named_parameters():
@@ -81,8 +81,8 @@ def test_parameter_counts_are_those_of_the_module(changes: dict[str, Any]) -> No
 
 def test_sinks_are_counted_with_the_token() -> None:
     """A model with both kinds of sinks would keep one position too few."""
-    kept = [(0, False, 0), (3, False, 3), (0, True, 1), (3, True, 4)]
-    for first, token, sinks in kept:
+    cases = [(0, False, 0), (3, False, 3), (0, True, 1), (3, True, 4)]
+    for first, token, sinks in cases:
         assert config(attention_sinks=first, sink_token=token).sinks == sinks
 
 
@@ -94,7 +94,7 @@ def logits_with(changes: dict[str, Any]) -> Tensor:
 
 # Field: (settings under which it has an effect, its change).
 YARN = {"rope_scaling": "yarn", "rope_factor": 4.0, "rope_original_len": 64, "head_dim": 16}
-LIVE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+EFFECTIVE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "n_heads": ({}, {"n_heads": 2, "n_kv_heads": 1, "head_dim": 8}),
     "sliding_window": ({}, {"sliding_window": 4}),
     "attention_sinks": ({}, {"attention_sinks": 1}),
@@ -112,10 +112,10 @@ SHAPES = ("vocab_size", "dim", "n_layers", "n_kv_heads", "head_dim", "hidden_dim
 LARGER = {"n_kv_heads": 4, "n_layers": 4, "dim": 24, "head_dim": 6}
 
 
-@pytest.mark.parametrize("field", LIVE)
+@pytest.mark.parametrize("field", EFFECTIVE)
 def test_a_setting_changes_the_logits(field: str) -> None:
     """A setting could have no effect on the model."""
-    base, changes = LIVE[field]
+    base, changes = EFFECTIVE[field]
     difference = (logits_with(base | changes) - logits_with(base)).abs().max().item()
     assert difference > 1e-5
 
@@ -141,16 +141,16 @@ def test_attention_decides_the_kernel(
     calls = []
     for name, kernel in kernels.KERNELS.items():
 
-        def noted(*args: Any, name: str = name, kernel: Any = kernel, **options: Any) -> Any:
+        def recorded(*args: Any, name: str = name, kernel: Any = kernel, **options: Any) -> Any:
             calls.append(name)
             return kernel(*args, **options)
 
-        monkeypatch.setitem(kernels.KERNELS, name, noted)
+        monkeypatch.setitem(kernels.KERNELS, name, recorded)
     with torch.no_grad():
         build(attention=attention)(text(12))
     assert calls == [called] * 3
 
 
-def test_every_field_has_such_a_test() -> None:
+def test_every_field_is_tested() -> None:
     """A new setting could have no effect and no test."""
-    assert {*LIVE, *SHAPES, "attention"} == {field.name for field in fields(ModelConfig)}
+    assert {*EFFECTIVE, *SHAPES, "attention"} == {field.name for field in fields(ModelConfig)}

@@ -24,19 +24,21 @@ MODELS: dict[str, dict[str, Any]] = {
 LENGTH = 24
 
 
-def fed(model: Transformer, cache: RollingKVCache, tokens: Tensor, chunk: int = 4) -> Tensor:
+def chunked_logits(
+    model: Transformer, cache: RollingKVCache, tokens: Tensor, chunk: int = 4
+) -> Tensor:
     return torch.cat([model(part, cache=cache) for part in tokens.split(chunk, dim=1)], dim=1)
 
 
-def copied(cache: RollingKVCache) -> dict[str, Tensor]:
-    return {name: held.clone() for name, held in cache.state_dict().items()}
+def state_of(cache: RollingKVCache) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in cache.state_dict().items()}
 
 
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+def equal_states(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def force(cache: RollingKVCache, position: int) -> None:
+def crop_unchecked(cache: RollingKVCache, position: int) -> None:
     """Go back without the check that this is possible."""
     for ring in cache.layers:
         ring.positions[ring.positions >= position] = -1
@@ -50,34 +52,35 @@ def force(cache: RollingKVCache, position: int) -> None:
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_crop_is_right_or_refused(name: str, seen: int, spare: int) -> None:
-    """Missing keys would give a wrong text without an error. Every length is tried: an allowed crop
-    must continue like a new computation; a refused one must change nothing, and would be wrong."""
+    """Missing keys would give wrong logits without an error. Every length is tried. After an
+    allowed crop, the logits equal those without a cache. A refused crop changes nothing and would
+    be wrong."""
     model, tokens = build(**MODELS[name]), text(LENGTH)
     windows = [window for window in model.config.windows if window is not None]
     filled = RollingKVCache(model.config, 1, 2 * LENGTH, torch.float64, spare=spare)
-    fed(model, filled, tokens[:, :seen])
-    before = copied(filled)
+    chunked_logits(model, filled, tokens[:, :seen])
+    before = state_of(filled)
     for kept in range(seen + 1):
         cache = deepcopy(filled)
         other = torch.cat((tokens[:, :kept], tokens.flip(1)[:, : LENGTH - kept]), dim=1)
         expected = model(other)[:, kept:]
-        sinks, begin = model.config.sinks, int(model.config.sink_token)
+        sinks, n_front = model.config.sinks, int(model.config.sink_token)
         possible = True
         for window in windows:
-            # The next query needs these behind the sinks; the ring holds its last W + spare.
-            needed = range(max(kept + begin - window + 1, sinks), kept + begin)
-            oldest = seen + begin - window - spare
+            # The next query needs these keys beside the sinks; the ring has the last W + spare.
+            needed = range(max(kept + n_front - window + 1, sinks), kept + n_front)
+            oldest = seen + n_front - window - spare
             possible = possible and all(position >= oldest for position in needed)
         if not possible:
             with pytest.raises(UserError, match="overwritten"):
                 cache.crop(kept)
-            assert same(before, cache.state_dict())
-            force(cache, kept + begin)
-            assert (fed(model, cache, other[:, kept:], 5) - expected).abs().max() > 1e-6
+            assert equal_states(before, cache.state_dict())
+            crop_unchecked(cache, kept + n_front)
+            assert (chunked_logits(model, cache, other[:, kept:], 5) - expected).abs().max() > 1e-6
             continue
         cache.crop(kept)
         assert cache.seen.tolist() == [kept]
-        continued = fed(model, cache, other[:, kept:], 5)
+        continued = chunked_logits(model, cache, other[:, kept:], 5)
         torch.testing.assert_close(continued, expected, rtol=0, atol=1e-10)
 
 
@@ -86,12 +89,12 @@ def test_each_row_goes_back_by_itself() -> None:
     """Going back in one row could shorten the others."""
     model, tokens = build(3), text(LENGTH, rows=2)
     cache = RollingKVCache(model.config, 2, dtype=torch.float64, spare=4)
-    fed(model, cache, tokens[:, :20])
+    chunked_logits(model, cache, tokens[:, :20])
     cache.crop([20, 16])
     assert cache.seen.tolist() == [20, 16]
     rest = tokens[:, 20:]
     rows = [torch.cat((tokens[0, :20], rest[0])), torch.cat((tokens[1, :16], rest[1]))]
-    continued = fed(model, cache, rest, 1)
+    continued = chunked_logits(model, cache, rest, 1)
     for row, ours in zip(rows, continued, strict=True):
         expected = model(row[None])[0, -rest.shape[1] :]
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-10)
@@ -99,9 +102,9 @@ def test_each_row_goes_back_by_itself() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
-def test_drafts_are_taken_back_for_ever(name: str) -> None:
-    """Speculative decoding: each round reads four tokens and keeps some, row by row, far beyond the
-    window. A slot that is freed by mistake has an effect rounds later."""
+def test_drafts_are_cropped_in_many_rounds(name: str) -> None:
+    """Speculative decoding: each round reads four tokens and keeps some of them in each row, far
+    beyond the window. A slot that is freed by mistake would have an effect rounds later."""
     model = build(**MODELS[name])
     cache = RollingKVCache(model.config, 2, 100, torch.float64, spare=3)
     draw = torch.Generator().manual_seed(0)
@@ -111,8 +114,8 @@ def test_drafts_are_taken_back_for_ever(name: str) -> None:
         logits = model(draft, cache=cache)
         accepted = torch.randint(0, 5, (2,), generator=draw).tolist()
         for row, kept in enumerate(accepted):
-            whole = torch.tensor([rows[row] + draft[row].tolist()])
-            expected = model(whole)[0, -4:]
+            tokens = torch.tensor([rows[row] + draft[row].tolist()])
+            expected = model(tokens)[0, -4:]
             torch.testing.assert_close(logits[row], expected, rtol=0, atol=1e-10)
             rows[row] += draft[row, :kept].tolist()
         cache.crop([len(row) for row in rows])
@@ -124,11 +127,11 @@ def test_a_full_cache_that_went_back_has_room_again() -> None:
     """The count that is compared with the capacity could include the removed tokens."""
     model, tokens = build((3, None)), text(12)
     cache = RollingKVCache(model.config, 1, 10, torch.float64, spare=3)
-    fed(model, cache, tokens[:, :10])
+    chunked_logits(model, cache, tokens[:, :10])
     with pytest.raises(UserError, match="larger capacity"):
         model(tokens[:, 10:11], cache=cache)
     cache.crop(8)
-    continued = fed(model, cache, tokens[:, 8:10])
+    continued = chunked_logits(model, cache, tokens[:, 8:10])
     torch.testing.assert_close(continued, model(tokens[:, :10])[:, 8:], rtol=0, atol=1e-10)
 
 
@@ -138,29 +141,32 @@ def test_a_length_that_was_not_seen_is_refused(length: Any) -> None:
     model = build(3)
     cache = RollingKVCache(model.config, 2, dtype=torch.float64)
     with torch.no_grad():
-        fed(model, cache, text(20, rows=2))
-    before = copied(cache)
+        chunked_logits(model, cache, text(20, rows=2))
+    before = state_of(cache)
     with pytest.raises(UserError, match="crop to"):
         cache.crop(length)
-    assert same(before, cache.state_dict())
+    assert equal_states(before, cache.state_dict())
 
 
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
-def test_restored_in_mid_stream_bit_for_bit(name: str, tmp_path: Path) -> None:
+def test_a_restored_cache_continues_bit_for_bit(name: str, tmp_path: Path) -> None:
     """The saved state could lack slots, positions or counts that decide the next token."""
     model, tokens = build(**MODELS[name]), text(LENGTH, rows=2)
     cache = RollingKVCache(model.config, 2, LENGTH, torch.float64, spare=1)
     ragged = tokens.clone()
     ragged[1, :5] = -1
-    fed(model, cache, ragged[:, :13])
-    save_file({name: held.contiguous() for name, held in copied(cache).items()}, tmp_path / "cache")
+    chunked_logits(model, cache, ragged[:, :13])
+    save_file(
+        {name: tensor.contiguous() for name, tensor in state_of(cache).items()}, tmp_path / "cache"
+    )
     restored = RollingKVCache(model.config, 2, LENGTH, torch.float64, spare=1)
     restored.load_state_dict(load_file(tmp_path / "cache"))
     assert torch.equal(
-        fed(model, cache, tokens[:, 13:], 2), fed(model, restored, tokens[:, 13:], 2)
+        chunked_logits(model, cache, tokens[:, 13:], 2),
+        chunked_logits(model, restored, tokens[:, 13:], 2),
     )
-    assert same(copied(cache), copied(restored))
+    assert equal_states(state_of(cache), state_of(restored))
 
 
 @pytest.mark.parametrize(
@@ -172,10 +178,10 @@ def test_a_cache_of_another_shape_is_refused(changes: dict[str, Any]) -> None:
     settings: dict[str, Any] = {"config": build(3).config, "batch_size": 2, "dtype": torch.float64}
     state = RollingKVCache(**(settings | changes)).state_dict()
     cache = RollingKVCache(**settings)
-    before = copied(cache)
+    before = state_of(cache)
     with pytest.raises(UserError, match="a cache of another shape"):
         cache.load_state_dict(state)
-    assert same(before, cache.state_dict())
+    assert equal_states(before, cache.state_dict())
 
 
 @pytest.mark.parametrize("spare", [0, 2, 5])

@@ -39,20 +39,22 @@ class Operations(TorchDispatchMode):
 
 @pytest.fixture
 def attended(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, ...]]:
-    """The keys, values and positions of keys that each call of `attend` gets, as they come."""
+    """The keys, values and key positions of each call of `attend`, in order."""
     calls: list[tuple[Tensor, ...]] = []
     attend = attention.attend
 
-    def noted(q: Tensor, k: Tensor, v: Tensor, visibility: Any, *rest: Any, **more: Any) -> Tensor:
+    def recorded(
+        q: Tensor, k: Tensor, v: Tensor, visibility: Any, *rest: Any, **more: Any
+    ) -> Tensor:
         calls.append((k, v, visibility.key_positions))
         return attend(q, k, v, visibility, *rest, **more)
 
-    monkeypatch.setattr(attention, "attend", noted)
+    monkeypatch.setattr(attention, "attend", recorded)
     return calls
 
 
 def cached(model: Transformer, tokens: Tensor, chunk: int, capacity: int = 200) -> RollingKVCache:
-    """A cache that has read the tokens, chunk by chunk."""
+    """Return a cache that has read the tokens in chunks."""
     cache = RollingKVCache(model.config, len(tokens), capacity, torch.float64)
     for part in tokens.split(chunk, dim=1):
         model(part, cache=cache)
@@ -65,7 +67,7 @@ def cached(model: Transformer, tokens: Tensor, chunk: int, capacity: int = 200) 
 def test_a_decoded_token_attends_over_the_rings_own_memory(
     window: Any, features: str, attended: list[tuple[Tensor, ...]]
 ) -> None:
-    """A copy of the ring for each token costs more than the attention over it."""
+    """A copy of the ring for each token would cost more than its attention."""
     model, tokens = build(window, **FEATURES[features]), text(30, rows=2)
     cache = cached(model, tokens, 10)
     attended.clear()
@@ -73,9 +75,10 @@ def test_a_decoded_token_attends_over_the_rings_own_memory(
         model(tokens[:, :1], cache=cache)
     assert len(attended) == len(cache.layers)
     for ring, (k, v, positions) in zip(cache.layers, attended, strict=True):
-        for given, own in ((k, ring.k), (v, ring.v), (positions, ring.positions)):
-            assert given.data_ptr() == own.data_ptr()
-            assert given.untyped_storage().data_ptr() == own.untyped_storage().data_ptr()
+        for actual, expected in ((k, ring.k), (v, ring.v), (positions, ring.positions)):
+            assert actual.data_ptr() == expected.data_ptr()
+            storages = [x.untyped_storage().data_ptr() for x in (actual, expected)]
+            assert storages[0] == storages[1]
     copied = [shapes for (name, shapes) in operations.seen if name.startswith("aten.cat")]
     width = model.config.head_dim
     assert not any(f", {width})" in shapes for shapes in copied), copied  # of keys or values
@@ -86,7 +89,7 @@ def test_a_decoded_token_attends_over_the_rings_own_memory(
 def test_full_layers_attend_over_the_filled_slots_only(
     features: str, attended: list[tuple[Tensor, ...]]
 ) -> None:
-    """A short text in a cache for 3,000 tokens would pay for all 3,000."""
+    """A short text in a cache for 3,000 tokens would cost as much as 3,000 tokens."""
     model, tokens = build((7, None), **FEATURES[features]), text(FILLED_STEP + 20)
     cache = RollingKVCache(model.config, 1, 3000, torch.float64, spare=40)
     front = int(model.config.sink_token)
@@ -105,15 +108,16 @@ def test_full_layers_attend_over_the_filled_slots_only(
 @pytest.mark.parametrize("chunk", [1, 5])
 @torch.no_grad()
 def test_operations_and_shapes_do_not_depend_on_the_data(chunk: int, features: str) -> None:
-    """A shape that depends on data waits for the device, and cannot be compiled or captured."""
+    """A shape that depends on data would wait for the device and could not be compiled or
+    captured."""
     model, runs = build((7, None), **FEATURES[features]), []
     tokens = text(40, rows=2)
     padded = tokens.clone()
     padded[1, ::3] = -1
-    for given in (tokens, padded):
-        cache = cached(model, given[:, :20], 4)
+    for ids in (tokens, padded):
+        cache = cached(model, ids[:, :20], 4)
         with Operations() as operations:
-            model(given[:, 20 : 20 + chunk], cache=cache)
+            model(ids[:, 20 : 20 + chunk], cache=cache)
         runs.append(operations.seen)
     assert runs[0] == runs[1]
     names = {name for name, _ in runs[0]}
@@ -121,8 +125,8 @@ def test_operations_and_shapes_do_not_depend_on_the_data(chunk: int, features: s
 
 
 @pytest.mark.parametrize("features", FEATURES)
-def test_a_step_runs_on_shapes_alone(features: str) -> None:
-    """As above, by torch's own judgement: a fake tensor has a shape and no data."""
+def test_a_step_runs_on_fake_tensors(features: str) -> None:
+    """A step that reads data fails here: torch's fake tensors have shapes and no data."""
     config = ModelConfig(
         vocab_size=61, dim=16, n_layers=2, sliding_window=(7, None), **FEATURES[features]
     )

@@ -7,6 +7,7 @@ import torch
 from small import KERNELS, build, config, text, using
 from torch import Tensor
 
+from model.cache import RollingKVCache
 from model.transformer import Transformer
 
 FEATURES: dict[str, dict[str, Any]] = {
@@ -19,22 +20,22 @@ STACKS = [1, 3, 40, None, (3, None), (1, 3, None)]
 
 
 def numbered(sizes: list[int]) -> Tensor:
-    """Documents (1, T) of these sizes, 1, 2, ... ."""
+    """Return the documents (1, T) of these sizes, numbered 1, 2, ..."""
     return torch.tensor([[d for d, size in enumerate(sizes, start=1) for _ in range(size)]])
 
 
-def apart(model: Transformer, tokens: Tensor, sizes: list[int]) -> Tensor:
+def separate_logits(model: Transformer, tokens: Tensor, sizes: list[int]) -> Tensor:
     """Return the logits (1, T, V) of documents, each read in a forward pass of its own."""
     return torch.cat([model(part) for part in tokens.split(sizes, dim=1)], dim=1)
 
 
 @pytest.mark.parametrize("features", FEATURES)
 @pytest.mark.parametrize("window", STACKS)
-def test_packed_is_apart(window: Any, features: str) -> None:
-    """A document could see the one before it, continue its positions, or lose its first keys; also
-    in full layers and in the gradient."""
+def test_packed_documents_equal_separate_ones(window: Any, features: str) -> None:
+    """A document could see the one before it, continue its positions or lose its first keys: also
+    in full layers, and in the gradient."""
     model, tokens = build(window, **FEATURES[features]), text(sum(SIZES))
-    expected = apart(model, tokens, SIZES)
+    expected = separate_logits(model, tokens, SIZES)
     upstream = torch.randn(expected.shape, dtype=torch.float64)
     weights = list(model.parameters())
     gradients = torch.autograd.grad((expected * upstream).sum(), weights)
@@ -49,13 +50,13 @@ def test_packed_is_apart(window: Any, features: str) -> None:
 
 @pytest.mark.parametrize("window", [16, 20, 64])
 @torch.no_grad()
-def test_documents_around_blocks_that_run(window: int) -> None:
-    """The documents above fit into two blocks; these end at the edges of blocks and near them."""
+def test_documents_at_the_edges_of_real_blocks(window: int) -> None:
+    """The documents of the tests above fit into two blocks. These end at the edges of blocks."""
     sizes = [16, 16, 15, 1, 17, 64, 1, 63, 65, 40]
     model = build(window, **FEATURES["all"])
     tokens = text(sum(sizes))
     packed = model(tokens, documents=numbered(sizes))
-    torch.testing.assert_close(packed, apart(model, tokens, sizes), rtol=0, atol=1e-10)
+    torch.testing.assert_close(packed, separate_logits(model, tokens, sizes), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("features", FEATURES)
@@ -69,7 +70,7 @@ def test_each_row_has_documents_of_its_own(features: str) -> None:
         with using(kernel, model):
             packed = model(tokens, documents=documents)
         for row in range(3):
-            alone = apart(model, tokens[row : row + 1], sizes[row])[0]
+            alone = separate_logits(model, tokens[row : row + 1], sizes[row])[0]
             torch.testing.assert_close(packed[row], alone, rtol=0, atol=1e-10)
 
 
@@ -84,7 +85,7 @@ def test_one_document_is_a_plain_text(kernel: str, features: str) -> None:
 
 @pytest.mark.parametrize("features", FEATURES)
 @torch.no_grad()
-def test_only_where_numbers_change_matters(kernel: str, features: str) -> None:
+def test_only_changes_of_the_number_matter(kernel: str, features: str) -> None:
     """A number that appears again later is another document: it must not see the first."""
     model, tokens = build((3, None), attention=kernel, **FEATURES[features]), text(11)
     rising = torch.tensor([[1, 1, 1, 2, 2, 3, 3, 3, 4, 4, 4]])
@@ -94,7 +95,7 @@ def test_only_where_numbers_change_matters(kernel: str, features: str) -> None:
 
 @torch.no_grad()
 def test_the_sink_token_serves_every_document() -> None:
-    """It is in front of the row: only the first document could see it."""
+    """The token is in front of the row: only the first document could see it."""
     model, tokens = build(3, sink_token=True), text(12)
     documents = numbered([5, 4, 3])
     before = model(tokens, documents=documents)
@@ -103,10 +104,8 @@ def test_the_sink_token_serves_every_document() -> None:
     assert ((model(tokens, documents=documents) - before).abs().amax(dim=-1) > 1e-6).all()
 
 
-def test_a_cache_takes_no_documents() -> None:
-    """They would have no effect, without an error."""
-    from model.cache import RollingKVCache
-
+def test_a_cache_refuses_documents() -> None:
+    """Documents would have no effect, without an error."""
     model = build(3)
     with pytest.raises(AssertionError, match="one document a row"):
         model(text(4), cache=RollingKVCache(config(3)), documents=numbered([2, 2]))

@@ -25,10 +25,10 @@ SINKS: dict[str, dict[str, Any]] = {
 
 
 def texts(
-    model: Transformer, prompts: Sequence[Sequence[int]], n: int, **how: Any
+    model: Transformer, prompts: Sequence[Sequence[int]], n: int, **options: Any
 ) -> list[list[int]]:
     """Return the tokens that `generate` yields for each prompt."""
-    steps = list(generate(model, prompts, n, **how))
+    steps = list(generate(model, prompts, n, **options))
     return [[step[r] for step in steps if step[r] is not None] for r in range(len(prompts))]
 
 
@@ -40,7 +40,7 @@ def prompt_of(length: int, seed: int = 1) -> list[int]:
 @pytest.mark.parametrize("window", [1, 3, (3, None)])
 @torch.no_grad()
 def test_greedy_text_is_the_oracles(window: Any, sinks: str) -> None:
-    """Cache, prefill and greedy choice together could differ from the model in loops."""
+    """Cache, prefill and greedy choice together could differ from the model written as loops."""
     model = build(window, **SINKS[sinks])
     ids = prompt_of(5)
     (written,) = texts(model, [ids], 8, sampling=GREEDY)
@@ -75,7 +75,7 @@ def test_one_uncached_pass_agrees_with_what_was_generated(window: Any, sinks: st
 def test_ragged_prompts_get_the_texts_they_get_alone(
     sampling: Sampling, chunk: int, sinks: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another row, its length or its end could change a text."""
+    """The text of a row could depend on another row, on its length or on its end."""
     monkeypatch.setattr(generation, "PREFILL_CHUNK", chunk)
     model = build(3, **SINKS[sinks])
     prompts = [prompt_of(n, seed=n) for n in (9, 3, 1)]
@@ -119,7 +119,7 @@ def test_a_stop_ends_its_row_only() -> None:
 
 
 def test_tokens_come_one_by_one() -> None:
-    """Tokens could be held back: each must come after one forward pass, when it is requested."""
+    """Tokens could be held back. Each must come after one forward pass, when it is requested."""
     model = build(3)
     passes = []
     model.register_forward_hook(lambda *_: passes.append(1))
@@ -131,8 +131,8 @@ def test_tokens_come_one_by_one() -> None:
 
 
 @pytest.mark.parametrize("wrong", [[], [VOCAB], [-1], [3, 999]])
-def test_senseless_prompts_are_refused(wrong: list[int]) -> None:
-    """-1 would be read as padding; an id that is too large is an IndexError from inside torch."""
+def test_invalid_prompts_are_refused(wrong: list[int]) -> None:
+    """-1 would be read as padding. An id that is too large would be an IndexError inside torch."""
     with pytest.raises(UserError, match="prompt"):
         list(generate(build(3), [prompt_of(3), wrong], 2))
 
@@ -146,11 +146,11 @@ def test_samples_differ_and_seeds_repeat() -> None:
 
 
 def test_repetition_penalty_counts_prompt_and_text() -> None:
-    """Tokens of the prompt, or the generated ones, could be left out."""
+    """The tokens of the prompt, or the generated ones, could get no penalty."""
     model = build(3)
     ids = prompt_of(4)
-    how = Sampling(temperature=0.0, repetition_penalty=1.7)
-    (written,) = texts(model, [ids], 25, sampling=how)
+    sampling = Sampling(temperature=0.0, repetition_penalty=1.7)
+    (written,) = texts(model, [ids], 25, sampling=sampling)
     assert written != texts(model, [ids], 25, sampling=GREEDY)[0]
     for token in written:
         with torch.no_grad():
@@ -161,7 +161,7 @@ def test_repetition_penalty_counts_prompt_and_text() -> None:
         ids.append(token)
 
 
-def test_nothing_to_write() -> None:
+def test_zero_tokens() -> None:
     """max_tokens = 0 is valid and yields no token."""
     assert list(generate(build(3), [prompt_of(3)], 0)) == []
 

@@ -36,36 +36,36 @@ class Attention:
         draw = torch.Generator().manual_seed(self.length)
         n_heads, n_kv_heads = self.heads
         sizes = {"q": n_heads, "k": n_kv_heads, "v": n_kv_heads, "q_sinks": n_heads}
-        found = {
+        tensors = {
             name: torch.randn(2, heads, self.length, 4, generator=draw, dtype=torch.float64)
             for name, heads in sizes.items()
         }
-        found["sink_logits"] = torch.randn(n_heads, generator=draw, dtype=torch.float64)
+        tensors["sink_logits"] = torch.randn(n_heads, generator=draw, dtype=torch.float64)
         hides = self.window is not None and self.window < self.length
         if not (self.sinks and self.rotated_sinks and hides):
-            del found["q_sinks"]  # if no key is hidden, sinks are keys like all others
+            del tensors["q_sinks"]  # if no key is hidden, sinks are keys like all others
         if not self.sink_logits:
-            del found["sink_logits"]
-        return {name: x.to(dtype).requires_grad_() for name, x in found.items()}
+            del tensors["sink_logits"]
+        return {name: x.to(dtype).requires_grad_() for name, x in tensors.items()}
 
     def places(self) -> dict[str, Tensor]:
         """Return positions and documents, (2, T) each, if documents are packed."""
         if self.documents == "none":
             return {}
-        numbers, front = pack(self.length, self.window or 3), self.documents == "front"
-        if front:
+        numbers, has_front = pack(self.length, self.window or 3), self.documents == "front"
+        if has_front:
             numbers = torch.cat((torch.zeros(2, 1, dtype=torch.int64), numbers), dim=1)
             numbers = numbers[:, : self.length]
         positions = torch.zeros_like(numbers)
         for row, documents in enumerate(numbers.tolist()):
             for columns in reference.runs(documents):
-                begin = int(front and columns[0] > 0)
-                positions[row, columns] = torch.arange(begin, begin + len(columns))
+                first = int(has_front and columns[0] > 0)
+                positions[row, columns] = torch.arange(first, first + len(columns))
         return {"positions": positions, "documents": numbers}
 
 
-def through(kernel: str, case: Attention, x: dict[str, Tensor]) -> Tensor:
-    """Run the kernel itself, if it can (`attend` would choose `full` for W >= T)."""
+def run_kernel(kernel: str, case: Attention, x: dict[str, Tensor]) -> Tensor:
+    """Run the kernel, if it computes this case (`attend` would choose `full` for W >= T)."""
     places = {name: place.to(x["q"].device) for name, place in case.places().items()}
     visibility = Visibility(case.window, case.sinks, **places)
     if kernel == "auto" or (kernel == "blocked" and case.window is None):
@@ -97,17 +97,21 @@ def detached(x: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: part.detach() for name, part in x.items()}
 
 
-def agrees(kernel: str, case: Attention, backward: bool = True) -> None:
+def assert_equals_oracle(kernel: str, case: Attention, backward: bool = True) -> None:
     """Compare a kernel with the oracle, to 1e-10."""
     with using(kernel) as name:
         if backward:
-            got = output_and_gradients(lambda x: through(name, case, x), case.inputs())
+            actual = output_and_gradients(lambda x: run_kernel(name, case, x), case.inputs())
         else:
-            got = {"output": through(name, case, detached(case.inputs()))}
-    for part, ours in got.items():
-        said = f"{kernel}, {part} of {case}"
+            actual = {"output": run_kernel(name, case, detached(case.inputs()))}
+    for part, ours in actual.items():
+        prefix = f"{kernel}, {part} of {case}"
         torch.testing.assert_close(
-            ours, expected(case)[part], rtol=0, atol=1e-10, msg=lambda m, s=said: f"{s}: {m}"
+            ours,
+            expected(case)[part],
+            rtol=0,
+            atol=1e-10,
+            msg=lambda message, prefix=prefix: f"{prefix}: {message}",
         )
 
 
@@ -134,11 +138,12 @@ def attentions() -> list[Any]:
 
 @pytest.mark.parametrize("case", attentions())
 def test_output_and_gradients_are_the_oracles(case: Attention) -> None:
-    """An edge of a window or of a block off by one, a wrong head or scale, another document's keys
-    or sinks, a scaled logit, or a lost gradient."""
+    """The edge of a window or block could be off by one; a head or the scale could be wrong; keys
+    or sinks of another document could be visible; a sink logit could be scaled; a gradient could be
+    lost."""
     for kernel in BACKWARD:
-        agrees(kernel, case)
-    agrees("flex", case, backward=False)
+        assert_equals_oracle(kernel, case)
+    assert_equals_oracle("flex", case, backward=False)
 
 
 @pytest.mark.parametrize("documents", ["none", "packed"])
@@ -146,8 +151,8 @@ def test_output_and_gradients_are_the_oracles(case: Attention) -> None:
 def test_blocks_of_the_size_that_runs(window: int, documents: str) -> None:
     """The texts of the grid are shorter than two blocks of the real sizes, 16 to 64."""
     case = Attention(window, 100, 2, True, True, documents)
-    agrees("blocked", case)
-    agrees("dense", case, backward=False)
+    assert_equals_oracle("blocked", case)
+    assert_equals_oracle("dense", case, backward=False)
 
 
 def edges(block: int, window: int) -> list[list[int]]:
@@ -163,7 +168,7 @@ def edges(block: int, window: int) -> list[list[int]]:
 @pytest.mark.parametrize("kernel", ["dense", "blocked-2-4", "blocked-3-3", "flex"])
 @pytest.mark.parametrize("window", [1, 3, 5])
 def test_documents_that_end_at_edges(window: int, kernel: str) -> None:
-    """A boundary exactly at W or at the edge of a block could belong to both sides."""
+    """A boundary exactly at W or at the edge of a block could be counted on both sides."""
     for sizes in edges(3, window):
         length = sum(sizes)
         case = Attention(window, length, 2, True, True)
@@ -184,8 +189,8 @@ def test_documents_that_end_at_edges(window: int, kernel: str) -> None:
 def test_full_is_the_oracle(
     window: int | None, length: int, sink_logits: bool, heads: tuple[int, int]
 ) -> None:
-    """A learned logit that some query misses, or that a head gets from its neighbour."""
-    agrees("full", Attention(window, length, 0, False, sink_logits, "none", heads))
+    """A sink logit could be missing for some query, or be that of another head."""
+    assert_equals_oracle("full", Attention(window, length, 0, False, sink_logits, "none", heads))
 
 
 @pytest.mark.parametrize("sink_logits", [False, True])
@@ -197,7 +202,7 @@ def test_bf16_is_within_its_own_error(
     """A softmax in bf16 would have a much larger error than the rounding of its inputs."""
     case = Attention(window, length, sinks, sinks > 0, sink_logits)
     x = detached(case.inputs(torch.bfloat16))
-    out = through(kernel, case, x)
+    out = run_kernel(kernel, case, x)
     assert out.dtype == torch.bfloat16
     exact = reference.attention(
         window=window, sinks=sinks, **{name: part.double() for name, part in x.items()}
@@ -208,8 +213,8 @@ def test_bf16_is_within_its_own_error(
 
 @pytest.mark.parametrize("window", [1, 3, None])
 def test_cached_keys_may_stand_in_any_order(window: int | None) -> None:
-    """A ring holds keys in any order behind its sinks, with empty slots: only their positions may
-    decide what is visible."""
+    """A ring holds keys in any order behind its sinks, with empty slots. Only the positions may
+    decide which keys are visible."""
     case = Attention(window, 9, 2, True, True)
     x = detached(case.inputs())
     order = torch.tensor([0, 1, 4, 8, 2, 6, 3, 7, 5])
@@ -248,7 +253,7 @@ def test_large_scores_do_not_overflow(kernel: str) -> None:
     x = detached(case.inputs())
     for scaled in ("q", "q_sinks", "sink_logits"):
         large = x | {scaled: 1e3 * x[scaled]}
-        assert through(kernel, case, large).isfinite().all()
+        assert run_kernel(kernel, case, large).isfinite().all()
 
 
 class Largest(TorchDispatchMode):
@@ -268,13 +273,13 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("sinks", [0, 2])
 @pytest.mark.parametrize("sink_logits", [False, True])
 def test_blocked_computes_the_band_only(sinks: int, sink_logits: bool, documents: str) -> None:
-    """All T * T scores could be computed and masked. Forward and backward, with documents, sinks
-    and learned logits, the largest tensor must grow in proportion to T."""
+    """All T * T scores could be computed and masked. With documents, sinks and sink logits, forward
+    and backward, the largest tensor must grow in proportion to T."""
     sizes = []
     for length in (256, 512, 1024):
         case = Attention(16, length, sinks, True, sink_logits, documents)
         with Largest() as largest:
-            output_and_gradients(lambda x, c=case: through("blocked", c, x), case.inputs())
+            output_and_gradients(lambda x, c=case: run_kernel("blocked", c, x), case.inputs())
         sizes.append(largest.numel)
     assert sizes == [sizes[0], 2 * sizes[0], 4 * sizes[0]]
     # Two rows, four heads, a block of 16 that sees itself and the 16 before: 32 scores a query,
@@ -288,7 +293,7 @@ def test_the_size_of_dense_is_noticed() -> None:
     for length in (64, 128):
         case = Attention(16, length)
         with Largest() as largest:
-            output_and_gradients(lambda x, c=case: through("dense", c, x), case.inputs())
+            output_and_gradients(lambda x, c=case: run_kernel("dense", c, x), case.inputs())
         sizes.append(largest.numel)
     assert sizes == [2 * 4 * 64 * 64, 2 * 4 * 128 * 128]
 
@@ -307,7 +312,7 @@ def test_flex_on_cuda(window: int | None, length: int, sinks: int, documents: st
     }
     by_kernel = [
         output_and_gradients(
-            lambda x, name=name: through(name, case, x),
+            lambda x, name=name: run_kernel(name, case, x),
             {part: x.detach().to(device).requires_grad_() for part, x in wide.items()},
         )
         for name, device in (("flex", "cuda"), ("dense", "cpu"))
@@ -317,7 +322,7 @@ def test_flex_on_cuda(window: int | None, length: int, sinks: int, documents: st
 
 
 def test_choose_says_what_attend_calls() -> None:
-    """The plan would print a kernel that does not run."""
+    """The plan would print a kernel that is not used."""
     cases = {
         ("auto", 4, 5): ("blocked", "flex", "blocked"),  # on a CPU, on CUDA, with documents
         ("auto", 5, 5): ("full", "full", "dense"),
@@ -329,10 +334,10 @@ def test_choose_says_what_attend_calls() -> None:
         ("flex", 4, 5): ("flex", "flex", "flex"),
         ("flex", None, 5): ("flex", "flex", "flex"),
     }
-    for asked, (on_cpu, on_cuda, packed) in cases.items():
-        assert kernels.choose(*asked)[0] == on_cpu
-        assert kernels.choose(*asked, device="cuda")[0] == on_cuda
-        assert kernels.choose(*asked, documents=True)[0] == packed
+    for arguments, (on_cpu, on_cuda, packed) in cases.items():
+        assert kernels.choose(*arguments)[0] == on_cpu
+        assert kernels.choose(*arguments, device="cuda")[0] == on_cuda
+        assert kernels.choose(*arguments, documents=True)[0] == packed
     assert kernels.choose("auto", None, 5, device="cuda", documents=True)[0] == "flex"
     assert kernels.choose("flex", 4, 5, device="cuda", cached=True)[0] == "dense"
 
@@ -343,12 +348,12 @@ def test_every_kernel_of_the_config_exists() -> None:
 
 
 def test_a_cached_call_gets_the_kernel_that_choose_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training and decoding would need two registrations of a new kernel."""
+    """A kernel would have to be entered twice, for training and for decoding."""
     calls: list[bool] = []
 
     def chosen(*_: Any, cached: bool, **__: Any) -> tuple[str, str]:
         calls.append(cached)
-        return "dense", "the test says so"
+        return "dense", "set by the test"
 
     monkeypatch.setattr(kernels, "choose", chosen)
     model = build(3)

@@ -17,7 +17,8 @@ def drawn(rows: int, dtype: torch.dtype = torch.float64, scale: float = 3.0) -> 
 
 @pytest.mark.parametrize("rows", [1, 5, ROWS - 1, ROWS, ROWS + 1, 2 * ROWS + 3])
 def test_value_and_gradient_are_torchs(rows: int) -> None:
-    """A chunk left out, counted twice, or divided by its own length; a lost upstream gradient."""
+    """A chunk could be left out, counted twice or divided by its own length; an upstream gradient
+    could be lost."""
     logits, targets = drawn(rows)
     ours, theirs = cross_entropy(logits, targets), F.cross_entropy(logits, targets)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
@@ -51,7 +52,7 @@ def test_half_precision_is_summed_in_fp32(dtype: torch.dtype) -> None:
 
 
 def test_extreme_logits_stay_finite() -> None:
-    """exp(10,000) is inf: the largest must be subtracted."""
+    """exp(10,000) is inf: the largest logit must be subtracted."""
     logits = torch.tensor([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4]], requires_grad=True)
     value = cross_entropy(logits, torch.tensor([1, 2]))
     value.backward()
@@ -59,8 +60,8 @@ def test_extreme_logits_stay_finite() -> None:
     assert logits.grad.isfinite().all()  # type: ignore[union-attr]
 
 
-def test_the_logits_are_left_alone() -> None:
-    """Chunks are changed in place; the logits of the caller must not be."""
+def test_the_logits_do_not_change() -> None:
+    """Chunks are changed in place; the caller's logits must not change."""
     logits, targets = drawn(9)
     before = logits.detach().clone()
     cross_entropy(logits, targets).backward()

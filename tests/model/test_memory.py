@@ -18,7 +18,7 @@ def resident_bytes() -> int:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/statm")
 def test_memory_is_flat_over_50_000_tokens(capsys: pytest.CaptureFixture[str]) -> None:
-    """Anything kept for each token (keys, ids, positions, a graph) would grow with the text."""
+    """Data kept for each token (keys, ids, positions, a graph) would grow with the text."""
     config = ModelConfig(
         vocab_size=512, dim=64, n_layers=4, n_heads=2, n_kv_heads=1, sliding_window=64
     )

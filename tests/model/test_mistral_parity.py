@@ -46,7 +46,7 @@ def half_split(weight: Tensor, head_dim: int) -> Tensor:
 
 
 def theirs(model: Transformer) -> Any:
-    """Build the same model in transformers: Ministral if some layers only have a window."""
+    """Build the same model in transformers: Ministral if only some layers have a window."""
     shape = model.config
     family, more = transformers.MistralConfig, {"sliding_window": shape.sliding_window}
     if isinstance(shape.sliding_window, tuple):
@@ -88,8 +88,8 @@ def theirs(model: Transformer) -> Any:
 
 
 def agree(name: str, ours: Tensor, other: Tensor) -> None:
-    """Print the largest difference and bound it. RMSNorm, softmax and angles of transformers are in
-    fp32 even in a float64 model."""
+    """Print the largest difference and bound it. In transformers, RMSNorm, softmax and angles are
+    in fp32 even in a float64 model."""
     print(f"{name}: {(ours - other).abs().max().item():.1e}")
     torch.testing.assert_close(other, ours, rtol=0, atol=2e-5)
 
@@ -114,7 +114,7 @@ def test_logits_at_three_windows_and_through_their_own_cache(
     expected = model(tokens)
     agree(f"{family}, W = {window}, {changes}: logits at T = 3W", expected, other(tokens).logits)
     if window == 1:
-        return  # their cache keeps states[-(W - 1) :], which for W = 1 is all of them (5.23)
+        return  # their cache keeps states[-(W - 1) :], which for W = 1 are all states
     cache = transformers.DynamicCache(config=other.config)  # a sliding one where there is a window
     steps = [
         other(token, past_key_values=cache, use_cache=True).logits
@@ -149,7 +149,8 @@ def test_greedy_generation_is_theirs(window: Any) -> None:
 @pytest.mark.parametrize("window", [7, None, (3, None)], ids=str)
 @torch.no_grad()
 def test_rope_scaling_is_theirs(window: Any, scaling: dict[str, Any]) -> None:
-    """A ramp over the wrong pairs, or a magnitude that is applied to queries or keys only."""
+    """The ramp could cover the wrong pairs; the magnitude could be applied to queries or keys
+    only."""
     model = build(window, head_dim=16, **scaling)
     tokens = text(50)
     plain = build(window, head_dim=16)(tokens)
@@ -160,7 +161,7 @@ def test_rope_scaling_is_theirs(window: Any, scaling: dict[str, Any]) -> None:
 @pytest.mark.parametrize("factor", [1.0, 2.0, 8.0])
 @pytest.mark.parametrize("head_dim", [4, 64, 128])
 def test_ntk_is_their_dynamic_scaling(head_dim: int, factor: float) -> None:
-    """They increase the base with the text; at a given length it must be ours."""
+    """transformers increases the base with the text. For a given length, the base must be ours."""
     settings = transformers.MistralConfig(
         head_dim=head_dim,
         max_position_embeddings=1024,
@@ -175,7 +176,7 @@ def test_ntk_is_their_dynamic_scaling(head_dim: int, factor: float) -> None:
 @pytest.mark.parametrize("window", [1, 3, 40, None])
 @torch.no_grad()
 def test_sink_logits_are_those_of_gpt_oss(window: int | None) -> None:
-    """A learned logit is in each softmax once, not scaled, and has no value, as published."""
+    """A sink logit is in each softmax once, is not scaled, and has no value, as published."""
     from transformers.models.gpt_oss import modeling_gpt_oss as gpt_oss
 
     draw = torch.Generator().manual_seed(0)

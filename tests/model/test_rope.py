@@ -29,8 +29,8 @@ def rotated(x: torch.Tensor, position: int, rope: Rope) -> torch.Tensor:
 
 @pytest.mark.parametrize("rope", ROPES, ids=str)
 def test_pairs_are_neighbours_and_rotate_as_published(rope: Rope) -> None:
-    """Half-split pairs (Llama in transformers) or another sign do not fit Mistral's weights; a ramp
-    over the wrong pairs changes frequencies that must stay."""
+    """Half-split pairs (Llama in transformers) or another sign do not fit Mistral's weights. A ramp
+    over the wrong pairs changes frequencies that must not change."""
     x = torch.randn(2, 3, 5, 8, dtype=torch.float64)
     positions = torch.tensor([[0, 1, 2, 3, 4], [7, 70, 700, 7_000, 70_000]])
     out = rotate(x, rotation(positions, 8, rope, x.dtype))
@@ -78,7 +78,7 @@ def test_position_one_by_hand() -> None:
 @pytest.mark.parametrize("rope", [PLAIN, ROPES[4]], ids=str)
 @pytest.mark.parametrize("shift", [1, 1000, 10_000_000])
 def test_scores_depend_on_distance_only(shift: int, rope: Rope) -> None:
-    """The same tokens later in a text would attend differently."""
+    """Attention could change if the same tokens come later in a text."""
     q, k = torch.randn(2, 1, 1, 6, 16, dtype=torch.float64)
     at = torch.tensor([0, 3, 4, 9, 17, 40])
     scores = []
@@ -90,7 +90,7 @@ def test_scores_depend_on_distance_only(shift: int, rope: Rope) -> None:
 
 @pytest.mark.parametrize("position", [0, 123_457, 9_999_999, 10_000_001])
 def test_fp32_is_exact_at_ten_million(position: int) -> None:
-    """There, angles in fp32 are wrong by a whole rotation, and a table ends long before."""
+    """At such positions, angles in fp32 are wrong by a whole rotation, and a table has ended."""
     x = torch.randn(16, dtype=torch.float64)
     factors = rotation(torch.tensor([position]), 16, PLAIN, torch.float32)
     out = rotate(x.float()[None, None, None], factors).flatten().double()

@@ -49,7 +49,7 @@ def filtered(p: list[float] = P, **settings: Any) -> list[float]:
     ],
 )
 def test_filters_by_hand(settings: dict[str, Any], hand: list[float]) -> None:
-    """A filter could keep one token too many, not normalise, or apply in another order."""
+    """A filter could keep one token too many, not normalise, or be applied in another order."""
     assert filtered(**settings) == pytest.approx(hand, abs=1e-6)
 
 
@@ -96,13 +96,13 @@ def test_refusals_name_the_setting(name: str, wrong: float) -> None:
 
 
 def uniforms(seed: int, rows: int, steps: int) -> Tensor:
-    """Random numbers (rows, steps), a step at a time."""
+    """Return random numbers (rows, steps), computed step by step."""
     streams = torch.arange(rows)
     return torch.stack([uniform(seed, streams, step) for step in range(steps)], dim=1)
 
 
 def test_a_random_number_depends_on_seed_row_and_step_only() -> None:
-    """A text would change with what is written beside it, or could not be written again."""
+    """A text could depend on the other rows of its batch, or not be reproducible."""
     together = uniforms(1, 5, 6)
     for row in range(5):
         for step in range(6):
@@ -115,7 +115,8 @@ def test_a_random_number_depends_on_seed_row_and_step_only() -> None:
 
 
 def test_the_hash_is_splitmix64() -> None:
-    """A shift that repeats the sign, or a product that does not wrap, still looks random."""
+    """A shift that repeats the sign, or a product that is not modulo 2^64, would still look
+    random."""
 
     def mixed(state: int) -> int:  # in integers without a limit, reduced after each operation
         size = 2**64
@@ -132,9 +133,9 @@ def test_the_hash_is_splitmix64() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2**40])
 def test_random_numbers_are_uniform_and_independent(seed: int) -> None:
-    """Rows or steps that share a stream write the same text, or one follows from the other.
+    """Rows or steps that share a stream would write the same text, or one could be predicted.
 
-    Each statistic is held to six standard deviations of what independent numbers give.
+    Each statistic must be within six standard deviations of that of independent numbers.
     """
     u = uniforms(seed, 200, 500)
     n = u.numel()
@@ -160,7 +161,7 @@ def test_random_numbers_are_uniform_and_independent(seed: int) -> None:
 
 
 def test_draws_follow_the_probabilities() -> None:
-    """A distribution that is not the one that was computed: a chi-square test over 40,000 draws."""
+    """Tokens could be drawn from another distribution: a chi-square test over 40,000 draws."""
     rows, steps = 100, 400
     p = torch.rand(rows, 50, generator=torch.Generator().manual_seed(0)) ** 4
     p[:, ::7] = 0.0
@@ -181,7 +182,7 @@ def test_draws_follow_the_probabilities() -> None:
 
 
 def test_a_draw_is_where_the_cumulative_sum_exceeds_the_number() -> None:
-    """A token one beside, one without probability at an edge, or none at the upper end."""
+    """A draw could give the next token, a token without probability, or none at the upper end."""
     p = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25, 0.0]])
     largest = 1 - 2.0**-52
     for number, token in ((0.0, 1), (0.2499, 1), (0.25, 3), (0.7499, 3), (0.75, 4), (largest, 4)):

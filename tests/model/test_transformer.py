@@ -21,11 +21,11 @@ from torch import Tensor
 
 from model.transformer import Transformer
 
-ONE_SHAPE = ((4, 2),)  # heads of tests that are slow or do not depend on heads
+ONE_SHAPE = ((4, 2),)  # of heads, in tests that are slow or do not depend on heads
 
 
 def kernels_for(case: Case) -> tuple[str, ...]:
-    """Return all kernels; flex, 30 times slower on a CPU, with one shape of heads only."""
+    """Return all kernels. flex, 30 times slower on a CPU, runs with one shape of heads only."""
     return KERNELS if case.heads in ONE_SHAPE else BACKWARD
 
 
@@ -65,23 +65,23 @@ def test_a_token_changes_exactly_what_it_may_reach(case: Case) -> None:
 
 @pytest.mark.parametrize("case", cases())
 def test_logits_and_gradients_are_the_oracles(case: Case) -> None:
-    """Anything at all: norms, gate, residuals, rotation, heads, windows of the layers, sinks,
-    documents; with every kernel. What is packed must equal what runs apart."""
+    """Norms, gate, residuals, rotation, heads, windows of the layers, sinks or documents could be
+    wrong, in any kernel. Packed documents must equal separate ones."""
     tokens, documents = case.tokens(), case.documents()
     by_row = [None] * len(tokens) if documents is None else documents
     model = case.build().requires_grad_(case.heads in ONE_SHAPE)
     theirs = torch.stack([oracle(model, *row) for row in zip(tokens, by_row, strict=True)])
-    weigh = torch.randn(theirs.shape, dtype=torch.float64)
+    upstream = torch.randn(theirs.shape, dtype=torch.float64)
     weights = dict(model.named_parameters())
     backward = BACKWARD if case.heads in ONE_SHAPE else ()  # the other shapes: see test_kernels
     if backward:
-        gradients = torch.autograd.grad((theirs * weigh).sum(), list(weights.values()))
+        gradients = torch.autograd.grad((theirs * upstream).sum(), list(weights.values()))
     for kernel in kernels_for(case):
         with using(kernel, model.requires_grad_(kernel in backward)):
             ours = model(tokens, documents=documents)
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10, msg=located(kernel, "logits"))
         if kernel in backward:
-            back = torch.autograd.grad((ours * weigh).sum(), list(weights.values()))
+            back = torch.autograd.grad((ours * upstream).sum(), list(weights.values()))
             for name, mine, other in zip(weights, back, gradients, strict=True):
                 torch.testing.assert_close(
                     mine, other, rtol=1e-9, atol=1e-9, msg=located(kernel, name)
@@ -89,7 +89,7 @@ def test_logits_and_gradients_are_the_oracles(case: Case) -> None:
 
 
 def located(*where: Any) -> Any:
-    """Put this in front of the message of `assert_close`."""
+    """Return a function that puts `where` in front of the message of `assert_close`."""
     return lambda message: f"{', '.join(map(str, where))}: {message}"
 
 
@@ -131,15 +131,15 @@ def test_lower_precision_is_within_its_error(case: Case) -> None:
 )
 @pytest.mark.parametrize("packed", [False, True])
 def test_other_shapes_and_rotations_are_the_oracles(changes: dict[str, Any], packed: bool) -> None:
-    """A set head_dim could have no effect, or one kind of layer use the other's rotation; queries
-    for sinks could have a wrong rotation."""
+    """head_dim could have no effect; a layer could use the rotation of the other kind of layers;
+    queries for sinks could have a wrong rotation."""
     case = Case((3, None, 1), 12, 2, True, True, packed)
     model, tokens, documents = case.build(**changes), case.tokens(), case.documents()
     with torch.no_grad():
         ours = model(tokens, documents=documents)
         for row in range(len(tokens)):
-            of = None if documents is None else documents[row]
-            theirs = oracle(model, tokens[row], of)
+            numbers = None if documents is None else documents[row]
+            theirs = oracle(model, tokens[row], numbers)
             torch.testing.assert_close(ours[row], theirs, rtol=0, atol=1e-10)
 
 
@@ -150,7 +150,7 @@ WIDE = {"attention_sinks": 2, "sink_token": True, "sink_logits": True}
 def test_a_window_at_least_as_long_as_the_text_is_full_attention(
     kernel: str, changes: dict[str, Any]
 ) -> None:
-    """W >= T must hide no key, and W = T - 1 exactly one: a setting without effect hides none."""
+    """W >= T must hide no key, and W = T - 1 exactly one. A window without effect hides none."""
     tokens = text(13)
     with torch.no_grad():
         full = build(None, attention=kernel, **changes)(tokens)
@@ -168,7 +168,7 @@ def test_a_window_at_least_as_long_as_the_text_is_full_attention(
 
 @pytest.mark.parametrize("changes", [{}, {"attention_sinks": 2}, WIDE])
 def test_every_window_acts(kernel: str, changes: dict[str, Any]) -> None:
-    """A window could have no effect, or an effect in one layer only: logits with W and with W + 1
+    """A window could have no effect, or one in a single layer only. Logits with W and with W + 1
     must differ from the first token on that sees another key."""
     tokens = text(13)
     model = build(None, attention=kernel, **changes)
@@ -181,7 +181,7 @@ def test_every_window_acts(kernel: str, changes: dict[str, Any]) -> None:
     sinks = changes.get("attention_sinks", 0)
     for window in (1, 2, 5, 11 - sinks):
         narrow, wide = logits(window), logits(window + 1)
-        # Query W + n is the first whose window has left a key behind that is no sink.
+        # Query W + n is the first for which a key that is not a sink has left the window.
         differs = (narrow - wide).abs().amax(dim=-1) > 1e-6
         assert differs.nonzero()[0].item() == window + sinks
         for layer in range(3):
@@ -205,7 +205,7 @@ def test_the_first_token_gets_through_full_layers_only(kernel: str) -> None:
 
 @pytest.mark.parametrize("case", cases(heads=ONE_SHAPE))
 def test_the_gradient_ends_at_the_reach(case: Case) -> None:
-    """Beyond the reach the gradient must be zero, not small; inside, it must not be zero. Row t has
+    """Outside the reach the gradient must be exactly zero, inside it must not be zero. Row t has
     the gradient of output t."""
     tokens = case.tokens()[0].expand(case.length, -1)
     packed = case.documents()
@@ -229,7 +229,7 @@ def test_the_gradient_ends_at_the_reach(case: Case) -> None:
 
 
 def test_set_windows_is_a_model_built_with_them() -> None:
-    """A schedule of windows could change the config and not the layers, some layers only, or not
+    """A schedule of windows could change the config and not the layers, or some layers only, or not
     update sinks and rotations."""
     tokens = text(15)
     changes = WIDE | {"rope_theta_local": 100.0}

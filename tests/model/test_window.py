@@ -70,15 +70,16 @@ def test_documents_are_the_ones_drawn_by_hand() -> None:
 
 @pytest.mark.parametrize("sinks", SINKS)
 @pytest.mark.parametrize("window", WINDOWS)
-def test_documents_are_the_rule_and_the_same_number(window: int | None, sinks: int) -> None:
+def test_documents_obey_the_reference(window: int | None, sinks: int) -> None:
     """Tensors of documents could broadcast wrongly, or hide tokens of document 0."""
-    of = torch.tensor([0, 1, 1, 1, 2, 2, 3, 3, 3, 3])
-    at = torch.tensor([0, 1, 2, 3, 1, 2, 1, 2, 3, 4])
-    documents = (of[:, None], of[None])
-    seen = visible(at[:, None], at[None], window, sinks, documents)
-    for row in range(len(of)):
-        for column in range(len(of)):
-            i, j, d, e = at[row].item(), at[column].item(), of[row].item(), of[column].item()
+    numbers = torch.tensor([0, 1, 1, 1, 2, 2, 3, 3, 3, 3])
+    positions = torch.tensor([0, 1, 2, 3, 1, 2, 1, 2, 3, 4])
+    documents = (numbers[:, None], numbers[None])
+    seen = visible(positions[:, None], positions[None], window, sinks, documents)
+    for row in range(len(numbers)):
+        for column in range(len(numbers)):
+            i, j = positions[row].item(), positions[column].item()
+            d, e = numbers[row].item(), numbers[column].item()
             expected = reference.visible(i, j, window, sinks) and e in (d, 0)
             assert bool(seen[row, column]) == expected
             assert bool(visible(i, j, window, sinks, (d, e))) == expected
@@ -87,7 +88,7 @@ def test_documents_are_the_rule_and_the_same_number(window: int | None, sinks: i
 @pytest.mark.parametrize("sinks", SINKS)
 @pytest.mark.parametrize("window", WINDOWS)
 def test_sinks_are_as_far_away_as_in_the_cache(window: int | None, sinks: int) -> None:
-    """The distance to a sink would exceed all distances of training, or be off by one."""
+    """The distance to a sink could exceed all distances of training, or be off by one."""
     for i in range(30):
         cached = reference.streamed(i, window, sinks)
         assert cached == [j for j in range(30) if reference.visible(i, j, window, sinks)]
@@ -113,7 +114,7 @@ def test_visible_pairs_counts_what_is_visible(window: int | None, sinks: int) ->
 
 @pytest.mark.parametrize("windows", [(1,), (3,), (3, 3), (1, 4, 2), (2,) * 6, (3, None), (None,)])
 def test_reach_is_what_layers_pass_on(windows: tuple[int | None, ...]) -> None:
-    """The printed reach would not be that of the model."""
+    """The printed reach could differ from that of the model."""
     length = 20
     sources = reference.depends(windows, 0, length)[-1]
     assert (reach(windows) or length) == len(sources) == length - min(sources)
@@ -133,7 +134,8 @@ def test_patterns_are_tiled() -> None:
 
 
 @pytest.mark.parametrize("wrong", [0, -1, [], [3, 0], [1, 2, 3]])
-def test_senseless_windows_are_refused(wrong: int | list[int]) -> None:
-    """A window of 0 hides every key; a pattern longer than the stack would silently be cut."""
+def test_invalid_windows_are_refused(wrong: int | list[int]) -> None:
+    """A window of 0 hides every key. A pattern longer than the stack would be cut without an
+    error."""
     with pytest.raises(UserError, match=r"model\.sliding_window"):
         layer_windows(wrong, 2)

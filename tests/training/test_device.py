@@ -1,4 +1,4 @@
-"""What is chosen for the user comes with its reason; what cannot be had is refused."""
+"""Every choice of hardware has a reason; a device that does not exist is refused."""
 
 import contextlib
 
@@ -13,15 +13,15 @@ CPU = torch.device("cpu")
 
 
 def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """auto takes the fastest there is; what was asked for is never exchanged in silence."""
+    """auto must take the fastest device; a requested device must not be replaced by another."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     chosen, reason = choose_device("auto")
     assert chosen == CPU and reason.startswith("no GPU; ")
     assert choose_device("cpu") == (CPU, "set by the config")
-    for wanted in ("cuda", "mps"):
-        with pytest.raises(UserError, match=f"train.device is {wanted}, .*use auto or cpu"):
-            choose_device(wanted)
+    for name in ("cuda", "mps"):
+        with pytest.raises(UserError, match=f"train.device is {name}, .*use auto or cpu"):
+            choose_device(name)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("auto") == (torch.device("mps"), "Apple GPU")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -30,7 +30,7 @@ def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """bf16 where the hardware says it is faster there, by what it says and not by a measurement."""
+    """bf16 must be chosen by what the hardware reports, not by a measurement."""
     assert choose_precision("bf16", CPU)[0] is torch.bfloat16
     assert choose_precision("fp32", CPU)[0] is torch.float32
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
@@ -49,7 +49,8 @@ def test_precision(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_compile() -> None:
-    """`compile: true` or `false` that is not obeyed; half a minute spent where nothing is won."""
+    """`compile: true` or `false` could be ignored; half a minute could be spent without any
+    gain."""
     assert choose_compile(True, CPU)[0] and not choose_compile(False, torch.device("cuda"))[0]
     assert choose_compile("auto", torch.device("cuda"))[0]
     chosen, reason = choose_compile("auto", CPU)
@@ -57,7 +58,7 @@ def test_compile() -> None:
 
 
 def test_autocast_computes_in_the_dtype_and_keeps_the_weights() -> None:
-    """precision: bf16 that computes in fp32, or weights that lose their bits."""
+    """precision: bf16 could compute in fp32, or weights could lose bits."""
     layer = torch.nn.Linear(4, 4)
     with autocast(CPU, torch.bfloat16):
         assert layer(torch.ones(1, 4)).dtype is torch.bfloat16
@@ -66,6 +67,6 @@ def test_autocast_computes_in_the_dtype_and_keeps_the_weights() -> None:
 
 
 def test_keeping_memory_and_measuring_do_not_fail() -> None:
-    """Conveniences must not end a run on a machine that lacks what they use."""
+    """Optional functions must not end a run on a machine without them."""
     device.keep_freed_memory()
     assert device.matmul_flops_per_s(CPU, torch.float32, 64) > 0

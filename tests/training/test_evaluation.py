@@ -24,11 +24,11 @@ def model() -> Transformer:
 
 @pytest.mark.parametrize("seq_len", [1, 7, 83, 332, 1000])
 def test_a_model_that_knows_nothing_scores_log_v(seq_len: int) -> None:
-    """Equal logits give each of V tokens the chance 1/V: log V nats each, log2 V bits."""
-    knows_nothing = model()
-    torch.nn.init.zeros_(knows_nothing.output.weight)
+    """Equal logits give each of V tokens the probability 1/V: log V nats or log2 V bits each."""
+    uniform_model = model()
+    torch.nn.init.zeros_(uniform_model.output.weight)
     score = evaluate(
-        lambda x, y: cross_entropy(knows_nothing(x), y),
+        lambda x, y: cross_entropy(uniform_model(x), y),
         evaluation_sequences(TOKENS, seq_len, batch_size=3), 333, CPU,
     )  # fmt: skip
     assert score.n_tokens == 332  # all but the first are predicted
@@ -38,7 +38,7 @@ def test_a_model_that_knows_nothing_scores_log_v(seq_len: int) -> None:
 
 
 def test_independent_of_the_batch_size_and_equal_to_a_sum_by_hand() -> None:
-    """A mean of means would give the short last window too much weight."""
+    """A mean of means would give a short last sequence too much weight."""
     trained = model()
     torch.nn.init.normal_(trained.output.weight)
     scores = [

@@ -1,10 +1,11 @@
-"""What cannot fit is refused before it starts; an allocation that fails is told in one line."""
+"""A run that cannot fit is refused before it starts; a failed allocation is one line."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -15,7 +16,7 @@ from training.memory import allocation_errors, format_bytes, memory_limit
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
-SENTENCES = [  # of torch 2.9 on CPU (Linux, Windows), CUDA, cuBLAS and MPS
+MESSAGES = [  # of torch 2.9 on CPU (Linux, Windows), CUDA, cuBLAS and MPS
     "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you "
     "tried to allocate 4300000000 bytes. Error code 12 (Cannot allocate memory)",
     "[enforce fail] data. DefaultCPUAllocator: not enough memory: you tried to allocate 4300000000 "
@@ -26,19 +27,17 @@ SENTENCES = [  # of torch 2.9 on CPU (Linux, Windows), CUDA, cuBLAS and MPS
 ]
 
 
-@pytest.mark.parametrize("sentence", SENTENCES)
-def test_a_failed_allocation_is_one_line(sentence: str) -> None:
-    """A traceback of forty lines in which the cause is the last."""
+@pytest.mark.parametrize("message", MESSAGES)
+def test_a_failed_allocation_is_one_line(message: str) -> None:
+    """The user would get a traceback of forty lines, with the cause in the last."""
     with pytest.raises(UserError) as refusal, allocation_errors("a smaller batch"):
-        raise RuntimeError(sentence)
-    size = "" if "ALLOC_FAILED" in sentence else " (an allocation of 4.3 GB failed)"
+        raise RuntimeError(message)
+    size = "" if "ALLOC_FAILED" in message else " (an allocation of 4.3 GB failed)"
     assert str(refusal.value) == f"not enough memory{size}: a smaller batch"
 
 
 def test_real_failures_of_torch_and_numpy() -> None:
-    """A sentence that the libraries changed. No machine has 2^60 bytes."""
-    import numpy as np
-
+    """The libraries could change their messages. No machine has 2^60 bytes."""
     with pytest.raises(UserError, match="not enough memory"), allocation_errors("less"):
         torch.empty(2**60, dtype=torch.uint8)
     with pytest.raises(UserError, match="not enough memory"), allocation_errors("less"):
@@ -46,7 +45,7 @@ def test_real_failures_of_torch_and_numpy() -> None:
 
 
 def test_other_errors_pass() -> None:
-    """Our own bugs must keep their traceback."""
+    """A bug of ours must keep its traceback."""
     with pytest.raises(RuntimeError, match="shapes"), allocation_errors("less"):
         raise RuntimeError("shapes do not fit")
 
@@ -54,7 +53,7 @@ def test_other_errors_pass() -> None:
 def test_the_limit_is_the_machines_or_the_groups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A container of 2 GB on a machine of 64 GB: what the machine has is not there for us."""
+    """A container may have 2 GB on a machine of 64 GB: the limit is that of the container."""
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = memory_limit(CPU)
     assert limit is not None and 0 < limit <= physical
@@ -85,21 +84,22 @@ def test_units() -> None:
         ["model.n_layers=10000", "model.dim=4096", "model.hidden_dim=16384"],
     ],
 )
-def test_what_cannot_fit_is_refused_before_it_starts(
+def test_a_run_that_cannot_fit_is_refused_before_it_starts(
     tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str], more: list[str]
 ) -> None:
-    """Hours of preparation, then the kernel's OOM killer, which says nothing at all."""
+    """The text would be prepared for hours, and then the kernel would kill the process without a
+    message."""
     assert tiny.start(tmp_path / "run", text, *more) == 2
-    said = capsys.readouterr().err.splitlines()
-    errors = [line for line in said if line.startswith("error: ")]
-    assert len(errors) == 1 and errors[0] == said[-1]
+    printed = capsys.readouterr().err.splitlines()
+    errors = [line for line in printed if line.startswith("error: ")]
+    assert len(errors) == 1 and errors[0] == printed[-1]
     assert "training needs at least " in errors[0] and "train.micro_batch_size" in errors[0]
-    assert not any(line.startswith("tokenizing") for line in said)
+    assert not any(line.startswith("tokenizing") for line in printed)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no resource limits")
 def test_an_allocation_that_fails_in_training(tmp_path: Path, text: Path) -> None:
-    """The estimate is low, and others use the memory too: what passes it may still fail."""
+    """The estimate is low, and other processes use memory too: a run that was accepted may fail."""
     line = tiny.words(tmp_path / "run", text, "train.micro_batch_size=20000")
     code = (
         "import resource, sys, torch, run, train\n"

@@ -1,4 +1,4 @@
-"""Which weight gets which update, and what a checkpoint brings back."""
+"""Which optimizer updates which weight, and what a checkpoint restores."""
 
 import copy
 
@@ -13,7 +13,7 @@ from training.optimizer import Optimizer
 SHAPE = ModelConfig(vocab_size=32, dim=16, n_layers=2, n_heads=2, n_kv_heads=1, sliding_window=4)
 
 
-def made(name: str, **settings: float) -> tuple[Transformer, Optimizer]:
+def build(name: str, **settings: float) -> tuple[Transformer, Optimizer]:
     torch.manual_seed(0)
     model = Transformer(SHAPE)
     options = {"lr": 0.02, "adamw_lr": 0.003, "weight_decay": 0.1} | settings
@@ -27,8 +27,8 @@ def gradients(model: Transformer, seed: int) -> None:
 
 
 def test_muon_gets_the_matrices_of_the_layers_and_nothing_else() -> None:
-    """Muon on an embedding, whose rows are no matrix, or AdamW on the matrices: a slower run."""
-    model, optimizer = made("muon")
+    """Muon on an embedding, or AdamW on the matrices of the layers, would train more slowly."""
+    model, optimizer = build("muon")
     gradients(model, 1)
     optimizer.step(1.0)
     kinds: dict[str, set[str]] = {}
@@ -43,8 +43,8 @@ def test_muon_gets_the_matrices_of_the_layers_and_nothing_else() -> None:
 
 
 def test_adamw_gets_everything() -> None:
-    """optimizer: adamw must not keep a part of muon."""
-    model, optimizer = made("adamw")
+    """With optimizer: adamw, no weight may be updated by Muon."""
+    model, optimizer = build("adamw")
     gradients(model, 1)
     optimizer.step(1.0)
     names = {f"{n}.{m}" for n, _ in model.named_parameters() for m in ("exp_avg", "exp_avg_sq")}
@@ -53,9 +53,9 @@ def test_adamw_gets_everything() -> None:
 
 @pytest.mark.parametrize("name", ["muon", "adamw"])
 def test_norms_do_not_decay_and_matrices_do(name: str) -> None:
-    """With no gradient only the decay is left: a weight shrinks by lr * decay (AdamW, equation 12
+    """Without a gradient only the decay is left: a weight shrinks by lr * decay (AdamW, equation 12
     of arXiv 1711.05101), a norm's gain stays 1."""
-    model, optimizer = made(name, weight_decay=0.5)
+    model, optimizer = build(name, weight_decay=0.5)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight)
@@ -72,7 +72,7 @@ def test_norms_do_not_decay_and_matrices_do(name: str) -> None:
 
 def test_adamw_follows_the_paper() -> None:
     """Three updates of a norm's gain written out: arXiv 1711.05101, algorithm 2, no decay."""
-    model, optimizer = made("adamw", lr=0.01)
+    model, optimizer = build("adamw", lr=0.01)
     gain = model.norm.weight
     value, m, v = gain.detach().clone().double(), 0.0, 0.0
     for step, ratio in enumerate((0.5, 1.0, 0.25), 1):
@@ -86,9 +86,9 @@ def test_adamw_follows_the_paper() -> None:
 
 
 def test_muon_orthogonalises() -> None:
-    """The singular values of a first update are all near 0.2 * sqrt(larger side) * lr: what its
-    scale to AdamW's means (arXiv 2502.16982, equation 4); Newton-Schulz lands within 0.7 to 1.2."""
-    model, optimizer = made("muon", weight_decay=0.0)
+    """All singular values of a first update are near 0.2 * sqrt(larger side) * lr, the scale of
+    AdamW (arXiv 2502.16982, equation 4). Newton-Schulz reaches 0.7 to 1.2 of it."""
+    model, optimizer = build("muon", weight_decay=0.0)
     weight = model.layers[0].feed_forward.w1.weight
     before = weight.detach().clone()
     gradients(model, 1)
@@ -100,8 +100,8 @@ def test_muon_orthogonalises() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_muon_is_torchs_up_to_rounding(dtype: torch.dtype) -> None:
-    """Shapes stacked in the wrong order, a momentum without its look ahead, another scale. torch's
-    own multiplies in bf16, whatever we do: 8 bits, in five iterations that amplify the error."""
+    """Shapes could be stacked in the wrong order, Nesterov's momentum be missing or the scale
+    differ. torch always multiplies in bf16: 8 bits, in five iterations that amplify the error."""
     shapes = [(16, 16), (8, 16), (16, 16), (40, 16), (16, 40), (8, 16)]
     torch.manual_seed(0)
     ours = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
@@ -122,13 +122,13 @@ def test_muon_is_torchs_up_to_rounding(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("name", ["muon", "adamw"])
-def test_restored_goes_on_bit_by_bit(name: str) -> None:
-    """A moment that is lost, or AdamW's count of steps: the next update differs."""
-    model, optimizer = made(name)
+def test_a_restored_optimizer_continues_bit_for_bit(name: str) -> None:
+    """A moment, or AdamW's count of steps, could be lost: the next update would differ."""
+    model, optimizer = build(name)
     for step in range(3):
         gradients(model, step)
         optimizer.step(1.0)
-    other, restored = made(name)
+    other, restored = build(name)
     other.load_state_dict(model.state_dict())
     restored.restore(copy.deepcopy(optimizer.moments()), 3)
     for step in range(3, 5):
@@ -141,29 +141,29 @@ def test_restored_goes_on_bit_by_bit(name: str) -> None:
 
 
 def test_a_missing_moment_is_refused() -> None:
-    """Torch would raise KeyError in the middle of the first step."""
-    model, optimizer = made("muon")
+    """torch would raise KeyError in the middle of the first step."""
+    model, optimizer = build("muon")
     gradients(model, 0)
     optimizer.step(1.0)
     moments = optimizer.moments()
     del moments["norm.weight.exp_avg_sq"]
     with pytest.raises(UserError, match=r"lacks .* exp_avg_sq of norm\.weight"):
-        made("muon")[1].restore(moments, 1)
+        build("muon")[1].restore(moments, 1)
 
 
 def test_there_are_no_gradients_after_a_step() -> None:
-    """Gradients that are kept add to those of the next step."""
-    model, optimizer = made("muon")
+    """Gradients that are kept would be added to those of the next step."""
+    model, optimizer = build("muon")
     gradients(model, 0)
     optimizer.step(1.0)
     assert all(weight.grad is None for weight in model.parameters())
-    assert made("muon")[1].moments() == {}
+    assert build("muon")[1].moments() == {}
 
 
 def test_muon_averages_gradients_with_momentum_0_95() -> None:
-    """Another momentum: the size of Muon's update hides it. Two gradients, by the docstring's rule:
+    """The size of Muon's update hides another momentum. For two gradients, by the docstring's rule:
     B = 0.95 * (0.05 * G1) + 0.05 * G2."""
-    model, optimizer = made("muon")
+    model, optimizer = build("muon")
     weight, drawn = model.layers[0].feed_forward.w1.weight, []
     for seed in (1, 2):
         gradients(model, seed)

@@ -15,9 +15,9 @@ def rates(max_steps: int = 100, **settings: object) -> list[float]:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_warm_up(schedule: str) -> None:
-    """A first update at rate 0 would be lost, one at the full rate may ruin Adam's moments.
+    """A first update at rate 0 would have no effect; one at the full rate may be too large.
 
-    Of 10 steps of warm-up the first has 1/11, the last 10/11, and the next is the first at 1."""
+    Of 10 steps of warm-up the first has rate 1/11, the last 10/11; the next step has rate 1."""
     values = rates(schedule=schedule)
     assert values[:10] == pytest.approx([k / 11 for k in range(1, 11)])
     assert values[10] == 1.0 and max(values) == 1.0
@@ -25,7 +25,7 @@ def test_warm_up(schedule: str) -> None:
 
 @pytest.mark.parametrize(("schedule", "middle"), [("cosine", 0.55), ("linear", 0.55), ("wsd", 1.0)])
 def test_the_middle_of_the_fall(schedule: str, middle: float) -> None:
-    """Half way, cosine and line are at the mean of 1 and 0.1; wsd has not begun to fall."""
+    """Half way, cosine and linear are at the mean of 1 and 0.1; wsd has not begun to fall."""
     assert rates(schedule=schedule)[55] == pytest.approx(middle)
 
 
@@ -50,7 +50,7 @@ def test_wsd_stays_and_then_falls() -> None:
 def test_rises_then_falls_within_its_range(
     schedule: str, least: float, warmup_steps: int, decay_fraction: float
 ) -> None:
-    """A negative rate climbs the loss; a jump upwards late in the run undoes what was learned."""
+    """A negative rate would increase the loss; a rise late in the run would undo progress."""
     values = rates(50, schedule=schedule, min_lr_ratio=least, warmup_steps=warmup_steps,
                    decay_fraction=decay_fraction)  # fmt: skip
     assert all(0 < value <= 1 for value in values) or least == 0
@@ -62,7 +62,7 @@ def test_rises_then_falls_within_its_range(
 
 
 def test_past_the_end_it_stays() -> None:
-    """A run that is made longer must not meet a rising cosine."""
+    """A run whose max_steps was raised must not see the cosine rise again."""
     assert lr_ratio(1000, schedule="cosine", max_steps=10, warmup_steps=1, min_lr_ratio=0.1) == (
         pytest.approx(0.1)
     )

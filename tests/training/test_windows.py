@@ -15,8 +15,8 @@ def at(step: int, schedule: str, **settings: object) -> tuple[int | None, ...]:
     return windows_at(step, STACK, schedule=schedule, **options)  # type: ignore[arg-type]
 
 
-def test_the_drawing_in_the_docstring() -> None:
-    """What is explained would not be what is done."""
+def test_the_table_in_the_docstring() -> None:
+    """The table in the docstring could differ from the schedule."""
     for first, grow, depth in [
         (0, (16, 16, 16), (16, 16, 16)),
         (100, (32, 32, 32), (64, 16, 16)),
@@ -32,8 +32,8 @@ def test_the_drawing_in_the_docstring() -> None:
 @pytest.mark.parametrize("narrow", [1, 3, 16, 64, 100])
 @pytest.mark.parametrize("steps", [1, 2, 7, 300])
 def test_windows_only_widen(schedule: str, narrow: int, steps: int) -> None:
-    """A layer that narrows again forgets what it learned to use; one wider than its own window
-    learns what it will not have."""
+    """A layer whose window shrinks would lose what it learned; a window wider than the model's
+    would train on keys that inference lacks."""
     before = (0, 0, 0)
     for step in range(steps + 1):
         now = tuple(64 if w is None else w for w in at(step, schedule, narrow=narrow, steps=steps))
@@ -43,7 +43,7 @@ def test_windows_only_widen(schedule: str, narrow: int, steps: int) -> None:
 
 
 def test_random_draws_each_choice_by_seed_and_step_alone() -> None:
-    """A draw that depends on what was drawn before could not be resumed."""
+    """A draw that depends on earlier draws could not be resumed."""
     drawn = [at(step, "random") for step in range(600)]
     assert all(len(set(windows)) == 1 for windows in drawn)
     counts = Counter(windows[0] for windows in drawn)
@@ -53,5 +53,5 @@ def test_random_draws_each_choice_by_seed_and_step_alone() -> None:
 
 
 def test_constant_is_the_models_own() -> None:
-    """The default would change the model."""
+    """The default schedule could change the model's windows."""
     assert "constant" in WINDOW_SCHEDULES and at(0, "constant") == at(999, "constant") == STACK
