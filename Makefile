@@ -1,9 +1,10 @@
 # make train        set up, train the model of configs/quickstart.yaml, print text that it wrote
-# make test         set up, run the tests (minutes); make test-slow: those that take longer
-# make prove        the window's checks over their full grid
-# make lint         ruff and mypy
-# make schema       write configs/schema.json, by which editors check the YAML files
-# make clean        remove .venv and caches of tools; runs/ stays
+# make test         set up, run the tests but the slow ones (minutes)
+# make test-slow    run the tests that take minutes each
+# make prove        run the window's checks over their full grid
+# make lint         run ruff and mypy
+# make schema       write configs/schema.json, with which editors check the YAML files
+# make clean        remove .venv and the caches of tools; runs/ stays
 #
 # Everything is installed into .venv; a second call installs nothing.
 
@@ -11,8 +12,8 @@ PYTHON ?= python3
 CONFIG ?= configs/quickstart.yaml
 BIN := .venv/bin
 
-# Without an NVIDIA driver, PyTorch's own index of CPU wheels spares gigabytes of CUDA. It may be
-# out of reach (few retries, short time-out); then the default index decides.
+# Without an NVIDIA driver, PyTorch's index of CPU wheels saves gigabytes of CUDA libraries. If that
+# index cannot be reached (few retries, short time-out), pip uses the default index.
 ifeq ($(shell command -v nvidia-smi 2>/dev/null)$(wildcard /proc/driver/nvidia/version),)
 CPU_WHEELS := --extra-index-url https://download.pytorch.org/whl/cpu --retries 1 --timeout 15
 endif

@@ -1,1 +1,1 @@
-"""Experiments: what teaches or measures. Each is a command, `python -m experiments.NAME --help`."""
+"""Experiments, which teach or measure. Each is a command, `python -m experiments.NAME --help`."""

@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 BATCH = 1_000  # stories that a process generates before it reports
 HASHED = 100  # stories that two other processes generate too
-TIMED = 1_000  # stories generated to measure the speed, three times
+TIMED = 1_000  # stories that are generated three times to measure the speed
 MEASURED = 20_000  # stories, at most, whose distances are measured
 COMPRESSED = 20_000_000  # bytes, at most, that are compressed
-EXAMPLES = 10  # language errors that are quoted
+EXAMPLES = 10  # language errors that are printed
 
 # The bounds of the promises.
 MIN_WORDS, MIN_PLOTS = 2_000, 40
@@ -54,7 +54,7 @@ _RELATIONS = {">=": operator.ge, "<=": operator.le, "=": operator.eq}
 
 @dataclass(frozen=True)
 class Promise:
-    """A promise: `measured` is to be in this relation to `bound`."""
+    """A promise. It holds if `measured` stands in this relation to `bound`."""
 
     name: str
     relation: str  # >=, <= or =
@@ -100,7 +100,7 @@ class AuditResult:
     seed: int
     stories: int
     promises: tuple[Promise, ...]
-    language_errors: tuple[str, ...]  # the first few, quoted
+    language_errors: tuple[str, ...]  # the first few
     sha256: str  # of the first stories and their probes
     compression: Compression
     distances: Distances
@@ -122,21 +122,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print a line for each promise, then the distances; return 1 if a promise is broken."""
     parser = ArgumentParser(
         prog="python -m experiments.audit",
-        description="Measure what the story world promises.",
+        description="Measure whether the story world keeps its promises.",
         epilog="example: python -m experiments.audit --stories 20000 --judged 200",
     )
-    parser.add_argument("--stories", type=int, default=1_000_000, help="stories (1,000,000)")
+    parser.add_argument("--stories", type=int, default=1_000_000, help="how many (1,000,000)")
     parser.add_argument(
         "--judged", type=int, default=2_000, help="stories to search for language errors (2,000)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="which world (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the world (0)")
     parser.add_argument("--processes", type=int, help="processes (one per core)")
     add_json(parser)
     arguments = parser.parse_args(argv)
     for name, least in (("stories", 1), ("judged", 1), ("seed", 0), ("processes", 1)):
         value = getattr(arguments, name)
         if value is not None and value < least:
-            raise UserError(f"--{name} is {value}: at least {least}")
+            raise UserError(f"--{name} is {value}: give {least} or more")
     processes = arguments.processes or os.cpu_count() or 1
     result = measure(arguments.seed, arguments.stories, arguments.judged, processes)
     write_json(arguments.json, result)
@@ -184,7 +184,7 @@ def _speed(seed: int) -> float:
     """Return MB of text per second of one core's time: the fastest of three measurements."""
     fastest, size = float("inf"), 0
     for _ in range(3):
-        start = time.process_time()  # other processes on the machine are not in it
+        start = time.process_time()  # does not count other processes
         size = sum(len(story(seed, index).text.encode()) for index in range(TIMED))
         fastest = min(fastest, time.process_time() - start)
     return size / 1e6 / fastest
@@ -197,7 +197,7 @@ def hash_of(seed: int) -> str:
 
 
 def _hash_elsewhere(seed: int, hash_seed: str) -> str:
-    """Return `hash_of(seed)` of another process, in which sets of words have another order."""
+    """Return `hash_of(seed)` of another process, whose sets of words have another order."""
     code = f"from experiments.audit import hash_of; print(hash_of({seed}))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True,
@@ -258,7 +258,7 @@ def _comparisons(generated: StoryHashes) -> Iterator[Promise]:
     of_each = [np.unique(combinations[splits == split]) for split in dict.fromkeys(SPLITS)]
     _, n_splits = np.unique(np.concatenate(of_each), return_counts=True)
     shared = int((n_splits > 1).sum())
-    yield _promise(f"of {len(n_splits):,} combinations, in 2 splits", "=", 0, shared)
+    yield _promise(f"combinations in 2 splits, of {len(n_splits):,}", "=", 0, shared)
 
 
 # ---------------------------------------------------------------------------- all stories
@@ -267,7 +267,7 @@ def _comparisons(generated: StoryHashes) -> Iterator[Promise]:
 def _hash_all(seed: int, count: int, processes: int) -> StoryHashes:
     """Generate the first `count` stories in several processes, a batch at a time."""
     firsts = range(0, count, BATCH)
-    # Not forked: a fork of a process with threads may hang.
+    # Spawned, not forked: a fork of a process with threads may hang.
     pool = ProcessPoolExecutor(
         min(processes, len(firsts)), multiprocessing.get_context("spawn"), follow_parent
     )
@@ -280,12 +280,12 @@ def _hash_all(seed: int, count: int, processes: int) -> StoryHashes:
             for future in futures:
                 batches.append(future.result())
                 words |= batches[-1].words
-                batches[-1].words.clear()  # the batches' sets are nearly alike: one is enough
+                batches[-1].words.clear()  # the sets of all batches are nearly equal: keep one
                 progress.update(len(batches[-1].texts))
     except BrokenProcessPool:
         raise UserError(
             "a process that generated stories was killed, possibly out of memory: --processes 1 "
-            "needs the least"
+            "needs the least memory"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
@@ -327,7 +327,8 @@ def _print(result: AuditResult) -> None:
         print(error)
     compression, distances = result.compression, result.distances
     print(f"\nstories 0 to {HASHED - 1} and their probes have the SHA-256 {result.sha256}")
-    print(f"xz compresses {compression.n_bytes / 1e6:.1f} MB to {compression.xz_ratio:.4f} of it")
+    megabytes = f"{compression.n_bytes / 1e6:.1f} MB"
+    print(f"xz compresses {megabytes} to {compression.xz_ratio:.4f} of their size")
     kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in distances.shares_by_kind.items())
     print(f"\n{distances.probes:,} probes in {distances.stories:,} stories: {kinds}")
     print(f"{'from fact to use':>20}{'words':>9}{'with marks':>12}")

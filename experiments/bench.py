@@ -28,7 +28,7 @@ from experiments.kernel_cost import (
 from experiments.process_memory import peak_bytes
 from experiments.result import add_json, write_json
 
-MARKS = {"dense": "d", "blocked": "b", "full": "f", "flex": "x"}  # of the kernels in the plot
+MARKS = {"dense": "d", "blocked": "b", "full": "f", "flex": "x"}  # letters of the plot
 LENGTHS = [2048, 4096, 8192, 16_384, 32_768]
 TOLERANCE = 1e-4  # fp32 against float64, for values around 1
 
@@ -62,7 +62,7 @@ class BenchResult:
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure all cases, then print the table, the growth and the plot; 1 for a wrong result."""
+    """Measure all cases, print table, growth and plot; return 1 if a kernel's result is wrong."""
     arguments = _arguments(argv)
     names = ("window", "sinks", "heads", "head_dim", "backward", "repeat")
     settings = {name: getattr(arguments, name) for name in names}
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for length in arguments.lengths
         for kernel in arguments.kernels
     ]
-    peak_bytes()  # raises here, once, if the system cannot measure it
+    peak_bytes()  # raises before anything is measured, if the system has no such number
     for case in cases[-len(arguments.kernels) :]:
         difference = short_difference(case)
         if not difference <= TOLERANCE:  # also true for NaN
@@ -102,10 +102,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog="example: python -m experiments.bench --lengths 1024 4096 --window 64",
     )
     add = parser.add_argument
-    add("--lengths", nargs="+", type=int, default=LENGTHS, metavar="T", help="tokens of text")
+    add("--lengths", nargs="+", type=int, default=LENGTHS, metavar="T",
+        help=f"lengths of text in tokens ({' '.join(map(str, LENGTHS))})")  # fmt: skip
     add("--window", type=int, default=256, help="keys a query sees, its own included (256)")
     add("--sinks", type=int, default=0, help="first tokens that every query sees (0)")
-    add("--heads", type=int, default=1, help="heads (1)")
+    add("--heads", type=int, default=1, help="number of heads (1)")
     add("--head-dim", type=int, default=64, help="width of a head (64)")
     add("--kernels", nargs="+", choices=KERNELS, default=list(KERNELS[:3]),
         help="kernels to measure; full has no window, flex is made for CUDA")  # fmt: skip
@@ -128,7 +129,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _wrong(where: str, difference: float) -> int:
-    """Report that a kernel does not compute attention, so that its cost has no meaning."""
+    """Report a kernel whose result is not attention: its cost has no meaning. Return 1."""
     print(f"wrong result: {where}: differs from the oracle by {difference:.2g}", file=sys.stderr)
     return 1
 

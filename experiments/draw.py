@@ -1,7 +1,7 @@
 """Draw the mask, the ring and the reach as one SVG picture: `python -m experiments.draw`
 
-The cells of the mask and the lines of the reach ask the rule itself, `model.window.visible`. The
-same code writes the same bytes.
+The cells of the mask and the lines of the reach are computed by the rule itself,
+`model.window.visible`. Every call writes the same bytes.
 """
 
 import sys
@@ -29,14 +29,14 @@ STYLE = """
   .own { fill: #c2660f; }
   .hidden { fill: #eaeef2; }
   .seen, .own, .hidden { stroke: #ffffff; stroke-width: 2; }
-  .on { fill: #ffffff; }
+  .inside { fill: #ffffff; }
   .line { stroke: #2f6fc0; stroke-width: 1.5; }
   @media (prefers-color-scheme: dark) {
     .paper { fill: #0d1117; stroke: #30363d; }
     text { fill: #e6edf3; }
     .hidden { fill: #262c36; }
     .seen, .own, .hidden { stroke: #0d1117; }
-    .on { fill: #ffffff; }
+    .inside { fill: #ffffff; }
   }
 """
 
@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Draw the mask, the ring and the reach of a sliding window as SVG.",
         epilog="example: python -m experiments.draw --out window.svg",
     )
-    parser.add_argument("--out", default=str(PICTURE), metavar="FILE", help="docs/window.svg")
+    parser.add_argument("--out", default=str(PICTURE), metavar="FILE",
+                        help="file to write (docs/window.svg)")  # fmt: skip
     path = Path(parser.parse_args(argv).out)
     atomic_write(path, picture().encode())
     print(path)
@@ -73,7 +74,7 @@ def picture() -> str:
 
 
 def _mask(x: int, y: int) -> Iterator[str]:
-    """A row for each query, a column for each key."""
+    """Draw a row for each query and a column for each key."""
     yield _text(x, y, "The mask", "title")
     yield _text(x, y + 24, f"A token sees {WINDOW} keys, its own included.")
     left, top = x + 64, y + 68
@@ -90,7 +91,7 @@ def _mask(x: int, y: int) -> Iterator[str]:
 
 
 def _ring(x: int, y: int) -> Iterator[str]:
-    """A row for each written token: which positions the slots hold after it."""
+    """Draw a row for each written token: the positions that the slots hold after it."""
     yield _text(x, y, "The ring", "title")
     yield _text(x, y + 24, f"A window of {RING} needs {RING} slots.")
     left, top, wide = x + 72, y + 68, CELL + 10
@@ -102,19 +103,19 @@ def _ring(x: int, y: int) -> Iterator[str]:
         slots[position % RING] = position
         row = top + position * (CELL + 4)
         yield _text(left - 12, row + 18, f"token {position}", "label")
-        for slot, held in enumerate(slots):
-            kind = "hidden" if held is None else "own" if held == position else "seen"
+        for slot, stored in enumerate(slots):
+            kind = "hidden" if stored is None else "own" if stored == position else "seen"
             yield _cell(
                 left + slot * wide, row, kind, width=wide, after=position, slot=slot,
-                position=-1 if held is None else held,
+                position=-1 if stored is None else stored,
             )  # fmt: skip
-            if held is not None:
-                yield _text(left + slot * wide + wide // 2, row + 18, str(held), "number on")
+            if stored is not None:
+                yield _text(left + slot * wide + wide // 2, row + 18, str(stored), "number inside")
     yield _text(x, top + N_TOKENS * CELL + 28, f"Position p is in slot p mod {RING}.")
 
 
 def _reach(x: int, y: int) -> Iterator[str]:
-    """The tokens below, a row for each layer above them, and the way to the last output."""
+    """Draw the tokens, a row for each layer above them, and the paths to the last output."""
     yield _text(x, y, "The reach", "title")
     yield _text(x, y + 24, "Each layer passes on what the one below it saw.")
     left, top, apart, high = x + 78, y + 76, 30, 54
@@ -160,9 +161,9 @@ def _text(x: int, y: int, text: str, kind: str = "") -> str:
 
 
 def _cell(x: int, y: int, kind: str, width: int = CELL, **data: int) -> str:
-    """A cell; `data` says what it stands for."""
-    about = " ".join(f'data-{name}="{value}"' for name, value in data.items())
-    return f'<rect class="{kind}" x="{x}" y="{y}" width="{width}" height="{CELL}" {about}/>'
+    """Return a cell; `data` are the numbers that it stands for, such as query and key."""
+    attributes = " ".join(f'data-{name}="{value}"' for name, value in data.items())
+    return f'<rect class="{kind}" x="{x}" y="{y}" width="{width}" height="{CELL}" {attributes}/>'
 
 
 if __name__ == "__main__":

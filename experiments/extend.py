@@ -1,4 +1,4 @@
-"""Does a model gain from more context than it was trained on? `python -m experiments.extend`
+"""Does a model use more context than it was trained on? `python -m experiments.extend RUN`
 
 Measures bits per byte by length of text, in multiples of the trained length. Every length predicts
 the same tokens, so only the context differs. For a trained length of 8 and lengths 1, 2, 4:
@@ -86,8 +86,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--lengths", nargs="+", type=int, default=[1, 2, 4], metavar="N",
         help="lengths of text, in multiples of the trained length (1 2 4)")  # fmt: skip
     add("--scaling", nargs="+", choices=SCALING, default=list(SCALING),
-        help="RoPE scalings, with the multiple as factor; none: as trained (all)")  # fmt: skip
-    add("--split", choices=SPLITS, default="test", help="of the run's text (test)")
+        help="RoPE scalings, whose factor is the multiple; none: as trained (all)")  # fmt: skip
+    add("--split", choices=SPLITS, default="test", help="split to read (test)")
     add("--max-tokens", type=int, default=MAX_TOKENS, metavar="N",
         help=f"predict at most N tokens, from all over the split ({MAX_TOKENS:,})")  # fmt: skip
     add_json(parser)

@@ -2,7 +2,8 @@
 
 Lets a model that was trained on stories write some, reads them with the judge of data/stories, and
 prints a score card: contradictions, language errors, and how much is copied from the training
-stories. Beside it stands the card of as many true stories that the model has not seen.
+stories. A second column has the same card for as many true stories that
+the model has not seen.
 """
 
 import re
@@ -26,14 +27,15 @@ from experiments.story_run import StoryRun, open_story_run
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-RUN_OF_WORDS = 20  # so many words in a row are copied, not repeated by chance
+RUN_OF_WORDS = 20  # so many equal words in a row are a copy, not chance
 MULTIPLIER = 0x9E3779B97F4A7C15  # of a rolling hash: any large odd number
 ROWS = 10  # stories that are generated in one batch
+UNENDED = r'(?<=[.!?"])[^.!?"]*$'  # what follows the last sentence of a text
 
 
 @dataclass(frozen=True)
 class ScoreCard:
-    """What the judge found in some stories. Copied: what the training stories contain too."""
+    """What the judge found in some stories. Copied words stand in the training stories, too."""
 
     median_words: float
     uses_checked: int
@@ -72,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print two columns, the model's stories and true ones; with --show the stories as well."""
     parser = ArgumentParser(
         prog="python -m experiments.judge",
-        description="Judge the stories that a model writes.",
+        description="Count contradictions, language errors and copied text in a model's stories.",
         epilog="example: python -m experiments.judge runs/quickstart --stories 50 --show",
     )
     add_run(parser)
@@ -85,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("stories", "max_tokens"):
         if getattr(arguments, name) < 1:
             option = name.replace("_", "-")
-            raise UserError(f"--{option} is {getattr(arguments, name)}: at least 1")
+            raise UserError(f"--{option} is {getattr(arguments, name)}: give 1 or more")
     run = open_story_run(arguments)
     written = _write_stories(run, arguments.stories, arguments.max_tokens, arguments.seed)
     if arguments.show:
@@ -112,35 +114,21 @@ def measure(run: StoryRun, written: Sequence[str]) -> JudgeResult:
 
 
 def _write_stories(run: StoryRun, stories: int, max_tokens: int, seed: int) -> list[str]:
-    """Let the model write from BOS on. The last sentence of a story without EOS is cut off."""
-    from model import Sampling, generate  # imports torch, which --help and errors do without
+    """Let the model write stories. An incomplete last sentence is cut off at `max_tokens`."""
+    from inference.text import continue_text  # imports torch, which --help and errors do not need
 
-    tokenizer, settings = run.trained.tokenizer, run.trained.config.sample
-    sampling = Sampling(
-        settings.temperature,
-        settings.top_k,
-        settings.top_p,
-        settings.min_p,
-        settings.repetition_penalty,
-    )
-    texts = []
+    texts = [""] * stories
     for first in range(0, stories, ROWS):
         rows = min(ROWS, stories - first)
-        stream = generate(
-            run.trained.model,
-            [[tokenizer.bos_id]] * rows,
-            max_tokens,
-            sampling=sampling,
+        pieces = continue_text(
+            run.trained, [""] * rows, max_tokens=max_tokens, sampling=run.trained.sampling,
             seed=seed + first,
-            stop=[tokenizer.eos_id, tokenizer.bos_id],
-        )
+        )  # fmt: skip
         label = f"stories {first + 1} to {first + rows}"
-        steps = list(tqdm(stream, label, total=max_tokens, leave=False, disable=None))
-        for row in zip(*steps, strict=True):
-            tokens = [token for token in row if token is not None]
-            text = tokenizer.decode(tokens)
-            ended = tokens[-1] in (tokenizer.eos_id, tokenizer.bos_id)
-            texts.append(text if ended else re.sub(r'(?<=[.!?"])[^.!?"]*$', "", text))
+        for piece in tqdm(pieces, label, total=rows * max_tokens, leave=False, disable=None):
+            text = texts[first + piece.row] + piece.text
+            unended = piece.finish_reason == "length"
+            texts[first + piece.row] = re.sub(UNENDED, "", text) if unended else text
     return texts
 
 
@@ -177,8 +165,8 @@ def _copied(texts: Sequence[str], training: Sequence[str]) -> tuple[int, float]:
         known = set(runs).intersection(_hash_runs(source, length).tolist())
         return [run in known for run in runs]
 
-    # If n words in a row were copied, so were n - 1. So binary search finds the shortest length
-    # without a copied run.
+    # If n words in a row were copied, so were n - 1. Therefore binary search finds the shortest
+    # length without a copied run.
     lengths = range(1, max(map(len, written)) + 1)
     longest = bisect_left(lengths, True, key=lambda length: not any(shared(length)))
     copied = shared(RUN_OF_WORDS)

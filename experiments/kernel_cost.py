@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from experiments.process_memory import free_bytes, peak_bytes, reset_peak
 from model.window import Window
 
-if TYPE_CHECKING:  # torch is imported only by what computes
+if TYPE_CHECKING:  # torch is imported only where something is computed
     from torch import Tensor
 
     Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -147,7 +147,7 @@ def measure_in_process(case: Case) -> Measurement | Skipped:
     if free is not None and need > free:
         reason = f"needs about {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
         return Skipped(case.kernel, case.length, reason)
-    # With this setting glibc returns every freed tensor at once: resident memory is memory in use.
+    # With this setting glibc returns freed tensors at once, so resident memory is memory in use.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
     words = [sys.executable, "-m", "experiments.kernel_cost", json.dumps(asdict(case))]
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)

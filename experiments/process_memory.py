@@ -12,7 +12,7 @@ def free_bytes() -> int | None:
 
     Where the system does not report free memory, all memory of the machine counts as free.
     """
-    import torch  # not at the top: it takes a second, and `--help` needs none of it
+    import torch  # not at the top: it takes a second, and `--help` does not need it
 
     from training.memory import memory_limit
 

@@ -2,12 +2,12 @@
 
 Trained models read stories that they have not seen, up to a use: a word that an earlier fact
 decides ("the kite was put in the barn ... it was still in the"). The answer is right if the model
-finds the right word likelier than every other candidate. The table gives the share of right answers
-by the distance from the fact in tokens; with --by kind, by what the fact is about. Within the
-window a model can look back directly; beyond it, what it knows came through the layers.
+gives the right word a higher probability than every other candidate. The table gives the share of
+right answers by the distance from the fact in tokens; with --by kind, by what the fact is about.
+Within the window a model can look back directly; beyond it, what it knows came through the layers.
 
-Some answers can be guessed: few places are ones that a thing lies *under*. So each question is also
-asked without the fact, with only the text behind it. The difference is what the model remembers.
+Some answers can be guessed: after *under*, only a few places are possible. So each question is also
+asked without the fact, with only the text after it. The difference is what the model remembers.
 """
 
 import sys
@@ -39,7 +39,7 @@ class Question:
 
     kind: str  # what the fact is about
     tokens: list[int]
-    without_fact: list[int]  # BOS and the tokens behind the fact
+    without_fact: list[int]  # BOS and the tokens after the fact
     right: int
     wrong: list[int]
     distance: int  # keys from the query back to the fact
@@ -78,8 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print a table with two lines for each run."""
     parser = ArgumentParser(
         prog="python -m experiments.recall",
-        description="Ask models trained on stories what they remember.",
-        epilog="example: python -m experiments.recall runs/sweep/window-16 runs/sweep/window-full",
+        description="Measure how far back models that were trained on stories remember a fact.",
+        epilog="example: python -m experiments.recall runs/quickstart --by kind",
     )
     add_run(parser, several=True)
     parser.add_argument("--questions", type=int, default=1000, help="questions to ask (1000)")
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_json(parser)
     arguments = parser.parse_args(argv)
     if arguments.questions < 1:
-        raise UserError(f"--questions is {arguments.questions}: at least 1")
+        raise UserError(f"--questions is {arguments.questions}: give 1 or more")
     runs = [open_story_run(arguments, path) for path in arguments.runs]
     measured = tuple(measure(run, arguments.questions, arguments.by) for run in runs)
     result = RecallResult(arguments.by, measured)
@@ -154,11 +154,11 @@ def _question(tokenizer: "Tokenizer", text: str, probe: Probe) -> Iterator[Quest
 
 
 def _answer(run: StoryRun, texts: Sequence[list[int]], questions: Sequence[Question]) -> list[bool]:
-    """Return for each question whether the model finds the right token likeliest after its text.
+    """Return for each question whether the right token is likelier than every wrong one.
 
-    A text longer than the model's training sequences is cut off at its beginning.
+    Of a text that is longer than the training sequences, the beginning is cut off.
     """
-    import torch  # takes seconds, which --help and errors do without
+    import torch  # takes seconds; --help and errors do not need it
 
     seq_len = run.trained.config.data.seq_len
     answers = []
@@ -178,9 +178,9 @@ def _answer(run: StoryRun, texts: Sequence[list[int]], questions: Sequence[Quest
 
 
 def _print(result: RecallResult) -> None:
-    """Print the table. Runs that were asked the same share the last two lines."""
-    about = "what the fact is about" if result.by == "kind" else "distance in tokens"
-    print(f"share of right answers by {about}; n: number of questions")
+    """Print the table. `by chance` and `n` follow the last of several runs that share them."""
+    columns = "what the fact is about" if result.by == "kind" else "distance in tokens"
+    print(f"share of right answers by {columns}; n: number of questions")
     windows = [_describe(run.windows) for run in result.runs]
     widths = max(20, *(len(run.run) for run in result.runs)), max(6, *map(len, windows))
 

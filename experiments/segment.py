@@ -2,8 +2,8 @@
 
 Trains a tokenizer of each size on the training split of each text, tokenizes the val split, and
 prints the bytes per token. A larger vocabulary makes shorter sequences, so a window reaches further
-back in the text; the price is a larger embedding and fewer occurrences of each piece. Each text is
-also decoded again and compared.
+back in the text; the price is a larger embedding and fewer occurrences of each piece. The tokens
+are also decoded and compared with the text.
 """
 
 import sys
@@ -79,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m experiments.segment",
-        description="Bytes per token of held-out text, by the size of the vocabulary.",
-        epilog="example: python -m experiments.segment stories notes/ --sizes 1024 --types bpe",
+        description="Measure bytes per token of held-out text, by the size of the vocabulary.",
+        epilog="example: python -m experiments.segment stories --sizes 1024 4096 --types bpe",
     )
     parser.add_argument("corpora", nargs="*", metavar="CORPUS",
                         help=f"{', '.join(SOURCES)}, a config (.yaml), or a file, folder or glob "

@@ -74,16 +74,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print one line per preparation; exit code 1 if the shards differ."""
     parser = ArgumentParser(
         prog="python -m experiments.shard",
-        description="Measure the speed and the memory of tokenizing, and kill it once.",
+        description="Measure speed and memory of tokenizing a large text, also after a kill -9.",
         epilog="example: python -m experiments.shard --gigabytes 0.1",
     )
-    parser.add_argument("--gigabytes", type=float, default=2.0, help="size of the text (2)")
-    parser.add_argument("--folder", help="where to work (the system's temporary folder)")
+    parser.add_argument("--gigabytes", type=float, default=2.0, help="size of the text in GB (2)")
+    parser.add_argument("--folder", help="folder for temporary files (the system's)")
     add_config(parser)
     add_json(parser)
     arguments = parser.parse_args(argv)
     if not 0 < arguments.gigabytes <= 1000:
-        raise UserError(f"--gigabytes is {arguments.gigabytes}: above 0, 1000 at most")
+        raise UserError(f"--gigabytes is {arguments.gigabytes}: give more than 0, at most 1000")
     if not Path("/proc/self/status").exists():
         raise UserError("experiments.shard reads memory from /proc, which only Linux has")
     read_config(arguments)  # reports mistakes before the text is written
@@ -127,7 +127,7 @@ def _write_stories(folder: Path, size: int) -> int:
 
     folder.mkdir()
     written = 0
-    bar = tqdm(desc="telling stories", total=size, unit="B", unit_scale=True, leave=False,
+    bar = tqdm(desc="writing stories", total=size, unit="B", unit_scale=True, leave=False,
                disable=None)  # fmt: skip
     with bar, get_context("spawn").Pool() as pool:
         for number, (lines, n_bytes) in enumerate(pool.imap(_story_lines, range(1 << 20))):
@@ -180,7 +180,7 @@ def _remove_shards(shards: Path) -> tuple[str, int]:
 
 
 def _descendants(pid: int) -> Iterator[int]:
-    """Yield a process and all processes that it started, and so on."""
+    """Yield a process, the processes that it started, those that these started, and so on."""
     yield pid
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         try:

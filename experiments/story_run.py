@@ -35,7 +35,7 @@ class StoryRun:
         return [self.story(index).text for index in indices if split_of(index) == "train"]
 
     def unseen(self) -> Iterator[Story]:
-        """Yield stories of the test split, without end, after those that the run has read."""
+        """Yield stories of the test split, without end, after all stories of the run's text."""
         for index in count(self.trained.config.data.stories):
             if split_of(index) == "test":
                 yield self.story(index)

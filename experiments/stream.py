@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.window is not None:
         windows = [arguments.window] * len(windows)
     elif None in windows:
-        raise UserError("the model has layers with full attention: give them a window by --window")
+        raise UserError("the model has layers with full attention: set a window with --window")
     result = measure(trained, windows, arguments.sinks, arguments.split, arguments.tokens)
     write_json(arguments.json, result)
     print(*_report(result), sep="\n")
@@ -66,15 +66,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(
         prog="python -m experiments.stream",
-        description="Stream a long text with and without its first tokens, and compare.",
+        description="Measure perplexity far past the trained length, with and without sinks.",
         epilog="example: python -m experiments.stream runs/quickstart-full --window 64 --sinks 0 4",
     )
     add_run(parser)
-    parser.add_argument("--window", type=int, help="sliding window of every layer (as trained)")
+    parser.add_argument("--window", type=int, help="window of every layer, in keys (as trained)")
     parser.add_argument("--sinks", type=int, nargs="+", default=[0, 1, 2, 4], metavar="N",
-                        help="numbers of first tokens to keep (0 1 2 4)")  # fmt: skip
-    parser.add_argument("--tokens", type=int, default=4096, help="length of the text (4096)")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="of the run's text (test)")
+                        help="numbers of first tokens that stay visible (0 1 2 4)")  # fmt: skip
+    parser.add_argument("--tokens", type=int, default=4096, help="tokens of the text (4096)")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="split to read (test)")
     add_json(parser)
     arguments = parser.parse_args(argv)
     if arguments.tokens < 2:
@@ -147,14 +147,15 @@ def _stream(model: "Transformer", text: "Tensor", label: str) -> "Tensor":
 
 def _report(result: StreamResult) -> Iterator[str]:
     """Yield the lines of the table."""
-    windows = ", ".join(
-        "full" if window is None else f"{window:,}" for window in dict.fromkeys(result.windows)
-    )
+    windows = ", ".join("full" if w is None else f"{w:,}" for w in dict.fromkeys(result.windows))
     yield (
         f"{result.checkpoint}, {result.ends[-1]:,} tokens of {result.split}, trained on sequences "
         f"of {result.trained_length:,}"
     )
-    yield f"perplexity from the column before up to this position; windows: {windows}"
+    yield (
+        f"windows: {windows}; each column: perplexity of the tokens from the previous column's "
+        "position to its own"
+    )
     yield f"{'sinks':>6}" + "".join(f"{end:>10,}" for end in result.ends)
     for row in result.rows:
         yield f"{row.sinks:>6}" + "".join(f"{cell:10.2f}" for cell in row.perplexities)

@@ -83,7 +83,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--windows", nargs="+", default=windows, metavar="W",
                         help=f"numbers of keys, or `full` ({' '.join(windows)})")  # fmt: skip
     parser.add_argument("--steps", type=int, default=150, help="updates in each run (150)")
-    parser.add_argument("--folder", default="runs/sweep", help="of the runs (runs/sweep)")
+    parser.add_argument("--folder", default="runs/sweep", help="folder of the runs (runs/sweep)")
     add_json(parser)
     arguments = parser.parse_args(argv)
     if arguments.steps < 1:
@@ -108,7 +108,7 @@ def _train(config: Config) -> int:
     """Train a run to its end, unless it is finished; return the exit code of the training."""
     from train import train  # it imports torch
 
-    with contextlib.redirect_stdout(sys.stderr):  # stdout is for the table
+    with contextlib.redirect_stdout(sys.stderr):  # stdout has only the table
         return train(config, resume=(config.folder / "checkpoints").is_dir())
 
 
@@ -144,7 +144,7 @@ def _report(result: SweepResult) -> Iterator[str]:
         )
         yield f"| {' | '.join(cells)} |"
     yield ""
-    yield f"{result.steps} steps each; bits per byte: of validation; cache: keys and values in fp32"
+    yield f"{result.steps} steps each; bits per byte of validation; cache: keys and values in fp32"
     yield f"after {result.cache_length:,} tokens"
 
 

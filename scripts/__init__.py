@@ -1,1 +1,1 @@
-"""Thin commands, one lesson a file; each is `python -m scripts.NAME` and has `main(argv=None)`."""
+"""Thin commands: each file is one, `python -m scripts.NAME`, and has `main(argv=None)`."""

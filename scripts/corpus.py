@@ -1,8 +1,8 @@
 """What is in the text, and would it train well? `python -m scripts.corpus [CONFIG]`
 
 Reads every document of a config's text, tokenizes it as training would, and prints what is in it
-(data/census.py), some documents, how long training would take, and warnings about what makes a
-training silently bad.
+(data/census.py), some documents, how long training would take, and warnings about problems that
+spoil a training without an error.
 """
 
 import contextlib
@@ -27,10 +27,10 @@ if TYPE_CHECKING:  # numpy and the tokenizer are imported only when a text is re
 
 SPLITS = ("train", "val", "test")
 EXCERPT = 2_000  # characters of a document that are printed
-EPOCHS = 4  # text that is read more often teaches less each time (arXiv 2305.16264)
+EPOCHS = 4  # a text that is read more often teaches less each time (arXiv 2305.16264)
 FEW_SEQUENCES = 100
-MIN_UPDATES, MAX_UPDATES = 3, 5  # that are timed; the fastest counts, because the first is slow
-TIMING_SECONDS = 15  # after which no more than `MIN_UPDATES` are timed
+MIN_UPDATES, MAX_UPDATES = 3, 5  # timed updates; the fastest counts, because the first is slow
+TIMING_SECONDS = 15  # after this time no more than `MIN_UPDATES` are timed
 
 
 @command
@@ -69,12 +69,12 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m scripts.corpus",
         description="Show what is in a text, and check it before training.",
-        epilog="example: python -m scripts.corpus data.source=files data.path=notes/ --show 2",
+        epilog="example: python -m scripts.corpus configs/quickstart.yaml --show 3 --no-time",
     )
     add_config(parser)
     parser.add_argument("--show", type=int, default=1, metavar="N",
                         help="documents to print, at equal distances in the text (1)")  # fmt: skip
-    parser.add_argument("--no-time", action="store_true", help="do not time updates of the model")
+    parser.add_argument("--no-time", action="store_true", help="do not estimate training time")
     return parser
 
 
@@ -85,20 +85,19 @@ def print_rows(rows: Iterable[tuple[str, str]]) -> None:
 
 
 def printable(text: str) -> str:
-    """Replace what a terminal might obey, such as escape sequences, by U+FFFD."""
+    """Replace each control character, such as that of an escape sequence, by U+FFFD."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 class Excerpts:
-    """The beginnings of `show` of the `expected` documents, the first and others at equal
-    distances."""
+    """Excerpts of `show` documents among `expected` ones: of the first, and at equal distances."""
 
     def __init__(self, show: int, expected: int) -> None:
         self.printed: list[str] = []
         self._show, self._expected = show, expected
 
     def passing(self, documents: "Iterable[Document]") -> "Iterator[Document]":
-        """Yield the documents unchanged, and keep excerpts of some."""
+        """Yield the documents unchanged, and add excerpts of some to `printed`."""
         for number, document in enumerate(documents):
             due = number * self._show >= len(self.printed) * self._expected
             if due and len(self.printed) < self._show:
@@ -162,7 +161,7 @@ def _epochs(config: Config, tokens: int) -> float:
 
 
 def fit_warnings(config: Config, splits: "Mapping[str, TokenCensus]") -> Iterator[str]:
-    """Name what does not fit between the text and the settings of training, one sentence each."""
+    """Yield a sentence for each conflict between the text and the settings of training."""
     seq_len, train = config.data.seq_len, splits["train"]
     if train.n_tokens < FEW_SEQUENCES * seq_len:
         yield f"fewer than {FEW_SEQUENCES} sequences of {seq_len:,} tokens to train on"

@@ -2,7 +2,7 @@
 
 Loss (nats per token), perplexity and bits per byte over the whole text; every token is predicted
 once. Windows have no weights, so the same model can be scored under other windows than the one it
-was trained with: the table shows what it loses, and whether it can use more.
+was trained with: the table shows what a narrow window loses, and whether a wide one helps.
 """
 
 import argparse
@@ -50,14 +50,14 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m scripts.evaluate",
         description="Score a trained model on a split or on any text.",
-        epilog="example: python -m scripts.evaluate runs/quickstart --window 16 64 full",
+        epilog="example: python -m scripts.evaluate runs/quickstart --window trained 16 full",
     )
     add_run(parser)
     add = parser.add_argument
-    add("--split", choices=("train", "val", "test"), default="test", help="of the run (test)")
+    add("--split", choices=("train", "val", "test"), default="test", help="split to score (test)")
     add("--data-path", metavar="PATH", help="where the run's own text is now, if it was moved")
     add("--file", metavar="PATH", help="score this text (file, folder or glob) instead of a split")
-    add("--field", metavar="NAME", help="column of the text in tables of --file (the run's)")
+    add("--field", metavar="NAME", help="column of the text in the tables of --file (the run's)")
     add("--seq-len", type=int, metavar="N", help="tokens in a sequence (the run's)")
     add(
         "--window",

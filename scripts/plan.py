@@ -108,7 +108,7 @@ def _notes(config: Config, shape: ModelConfig) -> Iterator[str]:
             "for model.dim and model.n_layers"
         )
     if config.tokenizer.type == "char":
-        yield "all of tokenizer.vocab_size is counted; char uses only what the text needs"
+        yield "the plan counts all of tokenizer.vocab_size; char uses only what the text needs"
     for name in ("eval_interval", "save_interval"):
         if getattr(train, name) > train.max_steps:
             yield f"train.{name} ({getattr(train, name):,}) is longer than the run"
@@ -232,7 +232,7 @@ def _wrapped(notes: Sequence[str]) -> Iterator[str]:
 
 
 def _layers(numbers: Sequence[int]) -> str:
-    """Spell layer numbers: `layer 3`, `layers 0-31`, `16 layers (0, 2, 4 ...)`."""
+    """Return layer numbers in words: `layer 3`, `layers 0-31`, `16 layers (0, 2, 4 ...)`."""
     if len(numbers) == 1:
         return f"layer {numbers[0]}"
     if numbers[-1] - numbers[0] == len(numbers) - 1:
@@ -242,7 +242,7 @@ def _layers(numbers: Sequence[int]) -> str:
 
 
 def _short(number: float) -> str:
-    """Spell a count with three digits: 7.24 B."""
+    """Return a count in two decimals and a unit: 7.24 B."""
     for power, unit in ((21, "Z"), (18, "E"), (15, "P"), (12, "T"), (9, "B"), (6, "M"), (3, "k")):
         if number >= 10**power:
             return f"{number / 10**power:.2f} {unit}"

@@ -58,7 +58,7 @@ def _write(
     from inference.text import continue_text
 
     tokens = trained.tokenizer.encode(prompt)
-    prompt = trained.tokenizer.decode(tokens)  # lone surrogates, which cannot be printed, replaced
+    prompt = trained.tokenizer.decode(tokens)  # without lone surrogates, which cannot be printed
     single = arguments.samples == 1
     if single:
         print(prompt, end="", flush=True)
@@ -89,7 +89,7 @@ def _write(
 def _attach_values(argv: Sequence[str]) -> list[str]:
     """Join each text option with its value, `--prompt -Hello` as `--prompt=-Hello`.
 
-    argparse takes a separate word that begins with a dash for another option.
+    argparse would read a separate word that begins with a dash as another option.
     """
     joined: list[str] = []
     words = iter(argv)
@@ -167,10 +167,10 @@ def _parser() -> ArgumentParser:
     add("--samples", type=int, default=1, metavar="N", help="number of texts (1)")
     add("--seed", type=int, default=0, metavar="N", help="another seed gives another text (0)")
     add("--temperature", type=float, metavar="T",
-        help="0: always the most likely token (the config's)")  # fmt: skip
+        help="randomness; 0: always the most likely token (the config's)")  # fmt: skip
     add("--top-k", type=int, metavar="K", help="draw from the K most likely tokens (the config's)")
     add("--top-p", type=float, metavar="P",
-        help="draw from the most likely tokens, which sum to P (the config's)")  # fmt: skip
+        help="draw from the fewest tokens whose probabilities sum to P (the config's)")  # fmt: skip
     add("--min-p", type=float, metavar="P",
         help="drop tokens below P times the largest probability (the config's)")  # fmt: skip
     add("--repetition-penalty", type=float, metavar="X",

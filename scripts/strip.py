@@ -18,7 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the file and print both sizes."""
     parser = ArgumentParser(
         prog="python -m scripts.strip",
-        description="Write a checkpoint that can be used but not resumed: without moments.",
+        description="Write a smaller checkpoint, without the optimizer's moments: for use, not for "
+        "--resume.",
         epilog="example: python -m scripts.strip runs/quickstart --out quickstart.safetensors",
     )
     add_run(parser)

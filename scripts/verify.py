@@ -44,8 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the results of the checks and the two pictures; return 1 if a check fails."""
     parser = ArgumentParser(
         prog="python -m scripts.verify",
-        usage="%(prog)s [CONFIG | RUN | CHECKPOINT] [section.key=value ...] [--only NAME ...]",
-        description=(__doc__ or "").partition("\n")[0],
+        usage="%(prog)s [CONFIG | RUN | CHECKPOINT] [section.key=value ...] [--only NAME ...] "
+        "[--seed N]",
+        description="Check that a model obeys the rule of its window, on this machine.",
         epilog="example: python -m scripts.verify runs/quickstart --only cache reach",
     )
     parser.add_argument(
@@ -55,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=f"what to check (default {QUICKSTART}), and changes to a config",
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="run only these checks")
-    parser.add_argument("--seed", type=int, default=0, help="of texts and random weights (0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N",
+                        help="seed of texts and random weights (0)")  # fmt: skip
     arguments = parser.parse_args(argv)
     if arguments.seed < 0:
         raise UserError(f"--seed is {arguments.seed}: it must be 0 or more")
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if Path(path).suffix in (".yaml", ".yml"):
         target = _from_config(load_config(path, overrides), path, arguments.seed)
     elif overrides:
-        raise UserError(f"{overrides[0]}: {path} is no config, its settings cannot be changed")
+        raise UserError(f"{overrides[0]}: settings can be changed in a config, and {path} is none")
     else:
         target = _from_run(path, arguments.seed)
     with _one_thread():
@@ -160,7 +162,7 @@ def _run(target: Target, only: Sequence[str] | None, seed: int) -> list["Check"]
             bar.update()
     seconds, cases = time.perf_counter() - start, sum(check.cases for check in checks)
     failed = [check.name for check in checks if not check.holds]
-    verdict = f"FAILED: {', '.join(failed)}" if failed else "all that applies holds"
+    verdict = f"FAILED: {', '.join(failed)}" if failed else "all checks that apply hold"
     print(f"\n{verdict} ({len(checks)} checks, {cases:,} cases, {seconds:.0f} s)")
     return checks
 
@@ -174,7 +176,7 @@ def _description(target: Target) -> Iterator[str]:
     yield target.origin
     yield (
         f"{size:,} weights, {shape.n_layers} layers with windows {', '.join(kinds)}{sinks}; "
-        f"{shape.n_heads} heads on {shape.n_kv_heads} key heads"
+        f"{shape.n_heads} query heads, {shape.n_kv_heads} key/value heads"
     )
     if target.reductions:
         yield "too large to check in full; the checked model has these smaller settings:"
@@ -224,7 +226,7 @@ def _masks(shape: ModelConfig) -> str:
 
 
 def _measured_reach(model: "Transformer", seed: int) -> str:
-    """Draw which tokens have a gradient at the last token: in each layer, and through the stack."""
+    """Draw on which tokens the last output depends: through each layer, and through the stack."""
     from checks.fixture import Fixture
     from checks.passes import influence
 
@@ -236,7 +238,7 @@ def _measured_reach(model: "Transformer", seed: int) -> str:
     column = f"a column is {cell:,} token{'s' * (cell > 1)}"
     lines = [
         f"REACH, measured: which of {length:,} tokens have a gradient at the last one",
-        f"(# = some, . = exactly none, {column}; then their number, and NOT the expected number)",
+        f"(# = some, . = exactly none, {column}; then their number; NOT n: n were expected)",
         "",
         f"{'':10}{'through the layer alone':{width + 10}}through it and those before it",
     ]

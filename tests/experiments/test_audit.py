@@ -95,7 +95,7 @@ def test_every_broken_promise_fails(
     assert [verdict for *_, verdict in found.values()] == ["FAILS"] * 9
     assert found["hashes of 100 stories in 3 processes"][1] == "2"
     assert found["duplicates among 60 stories"][1] == "59"
-    assert found["of 1 combinations, in 2 splits"][1] == "1"
+    assert found["combinations in 2 splits, of 1"][1] == "1"
     assert found["language errors in 5 stories"][1] == "5"
     assert "story 0: unknown word: egg" in printed
     assert "broken: 9 of 9 promises" in printed
