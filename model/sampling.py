@@ -40,7 +40,7 @@ class Sampling:
         ]
         for name, holds, meant in rules:
             if not holds:
-                raise UserError(f"{name} is {getattr(self, name)}: it must be {meant}")
+                raise UserError(f"{name} is {getattr(self, name)}: it must be {meant}", name)
 
 
 def probabilities(logits: Tensor, sampling: Sampling, occurred: Tensor | None = None) -> Tensor:
