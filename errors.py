@@ -16,6 +16,7 @@ import errno
 import functools
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,36 +40,45 @@ class UserError(ValueError):
     """An error that the user can remove. The message is one line: what, where, what to do.
 
     `field` is the argument that is wrong, under its name in the function that raises the error. It
-    is None if no argument is wrong, or if the message already names the user's key.
+    is None if no argument is wrong, or if the message already names the user's key. `others` are
+    more arguments that the message names.
     """
 
-    def __init__(self, message: str, field: str | None = None) -> None:
+    def __init__(self, message: str, field: str | None = None, others: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.field = field
+        self.others = tuple(others)
 
-    def renamed(self, name: str) -> "UserError":
-        """Return this error with `name`, the key or option that the user wrote.
+    def renamed(self, names: Mapping[str, str]) -> "UserError":
+        """Return this error with the names that the user wrote, from field to key or option.
 
-        `name` replaces the field at the beginning of the message; otherwise it is put in front.
+        The name replaces the field at the beginning of the message; otherwise it is put in front.
+        Of another field, the first mention is replaced. A field that is not in `names` stays.
         """
         message = str(self)
-        if self.field and message.startswith(f"{self.field} "):
-            return UserError(name + message.removeprefix(self.field))
-        return UserError(f"{name}: {message}")
+        for other in self.others:
+            name = names.get(other, other)
+            message = re.sub(rf"(?<![\w.]){other}\b", name, message, count=1)
+        field = self.field
+        if field is not None and field in names:
+            begins = re.match(rf"{field}(?=[ =:])", message)
+            field = names[field]
+            message = field + message[begins.end() :] if begins else f"{field}: {message}"
+        return UserError(message, field, [names.get(other, other) for other in self.others])
 
 
 @contextmanager
 def fields_named(names: Mapping[str, str]) -> Iterator[None]:
-    """Replace the field of every `UserError` raised inside by the user's key, `names[field]`.
+    """Name the fields of every `UserError` raised inside by the user's keys, `names[field]`.
 
-    An error without a field, or about a field that `names` lacks, passes unchanged.
+    An error without a field, or about fields that `names` lacks, passes unchanged.
     """
     try:
         yield
     except UserError as error:
-        if error.field is None or error.field not in names:
+        if names.keys().isdisjoint((error.field, *error.others)):
             raise
-        raise error.renamed(names[error.field]) from error
+        raise error.renamed(names) from error
 
 
 class Main(Protocol):

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from configs.load import config_from_dict, to_yaml
-from configs.settings import Config, model_config
+from configs.settings import Config, keys_of, model_config
 from data.batches import evaluation_sequences
 from data.corpus import Corpus
 from data.mixture import MixedCorpus
 from data.text import open_text
 from data.tokenizer import Tokenizer
-from errors import UserError
+from errors import UserError, fields_named
 from inference.text import configured_sampling, continue_text
 from model import Transformer
 from model.cost import training_memory
@@ -183,6 +183,7 @@ class TrainingRun:
         return {name: tuple(weight.shape) for name, weight in self.model.named_parameters()}
 
 
+@fields_named(keys_of("data", "tokenizer", "train"))
 def start_run(config: Config, checkpoint: Checkpoint | None) -> TrainingRun:
     """Build everything that training needs, for a new run or from a checkpoint of this run.
 

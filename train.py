@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from arguments import add_config, read_config
 from configs.help import describe
 from configs.load import split_arguments
-from configs.settings import Config
+from configs.settings import Config, keys_of
 from errors import DIVERGED, ArgumentParser, UserError, command, fields_named
 from model.cost import flops_per_token
 from storage import lock, remove_torn_files
@@ -101,7 +101,7 @@ def train(config: Config, *, resume: bool = False) -> int:
             "run_dir=..."
         ) from None
     with (
-        fields_named({"folder": "run_dir"}),
+        fields_named({"folder": "run_dir"} | keys_of("data")),
         lock(config.folder, wait=False),
         allocation_errors(MEMORY_REMEDY),
     ):

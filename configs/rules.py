@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.setting import spell
-from configs.settings import SETTINGS, Config, model_config, value_of
+from configs.settings import SETTINGS, Config, keys_of, model_config, value_of
 from data.choices import SOURCES
 from errors import UserError
 
@@ -132,13 +132,13 @@ def conflicts(config: Config) -> Iterator[tuple[list[str], str]]:
 
 
 def _model_conflicts(config: Config) -> Iterator[tuple[list[str], str]]:
+    keys = keys_of("model") | {"vocab_size": "tokenizer.vocab_size"}
     try:
         model_config(config, config.tokenizer.vocab_size)
     except UserError as error:
-        shape = [name for name in SETTINGS if name.startswith("model.")]
-        message = str(error.renamed(f"model.{error.field}") if error.field else error)
-        named = [name for name in shape if f"{name} " in message]  # the first gives the line number
-        yield [*named, *shape, "tokenizer.vocab_size"], message
+        conflict = error.renamed(keys)
+        named = [name for name in (conflict.field, *conflict.others) if name]
+        yield [*named, *keys.values()], str(conflict)  # the lines of those named are shown first
 
 
 def _data_conflicts(config: Config) -> Iterator[tuple[list[str], str]]:

@@ -256,6 +256,19 @@ def model_config(config: Config, vocab_size: int) -> ModelConfig:
     return ModelConfig(vocab_size=vocab_size, **vars(config.model))
 
 
+def keys_of(*sections: str) -> dict[str, str]:
+    """Return the keys of sections by the names that the rooms use: {"path": "data.path", ...}.
+
+    `errors.fields_named` takes it.
+    """
+    keys = {}
+    for name in SETTINGS:
+        section, _, field = name.rpartition(".")
+        if section in sections:
+            keys[field] = name
+    return keys
+
+
 def value_of(config: Config, name: str) -> Any:
     """Return the value of the setting with the dotted `name`, such as `train.lr`."""
     section, _, key = name.rpartition(".")

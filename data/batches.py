@@ -37,8 +37,9 @@ class Batches:
         assert seq_len >= 1 and batch_size >= 1
         if len(tokens) < seq_len + 1:
             raise UserError(
-                f"the training split has {len(tokens):,} tokens, one sequence needs data.seq_len + "
-                f"1 = {seq_len + 1:,}: give more text or a smaller data.seq_len"
+                f"seq_len is {seq_len:,}: one sequence needs {seq_len + 1:,} tokens, the training "
+                f"split has {len(tokens):,}; give more text or make it shorter",
+                "seq_len",
             )
         self._tokens = tokens
         self._seq_len = seq_len

@@ -76,11 +76,13 @@ def choose_splitter(
 
 def _check(split: str, val_fraction: float, test_fraction: float) -> None:
     if split not in SPLIT_RULES:
-        raise UserError(f"data.split is {split!r}: one of {', '.join(SPLIT_RULES)}")
+        raise UserError(f"split is {split!r}: one of {', '.join(SPLIT_RULES)}", "split")
     if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
         raise UserError(
-            f"data.val_fraction ({val_fraction}) and data.test_fraction ({test_fraction}) must not "
-            "be negative, and their sum must be below 1, so that something is left to train on"
+            f"val_fraction ({val_fraction}) and test_fraction ({test_fraction}) must not be "
+            "negative, and their sum must be below 1, so that something is left to train on",
+            "val_fraction",
+            ["test_fraction"],
         )
 
 
@@ -146,8 +148,10 @@ class TailSplits(Splitter):
         for split, share, start, stop in zip(SPLITS, shares, (0, *ends), ends, strict=False):
             if share > 0 and start == stop:
                 raise UserError(
-                    f"data.split=tail leaves nothing for {split}: the text has {total:,} "
-                    "characters; give more text or change data.val_fraction or data.test_fraction"
+                    f"split=tail leaves nothing for {split}: the text has {total:,} characters; "
+                    "give more text or change val_fraction or test_fraction",
+                    "split",
+                    ["val_fraction", "test_fraction"],
                 )
         return cls(tuple(accumulate(lengths, initial=0)), ends)
 
@@ -178,7 +182,8 @@ def assign_documents(
     if n_test + n_val >= len(names):
         raise UserError(
             f"the text has {len(names)} document(s), too few to hold out {n_val} for val and "
-            f"{n_test} for test: data.split=tail holds out the end of the text instead"
+            f"{n_test} for test: split=tail holds out the end of the text instead",
+            others=["split"],
         )
     counts: dict[str, int] = {}
     hashes = []

@@ -7,6 +7,7 @@ import `configs`.
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from data.prepare import prepare, tokenizer_for
 from data.shards import JoinedTokens
 from data.sources.open import open_source
 from data.tokenizer import Tokenizer
-from errors import UserError
+from errors import UserError, fields_named
 
 # Settings that are passed on to `open_source` by name; the protocol below need not list them.
 _SOURCE_SETTINGS = (
@@ -65,9 +66,10 @@ def open_sources(text: TextSettings) -> dict[str, Source]:
     if text.mix is None:
         return {text.source: open_source(text.source, path=text.path, **settings)}
     sources = {}
-    for name in text.mix:
-        kind, _, path = name.partition(":")
-        sources[name] = open_source(kind, path=path or None, **settings)
+    with _mix_named(text):
+        for name in text.mix:
+            kind, _, path = name.partition(":")
+            sources[name] = open_source(kind, path=path or None, **settings)
     return sources
 
 
@@ -79,12 +81,13 @@ def text_tokenizer(
     Raises `UserError` for an impossible split or vocabulary.
     """
     weights = text.mix or {}
-    return tokenizer_for(
-        [(source, weights.get(name, 1.0)) for name, source in sources.items()],
-        type=settings.type,
-        vocab_size=settings.vocab_size,
-        **_split_settings(text),
-    )
+    with _mix_named(text):
+        return tokenizer_for(
+            [(source, weights.get(name, 1.0)) for name, source in sources.items()],
+            type=settings.type,
+            vocab_size=settings.vocab_size,
+            **_split_settings(text),
+        )
 
 
 def open_corpus(
@@ -95,10 +98,11 @@ def open_corpus(
     Pass `sources` to reuse sources that are already open. Raises `UserError` if a source cannot be
     read or split as asked.
     """
-    corpora = {
-        name: prepare(source, tokenizer, **_split_settings(text), processes=text.processes)
-        for name, source in (sources or open_sources(text)).items()
-    }
+    with _mix_named(text):
+        corpora = {
+            name: prepare(source, tokenizer, **_split_settings(text), processes=text.processes)
+            for name, source in (sources or open_sources(text)).items()
+        }
     return corpora[text.source] if text.mix is None else MixedCorpus(corpora, text.mix)
 
 
@@ -132,6 +136,11 @@ def open_split(
     if corpus.n_tokens(split) < 2:
         raise UserError(f"the run's text has no {split} split: choose another split")
     return corpus.tokens(split), corpus.n_bytes(split)
+
+
+def _mix_named(text: TextSettings) -> AbstractContextManager[None]:
+    """Blame `mix` for errors about a source's name or path, if `mix` names them."""
+    return fields_named({} if text.mix is None else {"source": "mix", "path": "mix"})
 
 
 def _split_settings(text: TextSettings) -> dict[str, Any]:

@@ -70,12 +70,13 @@ def train_tokenizer(texts: Iterable[str], *, type: str, vocab_size: int) -> byte
     specials, the bytes, newline, space and one more character.
     """
     if type not in TOKENIZERS:
-        raise UserError(f"tokenizer.type is {type!r}: one of {', '.join(TOKENIZERS)}")
+        raise UserError(f"type is {type!r}: one of {', '.join(TOKENIZERS)}", "type")
     smallest = FIRST_PIECE + len(_ALWAYS) + 1
     if vocab_size < smallest:
         raise UserError(
-            f"tokenizer.vocab_size is {vocab_size:,}, too few for 3 specials, 256 bytes, newline, "
-            f"space and a letter: the smallest possible is {smallest:,}"
+            f"vocab_size is {vocab_size:,}, too few for 3 specials, 256 bytes, newline, space and "
+            f"a letter: the smallest possible is {smallest:,}",
+            "vocab_size",
         )
     lines = list(_training_lines(texts))
     if not lines:

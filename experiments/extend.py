@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from arguments import add_run, open_run
+from configs.settings import keys_of
 from data.splits import SPLITS
-from errors import ArgumentParser, UserError, command
+from errors import ArgumentParser, UserError, command, fields_named
 from experiments.result import add_json, write_json
 from model.config import SCALING
 from model.window import reach
@@ -62,6 +63,7 @@ class ExtendResult:
 
 
 @command
+@fields_named(keys_of("data"))
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, then print a line for each scaling, with a column for each length."""
     arguments = _arguments(argv)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from configs.load import QUICKSTART, load_config
-from configs.settings import Config
-from errors import ArgumentParser, UserError, command
+from configs.settings import Config, keys_of
+from errors import ArgumentParser, UserError, command, fields_named
 from experiments.result import add_json, write_json
 
 if TYPE_CHECKING:  # numpy and the tokenizer are imported only when a text is read
@@ -60,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("|---|---|" + "---:|" * len(arguments.sizes), flush=True)
     for name, config in configs.items():
         try:
-            texts = SplitTexts(config)
+            with fields_named(_names(name)):
+                texts = SplitTexts(config)
         except UserError as error:
             if arguments.corpora:
                 raise
@@ -103,6 +104,12 @@ def _config(name: str) -> Config:
     return load_config(QUICKSTART, [*files, *CHARACTERS])
 
 
+def _names(corpus: str) -> dict[str, str]:
+    """Return what the user wrote, by field: keys of a config, or CORPUS itself."""
+    is_config = corpus.endswith((".yaml", ".yml"))
+    return keys_of("data", "tokenizer") if is_config else {"path": "CORPUS"}
+
+
 class SplitTexts:
     """The documents of each split of a text, decoded from its token shards."""
 
@@ -140,7 +147,9 @@ def _measure(texts: SplitTexts, corpus: str, type: str, size: int) -> Cell:
     from data.vocabulary import train_tokenizer
 
     try:
-        tokenizer = Tokenizer(train_tokenizer(texts.documents("train"), type=type, vocab_size=size))
+        with fields_named({"vocab_size": "--sizes"}):
+            model = train_tokenizer(texts.documents("train"), type=type, vocab_size=size)
+        tokenizer = Tokenizer(model)
     except UserError as error:
         return Cell(corpus, type, size, None, reason=str(error))
     if type != "char" and tokenizer.vocab_size < size:

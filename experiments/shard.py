@@ -31,12 +31,15 @@ POLL_SECONDS = 0.1  # between two measurements of memory
 PROGRAM = """
 import sys
 from configs.load import load_config, split_arguments
+from configs.settings import keys_of
 from data.text import open_sources, open_text, text_tokenizer
+from errors import fields_named
 config = load_config(*split_arguments(sys.argv[2:]))
-if sys.argv[1] == "tokenizer":
-    text_tokenizer(config.data, config.tokenizer, open_sources(config.data))
-else:
-    open_text(config.data, config.tokenizer)
+with fields_named(keys_of("data", "tokenizer")):
+    if sys.argv[1] == "tokenizer":
+        text_tokenizer(config.data, config.tokenizer, open_sources(config.data))
+    else:
+        open_text(config.data, config.tokenizer)
 """
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from arguments import add_run, open_run
+from configs.settings import keys_of
 from data.splits import SPLITS
-from errors import ArgumentParser, UserError, command
+from errors import ArgumentParser, UserError, command, fields_named
 from experiments.result import add_json, write_json
 from model.window import Window
 
@@ -48,6 +49,7 @@ class StreamResult:
 
 
 @command
+@fields_named(keys_of("data"))
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, then print a line for each number of sinks."""
     arguments = _arguments(argv)

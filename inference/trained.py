@@ -70,7 +70,8 @@ class TrainedModel:
             if name not in FREE_SETTINGS:
                 raise UserError(
                     f"{name} cannot be changed in a trained model; these settings can: "
-                    f"{', '.join(FREE_SETTINGS)}"
+                    f"{', '.join(FREE_SETTINGS)}",
+                    name,
                 )
         model = _build(replace(self.model.config, **changes), self.model.state_dict())
         return replace(self, model=model)

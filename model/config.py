@@ -45,16 +45,18 @@ class ModelConfig:
         self._check_sizes()
         if self.attention_sinks < 0:
             raise UserError(
-                f"model.attention_sinks is {self.attention_sinks}: it must be at least 0"
+                f"attention_sinks is {self.attention_sinks}: it must be at least 0",
+                "attention_sinks",
             )
         self._check_rope()
         if not 0.0 < self.norm_eps < 1.0:
             raise UserError(
-                f"model.norm_eps is {self.norm_eps}: it must be between 0 and 1, such as 1e-5"
+                f"norm_eps is {self.norm_eps}: it must be between 0 and 1, such as 1e-5", "norm_eps"
             )
         if self.attention not in ATTENTION:
             raise UserError(
-                f"model.attention is {self.attention!r}: it must be one of {', '.join(ATTENTION)}"
+                f"attention is {self.attention!r}: it must be one of {', '.join(ATTENTION)}",
+                "attention",
             )
         if isinstance(self.sliding_window, Sequence):
             object.__setattr__(self, "sliding_window", tuple(self.sliding_window))
@@ -64,46 +66,57 @@ class ModelConfig:
         """Derive head_dim and hidden_dim if they are None, and check all sizes."""
         for name in ("vocab_size", "dim", "n_layers", "n_heads", "n_kv_heads"):
             if getattr(self, name) < 1:
-                raise UserError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
+                raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1", name)
         if self.n_heads % self.n_kv_heads:
             raise UserError(
-                f"model.n_heads ({self.n_heads}) is not divisible by model.n_kv_heads "
-                f"({self.n_kv_heads}): each key/value head serves the same number of query heads"
+                f"n_heads ({self.n_heads}) is not divisible by n_kv_heads ({self.n_kv_heads}): "
+                "each key/value head serves the same number of query heads",
+                "n_heads",
+                ["n_kv_heads"],
             )
         if self.head_dim is None:
             if self.dim % self.n_heads:
                 raise UserError(
-                    f"model.dim ({self.dim}) is not divisible by model.n_heads ({self.n_heads}): "
-                    "change one of them or set model.head_dim"
+                    f"dim ({self.dim}) is not divisible by n_heads ({self.n_heads}): "
+                    "change one of them or set head_dim",
+                    "dim",
+                    ["n_heads", "head_dim"],
                 )
             object.__setattr__(self, "head_dim", self.dim // self.n_heads)
         if self.hidden_dim is None:
             object.__setattr__(self, "hidden_dim", -(-8 * self.dim // (3 * 32)) * 32)
         if self.hidden_dim < 1:  # type: ignore[operator]
-            raise UserError(f"model.hidden_dim is {self.hidden_dim}: it must be at least 1")
+            raise UserError(f"hidden_dim is {self.hidden_dim}: it must be at least 1", "hidden_dim")
         if self.head_dim < 2 or self.head_dim % 2:  # type: ignore[operator]
             raise UserError(
-                f"model.head_dim is {self.head_dim}: RoPE rotates pairs, so it must be even"
+                f"head_dim is {self.head_dim}: RoPE rotates pairs, so it must be even", "head_dim"
             )
 
     def _check_rope(self) -> None:
         for name in ("rope_theta", "rope_theta_local"):
             theta = getattr(self, name)
             if theta is not None and not 1.0 < theta < float("inf"):
-                raise UserError(f"model.{name} is {theta}: it must be greater than 1")
+                raise UserError(f"{name} is {theta}: it must be greater than 1", name)
         if self.rope_scaling not in SCALING:
             allowed = ", ".join(SCALING)
-            raise UserError(f"model.rope_scaling is {self.rope_scaling!r}: one of {allowed}")
+            raise UserError(
+                f"rope_scaling is {self.rope_scaling!r}: one of {allowed}", "rope_scaling"
+            )
         if not 1.0 <= self.rope_factor < float("inf"):
-            raise UserError(f"model.rope_factor is {self.rope_factor}: it must be at least 1")
+            raise UserError(
+                f"rope_factor is {self.rope_factor}: it must be at least 1", "rope_factor"
+            )
         if self.rope_original_len is not None and self.rope_original_len < 1:
             raise UserError(
-                f"model.rope_original_len is {self.rope_original_len}: it must be at least 1"
+                f"rope_original_len is {self.rope_original_len}: it must be at least 1",
+                "rope_original_len",
             )
         if self.rope_scaling == "yarn" and self.rope_original_len is None:
             raise UserError(
-                "model.rope_scaling yarn needs model.rope_original_len, the length in tokens of "
-                "the sequences in training"
+                "rope_scaling yarn needs rope_original_len, the length in tokens of the sequences "
+                "in training",
+                "rope_scaling",
+                ["rope_original_len"],
             )
 
     @property

@@ -40,7 +40,7 @@ class Sampling:
         ]
         for name, is_valid, allowed in rules:
             if not is_valid:
-                raise UserError(f"{name} is {getattr(self, name)}: it must be {allowed}")
+                raise UserError(f"{name} is {getattr(self, name)}: it must be {allowed}", name)
 
 
 def probabilities(logits: Tensor, sampling: Sampling, occurred: Tensor | None = None) -> Tensor:

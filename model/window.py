@@ -68,14 +68,16 @@ def layer_windows(sliding_window: Window | Sequence[Window], n_layers: int) -> t
     pattern = tuple(sliding_window) if isinstance(sliding_window, Sequence) else (sliding_window,)
     if not 1 <= len(pattern) <= n_layers:
         raise UserError(
-            f"model.sliding_window lists {len(pattern)} windows for {n_layers} layers: "
-            f"give 1 to {n_layers} windows, which are repeated over the layers"
+            f"sliding_window lists {len(pattern)} windows for {n_layers} layers: "
+            f"give 1 to {n_layers} windows, which are repeated over the layers",
+            "sliding_window",
         )
     for window in pattern:
         if window is not None and window < 1:
             raise UserError(
-                f"model.sliding_window is {window}: a query sees at least its own key, so give 1 "
-                "or more, or null for full attention"
+                f"sliding_window is {window}: a query sees at least its own key, so give 1 or "
+                "more, or null for full attention",
+                "sliding_window",
             )
     return tuple(pattern[layer % len(pattern)] for layer in range(n_layers))
 

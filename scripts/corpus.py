@@ -16,8 +16,8 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from arguments import add_config, read_config
-from configs.settings import Config, model_config
-from errors import ArgumentParser, UserError, command
+from configs.settings import Config, keys_of, model_config
+from errors import ArgumentParser, UserError, command, fields_named
 
 if TYPE_CHECKING:  # numpy and the tokenizer are imported only when a text is read
     from data.census import TextCensus, TokenCensus
@@ -34,6 +34,7 @@ TIMING_SECONDS = 15  # after this time no more than `MIN_UPDATES` are timed
 
 
 @command
+@fields_named(keys_of("data", "tokenizer", "train"))
 def main(argv: Sequence[str] | None = None) -> int:
     """Print some documents, the counts and the warnings; exit code 0 with or without warnings."""
     arguments = _parser().parse_args(argv)

@@ -7,13 +7,13 @@ was trained with: the table shows what a narrow window loses, and whether a wide
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from arguments import add_run, open_run
-from errors import ArgumentParser, UserError, command
+from configs.settings import keys_of
+from errors import ArgumentParser, UserError, command, fields_named
 
 if TYPE_CHECKING:  # torch is imported only when a model is opened
     from inference.trained import TrainedModel
@@ -94,10 +94,10 @@ def _read_split(trained: "TrainedModel", arguments: argparse.Namespace) -> tuple
         text = replace(text, path=path)
     elif is_movable:
         remedy = f"--data-path names the place of a moved text, {remedy}"
-    named = {"data.path": "data.path" if path is None else "--data-path"}
+    names = keys_of("data") | ({} if path is None else {"path": "--data-path"})
     expected_hash = trained.checkpoint.metadata["data_hash"]
     try:
-        with _errors_name(named, text.path):
+        with fields_named(names):
             return open_split(text, trained.tokenizer, arguments.split, expected_hash)
     except UserError as error:
         raise UserError(f"{error}; {remedy}") from None
@@ -117,29 +117,11 @@ def _read_file(trained: "TrainedModel", arguments: argparse.Namespace) -> tuple[
         text = replace(text, field=arguments.field)
     tokens: list[int] = []
     n_bytes = 0
-    named = {"data.path": "--file", "data.field": "--field"}
-    with _errors_name(named, arguments.file):
+    with fields_named(keys_of("data") | {"path": "--file", "field": "--field"}):
         for document in open_sources(text)["files"].documents():
             tokens += trained.tokenizer.encode_document(document.text)
             n_bytes += len(document.text.encode())
     return np.array(tokens), n_bytes
-
-
-@contextmanager
-def _errors_name(options: Mapping[str, str], path: str | None) -> Iterator[None]:
-    """Let errors name `options` in place of settings: `{"data.path": "--file"}`.
-
-    An error about `path` that names none of them begins with the option for `data.path`.
-    """
-    try:
-        yield
-    except UserError as error:
-        message = str(error)
-        for setting, option in options.items():
-            message = message.replace(setting, option)
-        if path and path in message and not any(option in message for option in options.values()):
-            message = f"{options['data.path']}: {message}"
-        raise UserError(message) from None
 
 
 def _score(trained: "TrainedModel", tokens: Any, n_bytes: int, seq_len: int) -> "Score":

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arguments import add_run, open_run
-from errors import ArgumentParser, UserError, command
+from errors import ArgumentParser, UserError, command, fields_named
 
 if TYPE_CHECKING:  # torch is imported only when a model is opened
     from inference.trained import TrainedModel
@@ -35,9 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     prompt = _read_prompt(arguments)
     trained = open_run(arguments)
     given = {name: getattr(arguments, name) for name in SAMPLING}
-    sampling = replace(
-        trained.sampling, **{name: value for name, value in given.items() if value is not None}
-    )
+    with fields_named({name: f"--{name.replace('_', '-')}" for name in SAMPLING}):
+        sampling = replace(
+            trained.sampling, **{name: value for name, value in given.items() if value is not None}
+        )
     if prompt is not None:
         _write(trained, prompt, sampling, arguments)
         return 0

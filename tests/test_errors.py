@@ -9,14 +9,40 @@ import pytest
 from errors import ArgumentParser, UserError, command, fields_named
 
 
-def test_renamed_replaces_the_field_or_puts_the_name_in_front() -> None:
-    """A message could name an argument that the user did not write."""
-    named = UserError("path is empty: give a file", field="path")
-    other = UserError("a.txt does not exist: check the name", field="path")
-    assert str(named.renamed("--file")) == "--file is empty: give a file"
-    assert str(other.renamed("--file")) == "--file: a.txt does not exist: check the name"
-    assert str(UserError("paths differ", field="path").renamed("x")) == "x: paths differ"
-    assert named.renamed("--file").field is None
+def test_the_name_replaces_the_field_or_stands_in_front() -> None:
+    """A message that names an argument which the user never wrote."""
+
+    def renamed(message: str, name: str) -> str:
+        return str(UserError(message, field="path").renamed({"path": name, "other": "x"}))
+
+    assert renamed("path is empty: give a file", "--file") == "--file is empty: give a file"
+    assert renamed("path=x: not here", "data.path") == "data.path=x: not here"
+    assert renamed("a.txt does not exist", "--file") == "--file: a.txt does not exist"
+    assert renamed("path/a.txt does not exist", "--file") == "--file: path/a.txt does not exist"
+    assert renamed("paths differ", "x") == "x: paths differ"
+
+
+def test_other_fields_of_the_message_are_renamed_too() -> None:
+    """`model.n_heads (4) is not divisible by n_kv_heads (3)`: half of the names are keys."""
+    names = {"near": "data.near", "far": "data.far"}
+    error = UserError("near is 9, more than far, 5", "near", ["far"])
+    assert str(error.renamed(names)) == "data.near is 9, more than data.far, 5"
+    advice = UserError("too few documents: split=tail helps", others=["split"])
+    assert (
+        str(advice.renamed({"split": "data.split"})) == "too few documents: data.split=tail helps"
+    )
+    assert str(error.renamed({"far": "--far"})) == "near is 9, more than --far, 5"
+
+
+def test_names_can_be_renamed_on_the_way() -> None:
+    """`data.path` in an error about a path that `data.mix` names."""
+    with (
+        pytest.raises(UserError) as caught,
+        fields_named({"path": "data.path", "mix": "data.mix"}),
+        fields_named({"path": "mix"}),
+    ):
+        raise UserError("a.txt does not exist", field="path")
+    assert (str(caught.value), caught.value.field) == ("data.mix: a.txt does not exist", "data.mix")
 
 
 def test_fields_are_named_once_by_the_nearest_caller() -> None:

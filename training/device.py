@@ -26,7 +26,7 @@ class Hardware:
 
 
 def choose_hardware(device: str, precision: str, compiled: bool | str) -> Hardware:
-    """Make the three choices from the values of `train.device`, `precision` and `compile`.
+    """Make the three choices from the values of the settings `device`, `precision` and `compile`.
 
     Raises `UserError` if the device does not exist.
     """
@@ -49,7 +49,9 @@ def choose_device(setting: str) -> tuple[torch.device, str]:
     if setting != "auto":
         backend = {"cpu": torch.cpu, "cuda": torch.cuda, "mps": torch.backends.mps}[setting]
         if not backend.is_available():
-            raise UserError(f"train.device is {setting}, but PyTorch finds none: use auto or cpu")
+            raise UserError(
+                f"device is {setting}, but PyTorch finds none: use auto or cpu", "device"
+            )
         return torch.device(setting), "set by the config"
     if torch.cuda.is_available():
         return torch.device("cuda"), torch.cuda.get_device_name()

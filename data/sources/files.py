@@ -50,16 +50,18 @@ class Files(Source):
         separator: str | None = None, strict: bool = False,
     ) -> None:  # fmt: skip
         if not path:
-            raise UserError("data.source=files needs data.path: a file, a folder or a glob")
+            raise UserError("path is missing: give a file, a folder or a glob", "path")
         self._reading = Reading(field, documents, separator, strict)
         _check(self._reading)
         files, errors = inspect_files(find_files(path), self._reading)
         _report_errors(path, files, errors)
         _report(files, self._reading)
         if not any(file.has_text for file in files):
-            raise UserError(f"{path} holds no text: every document is empty")
+            raise UserError(f"{path} holds no text: every document is empty", "path")
         if separator and not any(file.n_separators for file in files):
-            raise UserError(f"data.separator is {separator!r}, which no text file of {path} has")
+            raise UserError(
+                f"separator is {separator!r}, which no text file of {path} has", "separator"
+            )
         self._files = files
         self._chunks = _group(files)
         self.n_chunks = len(self._chunks)
@@ -91,13 +93,15 @@ def _check(reading: Reading) -> None:
     """Raise `UserError` for settings that are not valid."""
     if reading.documents not in DOCUMENTS:
         known = ", ".join(DOCUMENTS)
-        raise UserError(f"data.documents is {reading.documents!r}: one of {known}")
+        raise UserError(f"documents is {reading.documents!r}: one of {known}", "documents")
     if reading.separator == "":
-        raise UserError("data.separator is empty: name the text between documents, or null")
+        raise UserError("separator is empty: name the text between documents, or null", "separator")
     if reading.separator and reading.documents != "file":
         raise UserError(
-            f"data.documents is {reading.documents} and data.separator is {reading.separator!r}: "
-            "set only one of them"
+            f"documents is {reading.documents} and separator is {reading.separator!r}: "
+            "set only one of them",
+            "documents",
+            ["separator"],
         )
 
 
@@ -168,7 +172,9 @@ def _contents(file: InspectedFile, numbers: range) -> Iterator[tuple[int, bytes]
             size = file.size(range(number, number + 1))
             content = stream.read(size)
             if len(content) < size:
-                raise UserError(f"{file.path} became shorter while it was read: run it again")
+                raise UserError(
+                    f"{file.path} became shorter while it was read: run it again", "path"
+                )
             yield number, content if number else content.removeprefix(texts.BOM)
 
 
@@ -193,7 +199,7 @@ def _report_errors(path: str, files: list[InspectedFile], errors: list[Unreadabl
             if isinstance(error, NoColumn) and error.suffix in _TABLE_ENDINGS:
                 raise error
     if not files:
-        raise UserError(f"{path}: none of its files can be read")
+        raise UserError(f"none of the files of {path} can be read", "path")
 
 
 def _report(files: list[InspectedFile], reading: Reading) -> None:

@@ -52,7 +52,7 @@ class Hub(Source):
     ) -> None:  # fmt: skip
         if not path:
             raise UserError(
-                "data.source=hub needs data.path: a dataset's id, such as roneneldan/TinyStories"
+                "path is missing: give the id of a dataset, such as roneneldan/TinyStories", "path"
             )
         self._id, self._config, self._split, self._field = path, config, split, field
         self._revision, self._streaming, self._strict = revision or "main", streaming, strict
@@ -182,7 +182,8 @@ class Hub(Source):
         return LibraryRows(dataset, self._split, streaming=self._streaming)
 
     def _unknown(self, setting: str, value: str | None, known: list[str]) -> UserError:
-        return UserError(f"data.{setting}={value or 'null'}: {self._id} has {', '.join(known)}")
+        message = f"{setting}={value or 'null'}: {self._id} has {', '.join(known)}"
+        return UserError(message, setting)
 
 
 # ---------------------------------------------------------------------------- the libraries
@@ -221,15 +222,16 @@ def _request_commit(id: str, revision: str) -> str:
             raise ValueError("the answer names no commit")
         return commit
     except errors.HFValidationError:
-        raise UserError(f"{id} is not the id of a dataset: give OWNER/NAME") from None
+        raise UserError(f"{id} is not the id of a dataset: give OWNER/NAME", "path") from None
     except errors.RevisionNotFoundError:
         raise UserError(
-            f"{id} has no branch, tag or commit {revision}: check data.revision"
+            f"{id} has no branch, tag or commit {revision}: check the spelling", "revision"
         ) from None
     except errors.RepositoryNotFoundError:
         raise UserError(
             f"the Hub has no dataset {id}, or it is private: check the spelling, or set HF_TOKEN "
-            "to a token that may read it"
+            "to a token that may read it",
+            "path",
         ) from None
     except Exception as error:  # no address, no route, no answer, or a wrong one
         raise _unreachable(error) from error
@@ -258,11 +260,11 @@ def _refusal(id: str, error: BaseException) -> UserError:
     for cause in causes:
         if isinstance(cause, datasets.exceptions.DatasetNotFoundError | GatedRepoError):
             return UserError(
-                f"{id} is gated: ask for access on its page of the Hub, then set HF_TOKEN"
+                f"{id} is gated: ask for access on its page of the Hub, then set HF_TOKEN", "path"
             )
         if isinstance(cause, HTTPError | ConnectionError | TimeoutError):
             return _unreachable(cause)
-    return UserError(f"{id} cannot be read: {_reason(causes[-1])}")
+    return UserError(f"{id} cannot be read: {_reason(causes[-1])}", "path")
 
 
 def _reason(error: BaseException) -> str:

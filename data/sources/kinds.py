@@ -24,8 +24,8 @@ _NUL_SHARE = 0.1  # of the bytes; English in UTF-16 has 0.5, text in UTF-8 has n
 class Unreadable(UserError):
     """A file that cannot be read: an error if it is the only one, otherwise skipped with a note."""
 
-    def __init__(self, reason: str, remedy: str = "") -> None:
-        super().__init__(reason + (f": {remedy}" if remedy else ""))
+    def __init__(self, reason: str, remedy: str = "", field: str = "path") -> None:
+        super().__init__(reason + (f": {remedy}" if remedy else ""), field)
         self.reason, self.remedy = reason, remedy
 
 

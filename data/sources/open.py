@@ -39,7 +39,7 @@ def open_source(
     Raises `UserError` for a name that is not in `SOURCES` and for a path that cannot be read.
     """
     if source not in SOURCES:
-        raise UserError(f"data.source is {source!r}: one of {', '.join(SOURCES)}")
+        raise UserError(f"source is {source!r}: one of {', '.join(SOURCES)}", "source")
     if source == "stories":
         return Stories(stories, near, far)
     if source == "shakespeare":
@@ -65,7 +65,9 @@ class Stories(Source):
 
     def __init__(self, count: int, near: int = NEAR, far: int = FAR) -> None:
         if near > far:
-            raise UserError(f"data.near is {near}, more than data.far, {far}: make it smaller")
+            raise UserError(
+                f"near is {near}, more than far, {far}: make it smaller", "near", ["far"]
+            )
         self._count, self._near, self._far = count, near, far
         self.n_chunks = -(-count // STORIES_PER_CHUNK)
 

@@ -34,12 +34,12 @@ def find_files(path: str) -> dict[str, Path]:
     elif glob.has_magic(path):
         files = _matches(str(root))
         if not files:
-            raise UserError(f"{path} matches no file: check the pattern")
+            raise UserError(f"{path} matches no file: check the pattern", "path")
         base = Path(os.path.commonpath([file.parent for file in files]))
     else:
-        raise UserError(f"{path} does not exist: check the spelling")
+        raise UserError(f"{path} does not exist: check the spelling", "path")
     if not files:
-        raise UserError(f"{path} has no files to read in it")
+        raise UserError(f"{path} has no files to read in it", "path")
     return {file.relative_to(base).as_posix(): file for file in files}
 
 
@@ -52,7 +52,7 @@ def _matches(pattern: str) -> list[Path]:
     try:
         matcher = re.compile(_expression(parts[start:]))
     except re.error as error:  # such as [z-a]
-        raise UserError(f"{pattern} is not a pattern: {error}") from None
+        raise UserError(f"{pattern} is not a pattern: {error}", "path") from None
     files = _walk(base, depth) if base.is_dir() else []
     return [file for file in files if matcher.fullmatch(file.relative_to(base).as_posix())]
 

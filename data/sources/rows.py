@@ -99,7 +99,7 @@ class RowCounts:
             self.has_turns |= isinstance(row.record[self.column], list)
         elif self.strict:
             place = f"{self.name}, {row.place}"
-            raise UserError(f"{place}: {reason}; data.strict=false skips such rows")
+            raise UserError(f"{place}: {reason}; data.strict=false skips such rows", "path")
         else:
             self.skipped.setdefault(reason, Skipped(row.place)).count += 1
         return text

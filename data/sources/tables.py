@@ -36,7 +36,8 @@ class NoColumn(Unreadable):
         names = ", ".join(column[:40] for column in columns)
         super().__init__(
             f"{path} has no column {field}, but {names}",
-            f"name the column of the text with data.field{advice}",
+            f"name the column of the text{advice}",
+            "field",
         )
         self.suffix = content_suffix(path)
 
@@ -46,8 +47,8 @@ def no_text(path: PurePath, counts: RowCounts) -> Unreadable:
     if counts.columns and counts.column not in counts.columns:
         return NoColumn(path, counts.column, counts.columns)
     others = ", ".join(column for column in counts.columns if column != counts.column)
-    remedy = f"name another column with data.field: {others}" if others else ""
-    return Unreadable(f"{path} has no text: {counts}", remedy)
+    remedy = f"name another column: {others}" if others else ""
+    return Unreadable(f"{path} has no text: {counts}", remedy, "field" if others else "path")
 
 
 def read_rows(stream: BinaryIO, kind: str, field: str, path: PurePath) -> Iterator[Row]:

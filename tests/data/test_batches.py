@@ -138,7 +138,7 @@ def test_too_short_for_a_sequence() -> None:
     with pytest.raises(UserError) as caught:
         make(90, seq_len=256)
     assert str(caught.value).startswith(
-        "the training split has 90 tokens, one sequence needs data.seq_len + 1 = 257: "
+        "seq_len is 256: one sequence needs 257 tokens, the training split has 90; "
     )
 
 

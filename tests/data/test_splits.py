@@ -133,14 +133,14 @@ def test_one_long_document_may_hold_all_splits() -> None:
     ("documents", "split", "val", "test", "message"),
     [
         (2, "document", 0.1, 0.1, "the text has 2 document(s), too few to hold out 1 for val and "
-                                  "1 for test: data.split=tail "),
-        (1, "document", 0.1, 0.0, "data.split=tail holds out the end of the text instead"),
+                                  "1 for test: split=tail "),
+        (1, "document", 0.1, 0.0, "split=tail holds out the end of the text instead"),
         (4, "document", 0.45, 0.45, "too few to hold out 2 for val and 2 for test"),
         (1, "tail", 0.01, 0.0, ""),
         (1, "tail", 0.1, 0.1, ""),
         (9, "tail", 0.5, 0.5, "their sum must be below 1"),
         (9, "document", -0.1, 0.5, "must not be negative"),
-        (9, "random", 0.1, 0.1, "data.split is 'random': one of document, tail"),
+        (9, "random", 0.1, 0.1, "split is 'random': one of document, tail"),
     ],
 )  # fmt: skip
 def test_impossible_splits(
@@ -148,7 +148,7 @@ def test_impossible_splits(
 ) -> None:
     """An empty split with a share above 0 is an error."""
     names = [(f"d{number}", 1) for number in range(documents)]
-    message = message or "data.split=tail leaves nothing for train: the text has 1 characters"
+    message = message or "split=tail leaves nothing for train: the text has 1 characters"
     with pytest.raises(UserError) as caught:
         choose_splitter(Lengths(names), split=split, val_fraction=val, test_fraction=test)
     assert message in str(caught.value)

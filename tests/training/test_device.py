@@ -20,7 +20,7 @@ def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen == CPU and reason.startswith("no GPU; ")
     assert choose_device("cpu") == (CPU, "set by the config")
     for name in ("cuda", "mps"):
-        with pytest.raises(UserError, match=f"train.device is {name}, .*use auto or cpu"):
+        with pytest.raises(UserError, match=f"^device is {name}, .*use auto or cpu"):
             choose_device(name)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("auto") == (torch.device("mps"), "Apple GPU")

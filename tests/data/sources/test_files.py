@@ -138,7 +138,7 @@ def test_fingerprint_follows_content_and_names_only(library: Path, tmp_path: Pat
         (
             b'{"b": "x", "a": 1}\n',
             "a.jsonl",
-            "{file} has no column text, but b, a: name the column of the text with data.field",
+            "{file} has no column text, but b, a: name the column of the text",
         ),
         (b"id,body\n1,x\n", "a.csv", "{file} has no column text, but id, body: "),
         (b'{"text": 3}\n', "a.jsonl", "{file} has no text: a number in column text (1 of 1 rows"),

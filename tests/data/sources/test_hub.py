@@ -227,11 +227,11 @@ def test_rows_without_text_are_reported_once(answers: dict[str, Any]) -> None:
     [
         ("no dataset", "the Hub has no dataset own/nothing, or it is private: check the spelling"),
         ("no id", "https://hf.co/datasets/own/lines is not the id of a dataset: give OWNER/NAME"),
-        ("no revision", f"{STORIES} has no branch, tag or commit v9: check data.revision"),
-        ("no split", f"data.hub_split=tset: {STORIES} has train, validation"),
-        ("no split in full", f"data.hub_split=tset: {STORIES} has train, validation"),
-        ("no config", "data.hub_config=west: own/regions has north, south"),
-        ("which config", "data.hub_config=null: own/regions has north, south"),
+        ("no revision", f"{STORIES} has no branch, tag or commit v9: check the spelling"),
+        ("no split", f"hub_split=tset: {STORIES} has train, validation"),
+        ("no split in full", f"hub_split=tset: {STORIES} has train, validation"),
+        ("no config", "hub_config=west: own/regions has north, south"),
+        ("which config", "hub_config=null: own/regions has north, south"),
         ("no field", f"{STORIES} has no column story, but text: name the column of the text"),
         (
             "no field in lines",

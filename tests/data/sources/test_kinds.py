@@ -145,9 +145,9 @@ def test_sections_end_at_separators(
 @pytest.mark.parametrize(
     ("separator", "documents", "message"),
     [
-        ("", "file", "data.separator is empty: name the text between documents, or null"),
-        ("###", "file", "data.separator is '###', which no text file of "),
-        ("b", "line", "data.documents is line and data.separator is 'b': set only one of them"),
+        ("", "file", "separator is empty: name the text between documents, or null"),
+        ("###", "file", "separator is '###', which no text file of "),
+        ("b", "line", "documents is line and separator is 'b': set only one of them"),
     ],
 )
 def test_a_separator_without_effect_is_refused(

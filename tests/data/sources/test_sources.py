@@ -17,7 +17,7 @@ from storage import sha256_of
 
 
 def test_unknown_source() -> None:
-    choices = r"data\.source is 'novel': one of stories, shakespeare, files, hub"
+    choices = r"^source is 'novel': one of stories, shakespeare, files, hub"
     with pytest.raises(UserError, match=choices):
         open_source("novel")
 

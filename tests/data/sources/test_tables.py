@@ -322,7 +322,7 @@ def test_utf16_has_the_same_advice_in_every_kind(tmp_path: Path, name: str, enco
 def test_a_missing_header_is_named_with_the_remedy(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", '0,"One day."\n1,"Two days."\n')
     assert refusal(path) == (
-        "a.csv has no column text, but 0, One day.: name the column of the text with data.field; "
+        "a.csv has no column text, but 0, One day.: name the column of the text; "
         "a table needs a first line with the names of its columns"
     )
 
