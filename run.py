@@ -143,7 +143,9 @@ class TrainingRun:
                 sampling=configured_sampling(settings),
                 seed=self.config.seed,
             )
-            return settings.prompt + "".join(piece.text for piece in pieces)
+            continuation = "".join(piece.text for piece in pieces)
+        # As the tokenizer reads the prompt: broken bytes of a command line are replaced.
+        return self.tokenizer.decode(self.tokenizer.encode(settings.prompt)) + continuation
 
     def save(self) -> Path:
         """Write a checkpoint, then delete those that are neither recent nor the best."""

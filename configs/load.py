@@ -201,7 +201,8 @@ def _set_source(
         return []
     path = given["data.path"].value if "data.path" in given else None
     source = given["data.source"].value if "data.source" in given else Config().data.source
-    if source == "files" or "data.mix" in given or not isinstance(path, str):
+    is_mixed = "data.mix" in given and given["data.mix"].value is not None
+    if source == "files" or is_mixed or not isinstance(path, str):
         return []
     if not is_local_path(path, source):
         return []

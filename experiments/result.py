@@ -24,5 +24,5 @@ def write_json(path: str | None, result: Any) -> None:
 
 def _in_a_folder(path: str) -> str:
     if not Path(path).parent.is_dir():
-        raise ArgumentTypeError(f"{path}: its folder does not exist: make it first")
+        raise ArgumentTypeError(f"{path}: there is no folder {Path(path).parent}: make it first")
     return path

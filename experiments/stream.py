@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.window is not None:
         windows = [arguments.window] * len(windows)
     elif None in windows:
-        raise UserError("the model has layers with full attention: set a window with --window")
+        raise UserError("the model has layers with full attention: give them a window by --window")
     result = measure(trained, windows, arguments.sinks, arguments.split, arguments.tokens)
     write_json(arguments.json, result)
     print(*_report(result), sep="\n")

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if Path(path).suffix in (".yaml", ".yml"):
         target = _from_config(load_config(path, overrides), path, arguments.seed)
     elif overrides:
-        raise UserError(f"{overrides[0]}: settings can be changed in a config, and {path} is none")
+        raise UserError(f"{overrides[0]}: {path} is not a config, its settings are fixed")
     else:
         target = _from_run(path, arguments.seed)
     with _one_thread():

@@ -120,6 +120,8 @@ def test_a_path_decides_the_source(
     assert capsys.readouterr().err == note
     written = loaded(tmp_path, f"data:\n  path: '{path}'\n")
     assert written.data.source == "files" and capsys.readouterr().err == note
+    saved = to_yaml(load_config(QUICKSTART))  # every setting is written there: data.mix is null
+    assert loaded(tmp_path, saved, f"data.path={path}").data.source == "files"
 
 
 def test_a_path_does_not_decide_a_source_that_was_given(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ def test_resuming_it_is_refused_with_the_way_on(
     assert "holds no moments" in line and "train.init_from=" in line
     assert train.main([str(stripped), "--resume"]) == 2
     assert "is a checkpoint, not a config" in capsys.readouterr().err
-    assert start(tmp_path / "next", text, f"train.init_from={stripped}") == 0
+    defaults = ["tokenizer.type=bpe", "tokenizer.vocab_size=2048"]  # init_from brings the tokenizer
+    assert start(tmp_path / "next", text, f"train.init_from={stripped}", *defaults) == 0
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_a_large_model_is_reduced_and_its_settings_listed(
     path = str(ROOT / "configs/mistral-7b.yaml")
     more = ["model.sliding_window=[4096, null, 1024]", "model.attention_sinks=6"]
     text = report(capsys, path, *more, "--only", "rule", "reach")
-    assert "4 layers with windows 2 x 64, 1 x full, 1 x 16 and 4 sinks; 8 heads on 2 key" in text
+    assert "4 layers with windows 2 x 64, 1 x full, 1 x 16 and 4 sinks; 8 query heads," in text
     listed = " ".join(text.partition("smaller settings:\n")[2].partition("\n\n")[0].split())
     assert listed.split("; ") == [
         "sliding_window 4,096, full, 1,024 -> 64, full, 16",
@@ -202,7 +202,7 @@ def test_a_wide_window_of_a_small_model(long: str, capsys: pytest.CaptureFixture
         ([*SMALL, "model.sliding_window=0"], "model.sliding_window is 0"),
         ([*SMALL, "--only", "luck"], "there is no check 'luck'"),
         ([*SMALL, "--seed", "-1"], "--seed is -1"),
-        ([str(ROOT), "model.dim=8"], "is no config, its settings cannot be changed"),
+        ([str(ROOT), "model.dim=8"], "is not a config, its settings are fixed"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -220,5 +220,5 @@ def test_help_begins_with_what_it_shows_and_ends_with_an_example() -> None:
     """A command that has to be read to be used."""
     command = [sys.executable, "-m", "scripts.verify", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "Does this model obey the rule of its window?" in done.stdout
+    assert "Check that a model obeys the rule of its window" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("example: python -m scripts.verify ")
