@@ -28,7 +28,7 @@ from data.chunks import NAMES_LISTED, Job, tokenize_chunks
 from data.corpus import CANONICAL, Corpus, hash_of
 from data.documents import Source
 from data.mixture import interleave
-from data.splits import SPLITS, Splitter, choose_splitter
+from data.splits import SPLITS, Splitter, TailSplits, choose_splitter
 from data.tokenizer import Tokenizer
 from data.vocabulary import train_tokenizer
 from storage import atomic_write, cache_folder, lock, remove_torn_files, sha256_of
@@ -131,10 +131,14 @@ def prepare(
         splitter = choose_splitter(
             source, split=split, val_fraction=val_fraction, test_fraction=test_fraction
         )
+        if split == "document" and isinstance(splitter, TailSplits):
+            print("note: the text is one document: its end is held out, as data.split=tail does",
+                  file=sys.stderr)  # fmt: skip
         corpus = _write(target, content, source, splitter, tokenizer, processes)
     documents = sum(map(corpus.n_documents, SPLITS))
     counts = ", ".join(f"{name} {corpus.n_tokens(name):,}" for name in SPLITS)
-    print(f"tokens of {documents:,} documents: {counts}", file=sys.stderr)
+    plural = "" if documents == 1 else "s"
+    print(f"tokens of {documents:,} document{plural}: {counts}", file=sys.stderr)
     return corpus
 
 

@@ -48,30 +48,37 @@ def choose_splitter(
     """Return the splitter for a source.
 
     Reads one document if the source has splits of its own, at most `MANY` documents for
-    split=document, and all documents for split=tail. Raises `UserError` if a split with a share
-    above 0 would be empty.
+    split=document, and all documents for split=tail. A single document cannot be held out and
+    trained on, so its end is held out, as split=tail does. Raises `UserError` if a split with a
+    share above 0 would be empty.
     """
     _check(split, val_fraction, test_fraction)
     first = next(source.documents(), None)
     if first is not None and first.split is not None:
         return SourceSplits()
     if split == "tail":
-        lengths = [
-            sum(len(document.text) for document in source.chunk(number))
-            for number in range(source.n_chunks)
-        ]
-        return TailSplits.of(lengths, val_fraction, test_fraction)
+        return TailSplits.of(_lengths(source), val_fraction, test_fraction)
     named = ((number, document.name) for number in range(source.n_chunks)
              for document in source.chunk(number))  # fmt: skip
     few = list(islice(named, MANY))
     if len(few) == MANY:
         return HashSplits(val_fraction, test_fraction)
+    if len(few) == 1 and val_fraction + test_fraction > 0:
+        return TailSplits.of(_lengths(source), val_fraction, test_fraction)
     names = [name for _, name in few]
     splits = assign_documents(names, val_fraction=val_fraction, test_fraction=test_fraction)
     listed: list[list[str]] = [[] for _ in range(source.n_chunks)]
     for (number, _), document_split in zip(few, splits, strict=True):
         listed[number].append(document_split)
     return ListedSplits(listed)
+
+
+def _lengths(source: Source) -> list[int]:
+    """Return the characters of each chunk. Reads the whole source."""
+    return [
+        sum(len(document.text) for document in source.chunk(number))
+        for number in range(source.n_chunks)
+    ]
 
 
 def _check(split: str, val_fraction: float, test_fraction: float) -> None:
@@ -181,7 +188,7 @@ def assign_documents(
     )
     if n_test + n_val >= len(names):
         raise UserError(
-            f"the text has {len(names)} document(s), too few to hold out {n_val} for val and "
+            f"the text has {len(names)} documents, too few to hold out {n_val} for val and "
             f"{n_test} for test: split=tail holds out the end of the text instead",
             others=["split"],
         )

@@ -170,7 +170,6 @@ CASES: dict[str, tuple[Case, str]] = {
         on_text(b"To be, or not to be."), "data.seq_len is 32: one sequence needs 33 tokens"
     ),
     "corpus too short to split": (on_text(b"ab"), "leaves nothing for val"),
-    "one document, split document": (started("data.split=document"), "data.split=tail holds out"),
     "no such text": (on_text(None), "data.path: .*t.txt does not exist"),
     "no path": (started("data.path=null"), "data.path is missing: give a file"),
     "not UTF-8": (on_text(b"caf\xe9 " * 99), r"is not UTF-8 \(byte 3\)"),

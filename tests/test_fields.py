@@ -116,9 +116,9 @@ CASES: dict[str, tuple[Callable[[], Any], str, str]] = {
         "change data.val_fraction or data.test_fraction",
     ),
     "few documents": (
-        lambda: assign_documents(["a"], **FRACTIONS),
-        "the text has 1 document(s), too few to hold out 1 for val and 1 for test: split=tail ",
-        "the text has 1 document(s), too few to hold out 1 for val and 1 for test: data.split=tail",
+        lambda: assign_documents(["a", "b"], **FRACTIONS),
+        "the text has 2 documents, too few to hold out 1 for val and 1 for test: split=tail ",
+        "the text has 2 documents, too few to hold out 1 for val and 1 for test: data.split=tail",
     ),
     "tokenizer": (
         lambda: train_tokenizer(["a"], type="word", vocab_size=300),

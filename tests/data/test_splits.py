@@ -129,12 +129,22 @@ def test_one_long_document_may_hold_all_splits() -> None:
     ]  # fmt: skip
 
 
+def test_a_single_document_is_cut_as_tail_cuts_it() -> None:
+    """`data.path=my.txt` alone could be refused, although its end can be held out."""
+    fractions = {"val_fraction": 0.2, "test_fraction": 0.2}
+    document = divided([("a", 10)], split="document", **fractions)
+    assert document == divided([("a", 10)], split="tail", **fractions)
+    assert divided([("a", 10)], split="document", val_fraction=0.0, test_fraction=0.0) == [
+        ("a", "train", 0, 10)
+    ]
+
+
 @pytest.mark.parametrize(
     ("documents", "split", "val", "test", "message"),
     [
-        (2, "document", 0.1, 0.1, "the text has 2 document(s), too few to hold out 1 for val and "
+        (2, "document", 0.1, 0.1, "the text has 2 documents, too few to hold out 1 for val and "
                                   "1 for test: split=tail "),
-        (1, "document", 0.1, 0.0, "split=tail holds out the end of the text instead"),
+        (1, "document", 0.1, 0.0, "split=tail leaves nothing for "),
         (4, "document", 0.45, 0.45, "too few to hold out 2 for val and 2 for test"),
         (1, "tail", 0.01, 0.0, ""),
         (1, "tail", 0.1, 0.1, ""),
