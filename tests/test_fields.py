@@ -13,7 +13,7 @@ from data.batches import Batches
 from data.documents import Source
 from data.sources.hub import Hub
 from data.sources.open import open_source
-from data.splits import assign_documents, choose
+from data.splits import assign_documents, choose_splitter
 from data.text import open_sources
 from data.vocabulary import train_tokenizer
 from errors import UserError, fields_named
@@ -36,7 +36,7 @@ def read(name: str, content: str, **settings: Any) -> Source:
 
 
 def one_document(split: str) -> Any:
-    return choose(read("a.txt", "a"), split=split, **FRACTIONS)
+    return choose_splitter(read("a.txt", "a"), split=split, **FRACTIONS)
 
 
 # What raises; the beginning of its message; the same in terms of a config.
@@ -100,11 +100,11 @@ CASES: dict[str, tuple[Callable[[], Any], str, str]] = {
     ),
     "no dataset": (lambda: Hub(None), "path is missing: ", "data.path is missing: "),
     "split": (
-        lambda: choose(stories(), split="half", **FRACTIONS),
+        lambda: choose_splitter(stories(), split="half", **FRACTIONS),
         "split is 'half': ", "data.split is 'half': ",
     ),
     "shares": (
-        lambda: choose(stories(), split="tail", val_fraction=0.5, test_fraction=0.75),
+        lambda: choose_splitter(stories(), split="tail", val_fraction=0.5, test_fraction=0.75),
         "val_fraction (0.5) and test_fraction (0.75) must not ",
         "data.val_fraction (0.5) and data.test_fraction (0.75) must not ",
     ),

@@ -157,7 +157,7 @@ def test_refused_content(tmp_path: Path, content: bytes, name: str, message: str
 
 def test_refused_paths(tmp_path: Path) -> None:
     """Each path that gives no text has its own reason."""
-    assert refusal(None) == "data.source=files needs data.path: a file, a folder or a glob"
+    assert refusal(None) == "path is missing: give a file, a folder or a glob"
     assert refusal(tmp_path / "no") == f"{tmp_path}/no does not exist: check the spelling"
     assert refusal(tmp_path / "*.txt") == f"{tmp_path}/*.txt matches no file: check the pattern"
     assert refusal(tmp_path) == f"{tmp_path} has no files to read in it"
@@ -228,7 +228,7 @@ def test_white_space_is_a_document_only_as_a_file(tmp_path: Path) -> None:
 
 def test_what_a_document_is_decides_the_fingerprint(library: Path) -> None:
     assert len({Files(str(library), documents=d).fingerprint() for d in files.DOCUMENTS}) == 3
-    with pytest.raises(UserError, match=r"data\.documents is 'page': one of file, line, paragraph"):
+    with pytest.raises(UserError, match=r"^documents is 'page': one of file, line, paragraph"):
         Files(str(library), documents="page")
 
 
@@ -371,9 +371,9 @@ def test_all_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A thousand broken files are not a thousand lines."""
     for number in range(12):
         (tmp_path / f"{number}.txt").write_bytes(b"\xff")
-    assert refusal(tmp_path) == f"{tmp_path}: none of its files can be read"
-    printed = capsys.readouterr().err.splitlines()
-    assert len(printed) == 11 and printed[-1].startswith("note: 2 more files cannot be read")
+    assert refusal(tmp_path) == f"none of the files of {tmp_path} can be read"
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 11 and said[-1].startswith("note: 2 more files cannot be read")
 
 
 @pytest.mark.parametrize(

@@ -270,7 +270,7 @@ def test_requests_messages_and_files(answers: dict[str, Any]) -> None:
 
 
 def test_no_path() -> None:
-    with pytest.raises(UserError, match=r"^data\.source=hub needs data\.path: a dataset's id"):
+    with pytest.raises(UserError, match=r"^path is missing: give the id of a dataset"):
         Hub(None)
 
 
