@@ -135,11 +135,16 @@ def prepare(
             print("note: the text is one document: its end is held out, as data.split=tail does",
                   file=sys.stderr)  # fmt: skip
         corpus = _write(target, content, source, splitter, tokenizer, processes)
+    _report_counts(corpus)
+    return corpus
+
+
+def _report_counts(corpus: Corpus) -> None:
+    """Print the number of documents, and of the tokens of each split."""
     documents = sum(map(corpus.n_documents, SPLITS))
     counts = ", ".join(f"{name} {corpus.n_tokens(name):,}" for name in SPLITS)
     plural = "" if documents == 1 else "s"
     print(f"tokens of {documents:,} document{plural}: {counts}", file=sys.stderr)
-    return corpus
 
 
 def _write(

@@ -585,7 +585,10 @@ CHANGES_WEIGHTS = {
     "model.sink_logits": (["model.sink_logits=true"], []),
     "model.rope_theta": (["model.rope_theta=100"], []),
     "model.rope_theta_local": (["model.rope_theta_local=100"], []),
-    "model.rope_scaling": (["model.rope_scaling=ntk"], ["model.rope_factor=4"]),
+    "model.rope_scaling": (
+        ["model.rope_scaling=ntk"],
+        ["model.rope_scaling=linear", "model.rope_factor=4"],
+    ),
     "model.rope_factor": (["model.rope_factor=2"], ["model.rope_scaling=linear"]),
     "model.rope_original_len": (
         ["model.rope_original_len=9"],
