@@ -29,7 +29,7 @@ test: .venv/dev
 	$(BIN)/python -m pytest -n auto
 
 test-slow: .venv/dev
-	$(BIN)/python -m pytest -m slow --timeout 1800
+	$(BIN)/python -m pytest -m slow -n auto --timeout 1800
 
 prove: .venv/dev
 	$(BIN)/python -m pytest -m prove -n auto --timeout 1800
