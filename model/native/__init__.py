@@ -1,0 +1,36 @@
+"""Native kernels: what PyTorch's operators do slowly on a CPU, in a few short C++ files.
+
+    simd.h          16 numbers at a time: exp, bf16 rounding, tiles in the order of the matrix unit
+    attention.cpp   sliding-window attention and its gradient, a block of 64 queries at a time
+    layers.cpp      RMSNorm, SwiGLU and RoPE with their gradients, one pass over memory each
+    loss.cpp        logits to loss and gradient, in place
+    decode.cpp      one decoding step of the whole model
+
+No kernel is required. Each has a PyTorch counterpart, the same function within the rounding of
+bf16, and the same tests judge both. A kernel is built with the machine's own C++ compiler on first
+use (`build.py`), and it runs only inside `enabled()`:
+
+    with native.enabled(hardware.native):
+        loss = next_token_loss(model, x, y)
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_enabled = False
+
+
+@contextmanager
+def enabled(on: bool = True) -> Iterator[None]:
+    """Let layers, attention and loss use native kernels inside this context, or forbid them."""
+    global _enabled
+    before, _enabled = _enabled, on
+    try:
+        yield
+    finally:
+        _enabled = before
+
+
+def is_enabled() -> bool:
+    """Return whether native kernels may be used here."""
+    return _enabled

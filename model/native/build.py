@@ -1,0 +1,103 @@
+"""Build the C++ kernels on first use, with the machine's own compiler, into the cache folder.
+
+A library's name contains the hash of everything it depends on: its source, the headers, the
+compiler, torch and the processor. So a changed source is built again, and a cache folder that
+several machines share never hands one machine the code of another.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from storage import cache_folder, lock
+
+SOURCES = Path(__file__).parent
+FLAGS = ("-O3", "-march=native", "-ffast-math", "-std=c++20", "-fopenmp", "-fPIC", "-shared")
+
+
+class BuildError(Exception):
+    """The compiler is missing or failed; the message is one line."""
+
+
+@cache
+def load(name: str) -> ctypes.CDLL:
+    """Return the library of `name`.cpp, built if it is not in the cache. Raises `BuildError`."""
+    source, compiler = SOURCES / f"{name}.cpp", _compiler()
+    parts = [source, *sorted(SOURCES.glob("*.h"))]
+    depends_on = [path.read_bytes() for path in parts]
+    depends_on += [" ".join(FLAGS).encode(), compiler.encode(), _compiler_version(compiler)]
+    depends_on += [torch.__version__.encode(), _processor().encode()]
+    digest = hashlib.sha256(b"\0".join(depends_on)).hexdigest()[:16]
+    folder = cache_folder() / "native"
+    folder.mkdir(exist_ok=True)
+    library = folder / f"{name}-{digest}.so"
+    if not library.exists():
+        with lock(folder, wait=True):
+            if not library.exists():  # another process may have built it while this one waited
+                _build(compiler, source, library)
+    return ctypes.CDLL(str(library))
+
+
+def refusal(*names: str, bf16: bool = True) -> str | None:
+    """Return why these kernels cannot run on this machine, in words; None if they can.
+
+    Builds them, so that a run knows at its start what it will use. `bf16` kernels need the bf16
+    instructions of x86-64: AVX512-BF16, with or without AMX.
+    """
+    if sys.platform != "linux":
+        return f"native kernels are untested on {sys.platform}"
+    if bf16 and not torch.cpu._is_avx512_bf16_supported():
+        return "this processor has no AVX512-BF16"
+    try:
+        for name in names:
+            load(name)
+    except BuildError as error:
+        return str(error)
+    return None
+
+
+def _build(compiler: str, source: Path, library: Path) -> None:
+    """Compile `source`; the library appears under its name only when it is complete."""
+    print(f"building {source.name} for this machine (once) ...", file=sys.stderr, flush=True)
+    folder = Path(torch.__file__).parent
+    part = library.with_name(f".{library.name}.{os.getpid()}.part")
+    command = [compiler, *FLAGS, "-DAT_PARALLEL_OPENMP=1", f"-I{folder / 'include'}",
+               f"-I{folder / 'include/torch/csrc/api/include'}", str(source), "-o", str(part),
+               f"-L{folder / 'lib'}", "-ltorch_cpu", "-lc10",
+               f"-Wl,-rpath,{folder / 'lib'}"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        part.unlink(missing_ok=True)
+        first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr)
+        raise BuildError(f"{Path(compiler).name} cannot build {source.name}: {first.strip()[:200]}")
+    part.replace(library)
+
+
+@cache
+def _compiler() -> str:
+    for name in (os.environ.get("CXX"), "g++", "clang++", "c++"):
+        if name and (path := shutil.which(name)):
+            return path
+    raise BuildError("no C++ compiler was found (g++, clang++)")
+
+
+@cache
+def _compiler_version(compiler: str) -> bytes:
+    return subprocess.run([compiler, "--version"], capture_output=True).stdout
+
+
+@cache
+def _processor() -> str:
+    """Name the processor and its instructions, which `-march=native` compiles for."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().split("\n\n")[0].splitlines() if info.exists() else []
+    kept = [line for line in lines if line.startswith(("model name", "flags", "Features"))]
+    return "\n".join([platform.machine(), *kept])

@@ -1,0 +1,56 @@
+// What the bf16 kernels share: 16 numbers at a time with AVX-512, and scratch memory.
+//
+// The matrix unit multiplies bf16 in pairs along the inner dimension. Its right operand therefore
+// holds two rows interleaved (VNNI order): row 2r and row 2r+1 of a matrix (R, N) become
+// a[2r][0] a[2r+1][0] a[2r][1] a[2r+1][1] ...
+#pragma once
+#include <ATen/Parallel.h>
+#include <ATen/native/CPUBlas.h>
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+using bf16 = at::BFloat16;
+using at::native::cpublas::brgemm;          // C (M, N) fp32 = or += A (M, K) bf16 x B (K, N) VNNI bf16
+using at::native::cpublas::brgemm_release;  // call at the end of each thread's work
+
+// e^x of 16 numbers, relative error about 2e-7: x = n ln 2 + r, |r| <= ln 2 / 2, e^x = 2^n e^r.
+static inline __m512 exp16(__m512 x) {
+  x = _mm512_max_ps(x, _mm512_set1_ps(-87.f));
+  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 8);
+  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);  // ln 2 in two parts, so that
+  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);      // n ln 2 loses no digits
+  __m512 p = _mm512_set1_ps(1.f / 120);  // Taylor's polynomial of degree 5
+  for (float c : {1.f / 24, 1.f / 6, .5f, 1.f, 1.f}) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
+  return _mm512_scalef_ps(p, n);
+}
+
+static inline __m512 load16(const float* p) { return _mm512_loadu_ps(p); }
+static inline __m512 load16(const bf16* p) {  // a bf16 is the upper half of a float
+  return _mm512_castsi512_ps(
+      _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
+}
+static inline void store16(float* p, __m512 x) { _mm512_storeu_ps(p, x); }
+static inline void store16(bf16* p, __m512 x) {
+  _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(x));
+}
+// Two rows of 16 floats as 32 bf16 in VNNI order.
+static inline __m512i interleave(__m512 even, __m512 odd) {
+  const __m512i e = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even));
+  const __m512i o = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(odd));
+  return _mm512_or_si512(e, _mm512_slli_epi32(o, 16));
+}
+
+// Scratch memory of one thread, aligned to a cache line.
+template <class T>
+struct Scratch {
+  T* p;
+  explicit Scratch(size_t n) : p((T*)aligned_alloc(64, (n * sizeof(T) + 63) / 64 * 64)) {}
+  Scratch(const Scratch&) = delete;
+  ~Scratch() { free(p); }
+  operator T*() { return p; }
+};
