@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from model.cache import Ring
 from model.config import ModelConfig
 from model.kernels import Visibility, attend
+from model.layers import project
 from model.rope import Rope, rotate
 
 
@@ -58,9 +59,9 @@ class Attention(nn.Module):
         Without a ring the tokens are a text from its beginning; with one they continue the cached
         text.
         """
-        q = self.wq(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, H, T, Dh)
-        k = self.wk(x).unflatten(-1, (self.n_kv_heads, -1)).transpose(1, 2)  # (B, K, T, Dh)
-        v = self.wv(x).unflatten(-1, (self.n_kv_heads, -1)).transpose(1, 2)
+        heads = project(x, self.wq, self.wk, self.wv)
+        heads = heads.unflatten(-1, (self.n_heads + 2 * self.n_kv_heads, -1)).transpose(1, 2)
+        q, k, v = heads.split((self.n_heads, self.n_kv_heads, self.n_kv_heads), dim=1)
         k, key_positions = rotate(k, tokens.rotation), None
         if ring is not None:
             assert tokens.positions is not None

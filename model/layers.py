@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.native import layers as native_layers
+
 
 class RMSNorm(nn.Module):
     """x / rms(x) * weight, which torch computes in fp32 (arXiv 1910.07467, equation 4)."""
@@ -15,6 +17,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension of x (..., D)."""
+        if x.dtype == torch.float32 and native_layers.usable(x, x.shape[-1]):
+            return native_layers.rms_norm(x, self.weight, self.eps)
         normed = F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         if torch.is_autocast_enabled(x.device.type):  # cast once, not in each projection
             normed = normed.to(torch.get_autocast_dtype(x.device.type))
@@ -32,4 +36,21 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., D) to (..., D)."""
-        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+        gate_up = project(x, self.w1, self.w3)
+        if native_layers.usable(gate_up, gate_up.shape[-1] // 2):
+            return self.w2(native_layers.swiglu(gate_up))
+        gate, up = gate_up.chunk(2, dim=-1)
+        return self.w2(F.silu(gate) * up)
+
+
+def project(x: Tensor, *linears: nn.Linear) -> Tensor:
+    """Map x (..., D) by several layers in one product; returns their outputs side by side.
+
+    Joining the weights costs a copy of them, so it is done where many tokens share it.
+    """
+    if x[..., 0].numel() < JOIN_FROM:
+        return torch.cat([linear(x) for linear in linears], dim=-1)
+    return F.linear(x, torch.cat([linear.weight for linear in linears]))
+
+
+JOIN_FROM = 64  # tokens

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.native import layers as native_layers
+
 # YaRN's ramp: frequencies with more than FAST rotations in the trained length are unchanged, those
 # with fewer than SLOW are divided by the factor (section 3.2, for Llama).
 FAST, SLOW = 32, 1
@@ -85,6 +87,8 @@ def rotation(positions: Tensor, head_dim: int, rope: Rope, dtype: torch.dtype) -
 
 def rotate(x: Tensor, factors: Tensor) -> Tensor:
     """Rotate the pairs of x (B, H, T, Dh) by the factors of `rotation`; same shape and dtype."""
+    if x.dtype == torch.bfloat16 and native_layers.usable(x, x.shape[-1]):
+        return native_layers.rotate(x, factors)
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     rotated = torch.view_as_complex(wide.unflatten(-1, (-1, 2))) * factors
     return torch.view_as_real(rotated).flatten(-2).to(x.dtype)

@@ -13,6 +13,7 @@ from model.attention import Attention, Positions
 from model.cache import Ring, RollingKVCache
 from model.config import ModelConfig
 from model.layers import FeedForward, RMSNorm
+from model.loss import linear_cross_entropy
 from model.rope import Rope, rotation
 from model.window import Window, sink_view
 
@@ -77,8 +78,11 @@ class Transformer(nn.Module):
         tokens: Tensor,
         cache: RollingKVCache | None = None,
         documents: Tensor | None = None,
+        targets: Tensor | None = None,
     ) -> Tensor:
-        """Compute logits (B, T, V) for tokens (B, T) int64.
+        """Compute logits (B, T, V) for tokens (B, T) int64; with `targets` (B, T) the mean loss.
+
+        The loss is the cross-entropy in nats, a scalar (see `loss.linear_cross_entropy`).
 
         `documents` (B, T) numbers the documents that are packed in a row: neighbouring tokens with
         equal numbers are one document, and each is read as if it were alone.
@@ -107,8 +111,10 @@ class Transformer(nn.Module):
                 numbers, text_positions = (
                     torch.cat((zero, n), dim=1) for n in (numbers, text_positions)
                 )
-        x = self._blocks(x, text_positions, numbers, None)
-        return self.output(self.norm(x[:, n_front:]))
+        x = self.norm(self._blocks(x, text_positions, numbers, None)[:, n_front:])
+        if targets is not None:
+            return linear_cross_entropy(x, self.output.weight, targets)
+        return self.output(x)
 
     def _blocks(
         self,

@@ -46,6 +46,11 @@ def load(name: str) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
+def pointer(tensor: torch.Tensor) -> ctypes.c_void_p:
+    """Return the address of a tensor's first number, as an argument of a library's function."""
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
 def refusal(*names: str, bf16: bool = True) -> str | None:
     """Return why these kernels cannot run on this machine, in words; None if they can.
 

@@ -20,7 +20,7 @@ using at::native::cpublas::brgemm_release;  // call at the end of each thread's 
 
 // e^x of 16 numbers, relative error about 2e-7: x = n ln 2 + r, |r| <= ln 2 / 2, e^x = 2^n e^r.
 static inline __m512 exp16(__m512 x) {
-  x = _mm512_max_ps(x, _mm512_set1_ps(-87.f));
+  x = _mm512_max_ps(_mm512_set1_ps(-87.f), x);  // in this order NaN stays NaN
   const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 8);
   __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);  // ln 2 in two parts, so that
   r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);      // n ln 2 loses no digits
