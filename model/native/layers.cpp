@@ -9,8 +9,9 @@ static const int64_t PARTS = 32;  // ranges of rows whose sums are kept apart
 static const int64_t ROWS = 16;   // rows that are worth a thread's while
 
 static inline __m512 sigmoid16(__m512 x) {
-  const __m512 one = _mm512_set1_ps(1.f);
-  return _mm512_div_ps(one, _mm512_add_ps(one, exp16(_mm512_sub_ps(_mm512_setzero_ps(), x))));
+  const __m512 e = exp16(_mm512_sub_ps(_mm512_setzero_ps(), x));
+  // The reciprocal has 14 bits. bf16, which it ends in, has 8, and a division takes three times as long.
+  return _mm512_rcp14_ps(_mm512_add_ps(_mm512_set1_ps(1.f), e));
 }
 
 // y (rows, dim) bf16 = x * inverse_rms * weight; inverse_rms (rows) is kept for the gradient.
