@@ -22,7 +22,7 @@ from data.text import open_text
 from data.tokenizer import Tokenizer
 from errors import UserError, fields_named
 from inference.text import configured_sampling, continue_text
-from model import Transformer
+from model import Transformer, native
 from model.cost import training_memory
 from model.loss import next_token_loss
 from model.window import Window
@@ -81,7 +81,7 @@ class TrainingRun:
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the model's mean loss in nats per token on (B, T) inputs and targets."""
-        with autocast(self.device, self.hardware.dtype):
+        with native.enabled(self.hardware.native), autocast(self.device, self.hardware.dtype):
             return next_token_loss(self.model, inputs, targets, self.bos_id)
 
     def lr_ratio_at(self, step: int) -> float:
@@ -194,7 +194,9 @@ def start_run(config: Config, checkpoint: Checkpoint | None) -> TrainingRun:
     """
     keep_freed_memory()
     train = config.train
-    hardware = choose_hardware(train.device, train.precision, train.compile)
+    hardware = choose_hardware(
+        train.device, train.precision, train.compile, train.native, _native_refusal
+    )
     if config.model.attention == "flex" and hardware.device.type != "cuda":
         raise UserError(
             f"model.attention flex trains on CUDA only, this is {hardware.device.type}: use auto "
@@ -222,6 +224,13 @@ def start_run(config: Config, checkpoint: Checkpoint | None) -> TrainingRun:
     atomic_write(run.folder / "config.yaml", to_yaml(config).encode())
     atomic_write(run.folder / "tokenizer.model", tokenizer.model_bytes)
     return run
+
+
+def _native_refusal() -> str | None:
+    """Return why this machine cannot run the native kernels of training, or None if it can."""
+    from model.native.build import refusal  # imported only if the other choices allow them
+
+    return refusal(*native.TRAINING)
 
 
 def _build(config: Config, vocab_size: int, hardware: Hardware) -> tuple[Transformer, Optimizer]:

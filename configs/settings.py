@@ -183,6 +183,9 @@ class TrainSettings:
     )
     precision: str = setting("auto", "number format of matrix products", choices=PRECISIONS)
     compile: bool | str = setting("auto", "use torch.compile", choices=("auto", True, False))
+    native: bool | str = setting(
+        "auto", "use the C++ kernels of model/native", choices=("auto", True, False)
+    )
     device: str = setting("auto", "where to train", choices=DEVICES)
     eval_interval: int = setting(100, "steps between evaluations", unit="steps", minimum=1)
     save_interval: int = setting(100, "steps between checkpoints", unit="steps", minimum=1)

@@ -39,7 +39,8 @@ from configs.settings import Config
 from data.text import open_text
 from errors import UserError
 from inference.trained import open_trained
-from model.loss import cross_entropy
+from model import native
+from model.loss import cross_entropy, next_token_loss
 from run import TrainingRun, start_run
 from scripts import evaluate, sample
 
@@ -750,10 +751,46 @@ def test_compile_compiles_every_block(
     assert compiled == ["TransformerBlock"] * 2 and "compile    yes" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("refusal", [None, "no C++ compiler was found"])
+def test_native_kernels_run_in_the_loss_unless_they_are_refused(
+    refusal: str | None,
+    tmp_path: Path,
+    text: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A run could print 'native yes' and not use the kernels, in training or in evaluation."""
+    asked: list[tuple[str, ...]] = []
+    allowed: dict[bool, set[bool]] = {True: set(), False: set()}  # by whether gradients are needed
+
+    def answer(*names: str) -> str | None:
+        asked.append(names)
+        return refusal
+
+    def loss(*arguments: Any) -> torch.Tensor:
+        allowed[torch.is_grad_enabled()].add(native.is_enabled())
+        return next_token_loss(*arguments)
+
+    monkeypatch.setattr("model.native.build.refusal", answer)
+    monkeypatch.setattr("run.next_token_loss", loss)
+    bf16 = [*BASE, "train.precision=bf16"]
+    for setting, runs in (("auto", refusal is None), ("false", False)):
+        assert start(tmp_path / setting, text, *bf16, f"train.native={setting}") == 0
+        assert f"native     {'yes' if runs else 'no'} (" in capsys.readouterr().out
+        assert allowed == {True: {runs}, False: {runs}} and not native.is_enabled()
+        for found in allowed.values():
+            found.clear()
+    assert asked == [native.TRAINING]  # not for `false`, which needs no kernels
+    if refusal is not None:
+        assert start(tmp_path / "true", text, *bf16, "train.native=true") == 2
+        error = capsys.readouterr().err
+        assert f"train.native is true, but {refusal}: use auto or false" in error
+
+
 def test_every_train_setting_is_tested_here() -> None:
     """A new setting could have no test of its effect. `elsewhere` lists those of other tests."""
     elsewhere = {"eval_interval", "save_interval", "log_interval", "keep_checkpoints", "patience",
-                 "eval_batch_size", "compile", "device", "init_from"}  # fmt: skip
+                 "eval_batch_size", "compile", "native", "device", "init_from"}  # fmt: skip
     named = {name.removeprefix("train.") for name in CHANGES_WEIGHTS} | elsewhere
     assert vars(Config().train).keys() <= named
 

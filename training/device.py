@@ -1,4 +1,4 @@
-"""Choose device, precision and compilation for this machine. Each choice has a reason in words.
+"""Choose device, precision, compilation and native kernels for this machine, each with a reason.
 
 A choice depends on what the hardware reports about itself, never on a measured time. So the same
 config on the same machine always trains in the same way.
@@ -7,6 +7,7 @@ config on the same machine always trains in the same way.
 import ctypes
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -17,28 +18,38 @@ from errors import UserError
 
 @dataclass(frozen=True)
 class Hardware:
-    """Device, dtype and compilation; `reasons` explains each choice in words."""
+    """Device, dtype, compilation, native kernels; `reasons` explains each choice in words."""
 
     device: torch.device
     dtype: torch.dtype  # of the matrix products
     compiled: bool
+    native: bool  # the C++ kernels of model/native
     reasons: dict[str, str]
 
 
-def choose_hardware(device: str, precision: str, compiled: bool | str) -> Hardware:
-    """Make the three choices from the values of the settings `device`, `precision` and `compile`.
+def choose_hardware(
+    device: str,
+    precision: str,
+    compiled: bool | str,
+    native: bool | str,
+    native_refusal: Callable[[], str | None],
+) -> Hardware:
+    """Make the choices from the values of the settings `device`, `precision`, `compile`, `native`.
 
-    Raises `UserError` if the device does not exist.
+    `native_refusal` is that of `choose_native`. Raises `UserError` if the device does not exist, or
+    if `native` is True and native kernels cannot run.
     """
     chosen, device_reason = choose_device(device)
     dtype, dtype_reason = choose_precision(precision, chosen)
     is_compiled, compile_reason = choose_compile(compiled, chosen)
+    is_native, native_reason = choose_native(native, chosen, dtype, is_compiled, native_refusal)
     reasons = {
         "device": f"{chosen.type} ({device_reason})",
         "precision": f"{str(dtype).removeprefix('torch.')} ({dtype_reason})",
         "compile": f"{'yes' if is_compiled else 'no'} ({compile_reason})",
+        "native": f"{'yes' if is_native else 'no'} ({native_reason})",
     }
-    return Hardware(chosen, dtype, is_compiled, reasons)
+    return Hardware(chosen, dtype, is_compiled, is_native, reasons)
 
 
 def choose_device(setting: str) -> tuple[torch.device, str]:
@@ -83,6 +94,38 @@ def choose_compile(setting: bool | str, device: torch.device) -> tuple[bool, str
     if device.type == "cuda":
         return True, "fuses the operations between the matrix products"
     return False, f"on {device.type} it takes half a minute and makes nothing faster"
+
+
+def choose_native(
+    setting: bool | str,
+    device: torch.device,
+    dtype: torch.dtype,
+    compiled: bool,
+    refusal: Callable[[], str | None],
+) -> tuple[bool, str]:
+    """Choose for `auto | true | false` whether to use native kernels; returns it and the reason.
+
+    `refusal` returns why this machine cannot run them, or None if it can. It may build them, so it
+    is called only if the other choices allow native kernels. Raises `UserError` if `setting` is
+    True and they cannot run.
+    """
+    if setting is False:
+        return False, "set by the config"
+    obstacle: str | None
+    if compiled:
+        obstacle = "compile is on, and torch.compile cannot compile them"
+    elif device.type != "cpu":
+        obstacle = f"they run on a CPU only, this is {device.type}"
+    elif dtype != torch.bfloat16:
+        obstacle = f"they compute in bf16, the precision is {str(dtype).removeprefix('torch.')}"
+    else:
+        obstacle = refusal()
+    if obstacle is None:
+        built = "C++ kernels built for this processor"
+        return True, "set by the config" if setting is True else built
+    if setting is True:
+        raise UserError(f"native is true, but {obstacle}: use auto or false", "native")
+    return False, obstacle
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:

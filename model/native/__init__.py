@@ -17,6 +17,8 @@ use (`build.py`), and it runs only inside `enabled()`:
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+TRAINING = ("attention", "layers", "loss")  # the kernels of a training step
+
 _enabled = False
 
 

@@ -24,13 +24,16 @@ FLAGS = ("-O3", "-march=native", "-ffast-math", "-std=c++20", "-fopenmp", "-fPIC
 
 
 class BuildError(Exception):
-    """The compiler is missing or failed; the message is one line."""
+    """Source or compiler is missing, or the compiler failed; the message is one line."""
 
 
 @cache
 def load(name: str) -> ctypes.CDLL:
     """Return the library of `name`.cpp, built if it is not in the cache. Raises `BuildError`."""
-    source, compiler = SOURCES / f"{name}.cpp", _compiler()
+    source = SOURCES / f"{name}.cpp"
+    if not source.exists():
+        raise BuildError(f"{source.name} is missing")
+    compiler = _compiler()
     parts = [source, *sorted(SOURCES.glob("*.h"))]
     depends_on = [path.read_bytes() for path in parts]
     depends_on += [" ".join(FLAGS).encode(), compiler.encode(), _compiler_version(compiler)]
@@ -64,7 +67,7 @@ def refusal(*names: str, bf16: bool = True) -> str | None:
     try:
         for name in names:
             load(name)
-    except BuildError as error:
+    except (BuildError, OSError) as error:  # OSError: a folder from which no code may be run
         return str(error)
     return None
 

@@ -128,11 +128,12 @@ def test_only_true_and_false_are_true_and_false(word: str, tmp_path: Path) -> No
     assert line.endswith("true or false is needed")
 
 
-def test_compile_is_auto_true_or_false(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["compile", "native"])
+def test_compile_and_native_are_auto_true_or_false(name: str, tmp_path: Path) -> None:
     """The word "true" taken for a mode of its own."""
     for word, value in (("auto", "auto"), ("true", True), ("False", False)):
-        assert loaded(tmp_path, f"train: {{compile: {word}}}").train.compile == value
-    assert "one of auto, true, false" in refusal(tmp_path, "train: {compile: 'true'}")
+        assert vars(loaded(tmp_path, f"train: {{{name}: {word}}}").train)[name] == value
+    assert "one of auto, true, false" in refusal(tmp_path, f"train: {{{name}: 'true'}}")
 
 
 def test_a_config_cannot_change() -> None:

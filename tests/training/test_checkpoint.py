@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import safetensors.torch
+import tiny
 import torch
 
 from errors import UserError
@@ -294,6 +295,20 @@ def test_another_architecture_is_refused(
     assert sample.main([str(path), "--prompt", "a", "--max-tokens", "2"]) == 2
     printed = capsys.readouterr().err.splitlines()
     assert len([line for line in printed if not line.startswith("note:")]) == 1
+
+
+def test_a_checkpoint_from_before_a_setting_was_added_resumes(
+    run: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A setting that a recorded config lacks has its default, so nothing has changed."""
+
+    def without_later_settings(metadata: Any, _: Any) -> None:
+        del metadata["config"]["train"]["native"], metadata["config"]["data"]["strict"]
+
+    edited(tiny.last(run), without_later_settings)
+    assert tiny.resume(run, text, "train.max_steps=11") == 0
+    printed = capsys.readouterr().err
+    assert "step 11" in printed and "native" not in printed and "strict" not in printed
 
 
 # ------------------------------------------------------------------- find and prune
