@@ -89,6 +89,10 @@ def rotate(x: Tensor, factors: Tensor) -> Tensor:
     """Rotate the pairs of x (B, H, T, Dh) by the factors of `rotation`; same shape and dtype."""
     if x.dtype == torch.bfloat16 and native_layers.usable(x, x.shape[-1]):
         return native_layers.rotate(x, factors)
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    rotated = torch.view_as_complex(wide.unflatten(-1, (-1, 2))) * factors
-    return torch.view_as_real(rotated).flatten(-2).to(x.dtype)
+    pairs = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():  # the compiler fuses real products, but not complex ones
+        (a, b), (c, s) = pairs.unbind(-1), torch.view_as_real(factors).unbind(-1)
+        rotated = torch.stack((a * c - b * s, a * s + b * c), dim=-1)
+    else:
+        rotated = torch.view_as_real(torch.view_as_complex(pairs) * factors)
+    return rotated.flatten(-2).to(x.dtype)
