@@ -110,6 +110,8 @@ def _others_without_effect(config: Config) -> dict[str, Any]:
         "tokenizer.vocab_size": initial,
         "train.adamw_lr": train.optimizer == "adamw"
         and "train.optimizer is adamw, all weights follow train.lr",
+        "train.momentum": train.optimizer == "adamw"
+        and "train.optimizer is adamw, whose averages have fixed lengths",
         "train.decay_fraction": train.schedule != "wsd"
         and f"train.schedule is {train.schedule}, only wsd reads it",
         "train.window_from": widening,

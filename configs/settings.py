@@ -155,6 +155,12 @@ class TrainSettings:
     adamw_lr: float = setting(
         3e-3, "peak learning rate of all other weights under muon", exclusiveMinimum=0
     )
+    momentum: float = setting(
+        0.95,
+        "muon: weight of the earlier gradients in their average",
+        minimum=0,
+        exclusiveMaximum=1,
+    )
     weight_decay: float = setting(0.1, "decoupled weight decay of matrices", minimum=0)
     grad_clip: float = setting(1.0, "largest gradient norm; 0: no clipping", minimum=0)
     schedule: str = setting(

@@ -53,7 +53,8 @@ VARIANTS = {
     ],
     "tied": [
         "model.tie_embeddings=true", "train.schedule=linear", "train.precision=bf16",
-        "train.grad_clip=0", "train.eval_interval=7", "train.save_interval=100",
+        "train.grad_clip=0", "train.momentum=0.8", "train.eval_interval=7",
+        "train.save_interval=100",
     ],
 }  # fmt: skip
 
@@ -571,6 +572,7 @@ CHANGES_WEIGHTS = {
     "train.optimizer": (["train.optimizer=adamw"], []),
     "train.lr": (["train.lr=0.01"], []),
     "train.adamw_lr": (["train.adamw_lr=0.001"], []),
+    "train.momentum": (["train.momentum=0.5"], []),
     "train.weight_decay": (["train.weight_decay=0.5"], []),
     "train.grad_clip": (["train.grad_clip=0.01"], ["train.optimizer=adamw"]),
     "train.schedule": (["train.schedule=linear"], []),

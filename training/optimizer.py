@@ -14,7 +14,6 @@ from training.choices import OPTIMIZERS
 from training.muon import Muon
 
 BETAS = (0.9, 0.95)  # AdamW's, as usual for language models
-MOMENTUM = 0.95  # Muon's
 MOMENTS = ("momentum_buffer", "exp_avg", "exp_avg_sq")  # tensors in a checkpoint
 
 
@@ -29,11 +28,12 @@ class Optimizer:
         lr: float,
         adamw_lr: float,
         weight_decay: float,
+        momentum: float = 0.95,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         """`lr` is the peak rate of Muon or of AdamW alone, `adamw_lr` that of AdamW beside Muon.
 
-        `name` is one of `OPTIMIZERS`; `dtype` is that of Muon's matrix products.
+        `name` is one of `OPTIMIZERS`; `momentum` is Muon's, `dtype` that of its matrix products.
         """
         assert name in OPTIMIZERS
         self.parameters = dict(parameters)
@@ -54,7 +54,7 @@ class Optimizer:
         )
         self.optimizers: list[tuple[torch.optim.Optimizer, float]] = [(adamw, rest_lr)]
         if name == "muon":
-            muon = Muon(matrices, lr=lr, weight_decay=weight_decay, momentum=MOMENTUM, dtype=dtype)
+            muon = Muon(matrices, lr=lr, weight_decay=weight_decay, momentum=momentum, dtype=dtype)
             self.optimizers.append((muon, lr))
 
     def step(self, ratio: float) -> None:

@@ -68,6 +68,7 @@ def test_a_mix_names_sources(tmp_path: Path) -> None:
     [
         (["data.path=x"], "data.path"),
         (["train.optimizer=adamw", "train.adamw_lr=1"], "train.adamw_lr"),
+        (["train.optimizer=adamw", "train.momentum=0.5"], "train.momentum"),
         (["train.decay_fraction=0.5"], "train.decay_fraction"),
         (["sample.temperature=0", "sample.top_p=0.5"], "sample.top_p"),
     ],

@@ -160,10 +160,11 @@ def test_there_are_no_gradients_after_a_step() -> None:
     assert build("muon")[1].moments() == {}
 
 
-def test_muon_averages_gradients_with_momentum_0_95() -> None:
-    """The size of Muon's update hides another momentum. For two gradients, by the docstring's rule:
-    B = 0.95 * (0.05 * G1) + 0.05 * G2."""
-    model, optimizer = build("muon")
+@pytest.mark.parametrize("settings", [{}, {"momentum": 0.8}, {"momentum": 0.0}])
+def test_muon_averages_gradients_with_its_momentum(settings: dict[str, float]) -> None:
+    """The size of Muon's update hides another momentum. For two gradients, by the docstring's rule,
+    with m = 0.95 unless it is given: B = m * ((1 - m) * G1) + (1 - m) * G2."""
+    model, optimizer = build("muon", **settings)
     weight, drawn = model.layers[0].feed_forward.w1.weight, []
     for seed in (1, 2):
         gradients(model, seed)
@@ -171,4 +172,5 @@ def test_muon_averages_gradients_with_momentum_0_95() -> None:
         drawn.append(weight.grad.clone())
         optimizer.step(1.0)
     buffer = optimizer.moments()["layers.0.feed_forward.w1.weight.momentum_buffer"]
-    torch.testing.assert_close(buffer, 0.95 * 0.05 * drawn[0] + 0.05 * drawn[1])
+    m = settings.get("momentum", 0.95)
+    torch.testing.assert_close(buffer, m * (1 - m) * drawn[0] + (1 - m) * drawn[1])
