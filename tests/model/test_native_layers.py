@@ -11,7 +11,7 @@ from model import native
 from model.layers import FeedForward, RMSNorm
 from model.loss import cross_entropy_
 from model.native import layers
-from model.native.build import refusal
+from model.native.build import load, refusal
 from model.rope import Rope, rotate, rotation
 
 REFUSAL = refusal("layers", "loss")
@@ -95,7 +95,7 @@ def test_cross_entropy(vocab: int) -> None:
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize("at", [0, 16, 40])
 def test_numbers_that_are_not_finite_stay_visible(value: float, at: int) -> None:
-    """-ffast-math and vector maxima can drop NaN; training would then go on with wrong weights."""
+    """Vector maxima can drop NaN; training would then go on with wrong weights."""
     x = normal(2, 48, dtype=torch.float32).detach()
     x[1, at] = value
     assert RMSNorm(48, 1e-5)(x)[1].isnan().any()
@@ -120,6 +120,13 @@ def test_other_sizes_and_types_use_pytorch() -> None:
     with torch.autocast("cpu", enabled=False):
         assert not layers.usable(normal(2, 32, dtype=torch.float32), 32)
     assert layers.usable(normal(2, 32), 32)
+
+
+def test_a_loaded_library_leaves_tiny_numbers_alone() -> None:
+    """-ffast-math rounds subnormal numbers to 0 in the whole process, data of the user included."""
+    for name in ("layers", "loss"):
+        load(name)
+    assert torch.tensor(1e-310, dtype=torch.float64).mul(2.0).item() == 2e-310
 
 
 def test_the_same_to_the_bit_on_any_number_of_threads() -> None:
