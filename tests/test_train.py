@@ -40,7 +40,7 @@ from data.text import open_text
 from errors import UserError
 from inference.trained import open_trained
 from model import native
-from model.loss import cross_entropy, next_token_loss
+from model.loss import next_token_loss
 from run import TrainingRun, start_run
 from scripts import evaluate, sample
 
@@ -637,7 +637,7 @@ def test_document_mask_keeps_packed_documents_apart(tmp_path: Path) -> None:
         assert len(bos) > 2
         second = inputs[:, bos[1] : bos[2]]  # the second document, once in its row and once alone
         loss = opened.loss(inputs[:, :-1], inputs[:, 1:]).item()
-        joined = cross_entropy(opened.model(inputs[:, :-1]), inputs[:, 1:]).item()
+        joined = next_token_loss(opened.model, inputs[:, :-1], inputs[:, 1:]).item()
         assert (loss == joined) == (mask == "false")
         ids = 1 + (inputs == opened.tokenizer.bos_id).cumsum(dim=1)
         row = opened.model(inputs, documents=ids)[:, bos[1] : bos[2]]
