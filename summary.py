@@ -1,5 +1,6 @@
 """The summary of a training run that train.py prints before the first update."""
 
+from model import native
 from model.cost import FLOAT32, cache_bytes, full_attention
 from model.kernels import choose
 from model.window import reach
@@ -50,16 +51,24 @@ def _reach(run: TrainingRun) -> str:
 
 def _kernels(run: TrainingRun) -> str:
     """Name the attention kernel of each kind of layer, with the reason."""
-    shape, data = run.model.config, run.config.data
-    device = run.device.type
-    kernels = {
-        ": ".join(
-            choose(
-                shape.attention, window, data.seq_len, device=device, documents=data.document_mask
+    shape, data, hardware = run.model.config, run.config.data, run.hardware
+    assert shape.head_dim is not None
+    with native.enabled(hardware.native):
+        kernels = {
+            ": ".join(
+                choose(
+                    shape.attention,
+                    window,
+                    data.seq_len,
+                    device=hardware.device.type,
+                    dtype=hardware.dtype,
+                    head_dim=shape.head_dim,
+                    documents=data.document_mask,
+                    sink_token=shape.sink_token,
+                )
             )
-        )
-        for window in shape.windows
-    }
+            for window in shape.windows
+        }
     return "; ".join(sorted(kernels))
 
 

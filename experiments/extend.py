@@ -196,8 +196,7 @@ def bits_per_byte(
 ) -> float:
     """Return bits per byte of the last tokens of the texts of `length` that end at `ends`."""
     import torch
-
-    from model.loss import cross_entropy
+    from torch.nn.functional import cross_entropy
 
     last = n_targets(trained.config.data.seq_len)
     # As many rows as make a batch of evaluation, in tokens.
@@ -210,7 +209,7 @@ def bits_per_byte(
         with torch.no_grad():
             logits = trained.model(x, documents=documents)[:, -last:]
         targets = y[:, -last:]
-        nats += cross_entropy(logits, targets).item() * targets.numel()
+        nats += cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
         n_bytes += sum(len(trained.tokenizer.token_bytes(id)) for id in targets.flatten().tolist())
         bar.update(x.numel())
     return nats / math.log(2) / max(n_bytes, 1)

@@ -6,6 +6,8 @@ from torch.nn import functional as F
 
 from model.native import layers as native_layers
 
+JOIN_FROM = 64  # tokens from which `project` joins weights
+
 
 class RMSNorm(nn.Module):
     """x / rms(x) * weight, which torch computes in fp32 (arXiv 1910.07467, equation 4)."""
@@ -51,6 +53,3 @@ def project(x: Tensor, *linears: nn.Linear) -> Tensor:
     if x[..., 0].numel() < JOIN_FROM:
         return torch.cat([linear(x) for linear in linears], dim=-1)
     return F.linear(x, torch.cat([linear.weight for linear in linears]))
-
-
-JOIN_FROM = 64  # tokens

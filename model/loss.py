@@ -27,14 +27,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         matrix, n_rows = weight.to(x.dtype), len(x)
         chunk = CHUNK_CPU if x.device.type == "cpu" else CHUNK_ELSEWHERE
         total = x.new_zeros((), dtype=torch.promote_types(x.dtype, torch.float32))
-        for rows in torch.arange(n_rows).split(max(1, chunk // len(weight))):
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
-            logits = x[part] @ matrix.T
-            total += cross_entropy_(logits, targets[part], 1 / n_rows)
+        size = max(1, chunk // len(weight))
+        for rows in (slice(start, start + size) for start in range(0, n_rows, size)):
+            logits = x[rows] @ matrix.T
+            total += cross_entropy_(logits, targets[rows], 1 / n_rows)
             if grad_x is not None:
-                torch.mm(logits, matrix, out=grad_x[part])
+                torch.mm(logits, matrix, out=grad_x[rows])
             if grad_weight is not None:
-                grad_weight += logits.T @ x[part]
+                grad_weight += logits.T @ x[rows]
         ctx.gradients = grad_x, grad_weight
         return total / n_rows
 

@@ -14,9 +14,15 @@ os.environ.setdefault(
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Set a cache folder that all tests share, in place of the user's."""
+def cache(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Path]:
+    """Set a cache folder that all tests share, in place of the user's.
+
+    Compiled kernels are named by all that they depend on. So they are built once, for all worker
+    processes and all later runs of the tests, in pytest's own cache.
+    """
     folder = tmp_path_factory.mktemp("cache")
+    assert pytestconfig.cache is not None
+    (folder / "native").symlink_to(pytestconfig.cache.mkdir("native"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BREEZE_CACHE", str(folder))
         yield folder

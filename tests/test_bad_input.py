@@ -358,8 +358,9 @@ def test_the_disk_refuses(
     monkeypatch.undo()
     monkeypatch.setenv("BREEZE_CACHE", str(tmp_path / "cache"))
     assert not leftovers(run)
-    assert tiny.resume(run, text) == 0
-    assert last(run).name == last(finished).name
+    if number == errno.ENOSPC:  # the files that are left do not depend on the number
+        assert tiny.resume(run, text) == 0
+        assert last(run).name == last(finished).name
 
 
 # ------------------------------------------------------------------- unusual but allowed

@@ -17,14 +17,33 @@ CONSOLES = {
 }
 
 
-def call(console: str, *line: str) -> str:
-    """Run a command whose console is a pipe; return what it printed."""
+# One process runs all commands, because each would spend seconds on importing torch.
+RUN = """
+import importlib, sys
+lines, codes, errors = [[]], [], sys.stdout.errors
+for word in sys.argv[1:]:
+    lines.append([]) if word == "THEN" else lines[-1].append(word)
+for sys.argv in lines:
+    sys.stdout.reconfigure(errors=errors)  # each command must set it for itself
+    codes.append(importlib.import_module(sys.argv[0]).main())
+    print("\\f", flush=True)
+sys.exit(max(codes))
+"""
+
+
+def call(console: str, *lines: list[str]) -> list[str]:
+    """Run commands, each a module and its arguments, in a process whose console is a pipe; return
+    what each printed."""
     variables = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG"))}
+    words = [word for line in lines for word in ("THEN", *line)][1:]
     done = subprocess.run(
-        [sys.executable, *line], cwd=ROOT, env=variables | CONSOLES[console], capture_output=True
-    )
+        [sys.executable, "-c", RUN, *words], cwd=ROOT, env=variables | CONSOLES[console],
+        capture_output=True,
+    )  # fmt: skip
     assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr.decode("latin-1")
-    return done.stdout.decode("latin-1")
+    *printed, rest = done.stdout.decode("latin-1").split("\f\n")
+    assert rest == "" and len(printed) == len(lines)
+    return printed
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +60,14 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_command_prints_replacements(console: str, text: Path, tmp_path: Path) -> None:
     """A command could end in a traceback, because the model generated a character of its text."""
     run = tmp_path / "鏡"  # safetensors cannot open a file below a folder whose name is not UTF-8
-    assert "?" in call(console, "train.py", *words(run, text, "sample.prompt=Größe"))
-    assert last(run).is_file()
-    sample = call(console, "-m", "scripts.sample", str(run), "--prompt", "鏡", "--max-tokens", "9")
-    assert sample.startswith("?")
-    assert "bits per byte" in call(console, "-m", "scripts.evaluate", str(run), "--split", "val")
-    corpus = words(run, text, "--no-time")
-    assert "Gr" in call(console, "-m", "scripts.corpus", *corpus)
+    trained, sampled, scored, described = call(
+        console,
+        ["train", *words(run, text, "sample.prompt=Größe")],
+        ["scripts.sample", str(run), "--prompt", "鏡", "--max-tokens", "9"],
+        ["scripts.evaluate", str(run), "--split", "val"],
+        ["scripts.corpus", *words(run, text, "--no-time")],
+    )
+    assert "?" in trained and last(run).is_file()
+    assert sampled.startswith("?")
+    assert "bits per byte" in scored
+    assert "Gr" in described

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ from data.text import open_text
 from errors import UserError
 from inference.trained import open_trained
 from model import native
-from model.loss import cross_entropy, next_token_loss
+from model.loss import next_token_loss
 from run import TrainingRun, start_run
 from scripts import evaluate, sample
 
@@ -607,13 +609,24 @@ CHANGES_WEIGHTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Callable[..., Any]:
+    """A function that trains four steps under some settings, once, and returns the weights."""
+
+    @cache
+    def train_once(*settings: str) -> dict[str, torch.Tensor]:
+        run = tmp_path_factory.mktemp("trained") / "run"
+        assert start(run, text, *BASE, *settings) == 0
+        return weights_of(run)
+
+    return train_once
+
+
 @pytest.mark.parametrize("name", CHANGES_WEIGHTS)
-def test_setting_changes_the_weights(tmp_path: Path, text: Path, name: str) -> None:
+def test_setting_changes_the_weights(name: str, trained: Callable[..., Any]) -> None:
     """A setting could be read, checked, documented and then have no effect."""
     changed, base = CHANGES_WEIGHTS[name]
-    assert start(tmp_path / "a", text, *BASE, *base) == 0
-    assert start(tmp_path / "b", text, *BASE, *base, *changed) == 0
-    a, b = weights_of(tmp_path / "a"), weights_of(tmp_path / "b")
+    a, b = trained(*base), trained(*base, *changed)
     assert a.keys() <= b.keys()  # sinks bring a weight of their own
     assert any(not torch.equal(a[n], b[n]) for n in a)
 
@@ -639,7 +652,7 @@ def test_document_mask_keeps_packed_documents_apart(tmp_path: Path) -> None:
         assert len(bos) > 2
         second = inputs[:, bos[1] : bos[2]]  # the second document, once in its row and once alone
         loss = opened.loss(inputs[:, :-1], inputs[:, 1:]).item()
-        joined = cross_entropy(opened.model(inputs[:, :-1]), inputs[:, 1:]).item()
+        joined = next_token_loss(opened.model, inputs[:, :-1], inputs[:, 1:]).item()
         assert (loss == joined) == (mask == "false")
         ids = 1 + (inputs == opened.tokenizer.bos_id).cumsum(dim=1)
         row = opened.model(inputs, documents=ids)[:, bos[1] : bos[2]]

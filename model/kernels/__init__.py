@@ -4,6 +4,7 @@
     blocked   scores only the blocks that the window touches     O(T * W)   a text of T tokens
     flex      the same blocks in one fused kernel (CUDA)         O(T * W)   a text of T tokens
     full      torch's fused causal attention                     O(T * T)   one document, W >= T
+    native    the same blocks in C++ (bf16 on a CPU)             O(T * W)   a text of T tokens
 
 Training, prefill and decoding all call `attend`. What a query may see is one value, `Visibility`.
 A kernel is a function of q (B, H, T, Dh), k and v (B, K, S, Dh) and the visibility. It leaves out
@@ -21,7 +22,9 @@ from model.kernels.blocked import blocked_attention
 from model.kernels.dense import dense_attention
 from model.kernels.flex import flex_attention
 from model.kernels.full import full_attention
+from model.kernels.native import HEAD_DIM_MULTIPLE, native_attention
 from model.kernels.visibility import Visibility
+from model.native import is_enabled
 from model.window import Window
 
 __all__ = ["KERNELS", "Kernel", "Visibility", "attend", "attend_with", "choose"]
@@ -43,6 +46,7 @@ KERNELS: dict[str, Kernel] = {
     "blocked": blocked_attention,
     "flex": flex_attention,
     "full": full_attention,
+    "native": native_attention,
 }
 
 
@@ -52,28 +56,44 @@ def choose(
     n_tokens: int,
     *,
     device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    head_dim: int = 0,
     documents: bool = False,
+    sink_token: bool = False,
     cached: bool = False,
 ) -> tuple[str, str]:
     """Name the kernel for one layer over a text of n_tokens, and the reason in words.
 
-    `attention` is the config's setting. `documents`: several documents share a row. `cached`: the
-    keys are those of a cache.
+    `attention` is the config's setting; `dtype` and `head_dim` are those of the queries.
+    `documents`: several documents share a row; `sink_token`: they all see a token in front.
+    `cached`: the keys are those of a cache.
     """
     if cached:
         return "dense", "a cache holds its keys in any order"
     if attention in ("dense", "flex"):
         return attention, "the config asks for it"
-    if window is None or window >= n_tokens:
+    hides = window is not None and window < n_tokens
+    if hides:
+        reason = f"a window of {window:,} in {n_tokens:,} tokens: cost grows with the window"
+    else:
         kind = "full attention" if window is None else f"a window of {window:,} hides nothing"
-        reason = f"{kind} in {n_tokens:,} tokens"
-        if not documents:
-            return "full", reason
-        return ("flex" if device == "cuda" else "dense"), f"{reason}, documents kept apart"
+        reason = f"{kind} in {n_tokens:,} tokens" + ", documents kept apart" * documents
+    if attention == "auto" and device == "cpu" and _is_native(dtype):
+        if head_dim % HEAD_DIM_MULTIPLE:
+            reason += f"; native needs heads of a multiple of {HEAD_DIM_MULTIPLE} numbers"
+        elif hides or not (documents and sink_token):
+            return "native", reason
+    if not hides and not documents:
+        return "full", reason
+    if not hides:
+        return ("flex" if device == "cuda" else "dense"), reason
     if attention == "blocked":
         return "blocked", "the config asks for it"
-    name = "flex" if device == "cuda" else "blocked"
-    return name, f"a window of {window:,} in {n_tokens:,} tokens: cost grows with the window"
+    return ("flex" if device == "cuda" else "blocked"), reason
+
+
+def _is_native(dtype: torch.dtype | None) -> bool:
+    return is_enabled() and dtype == torch.bfloat16
 
 
 def attend(
@@ -92,7 +112,10 @@ def attend(
         visibility.window,
         k.shape[2],
         device=q.device.type,
+        dtype=q.dtype,
+        head_dim=q.shape[-1],
         documents=visibility.documents is not None,
+        sink_token=_is_native(q.dtype) and visibility.has_sink_token(),
         cached=visibility.key_positions is not None,
     )
     return attend_with(kernel, q, k, v, visibility, q_sinks=q_sinks, sink_logits=sink_logits)

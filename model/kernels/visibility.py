@@ -27,6 +27,10 @@ class Visibility(NamedTuple):
             return torch.arange(length, device=device)[None]
         return self.positions
 
+    def has_sink_token(self) -> bool:
+        """Return whether documents share a row behind a token of document 0, which all see."""
+        return self.documents is not None and bool((self.documents[:, 0] == 0).any())
+
     def without_idle_sinks(self, n_keys: int) -> "Visibility":
         """Treat sinks as ordinary keys if the window hides none of `n_keys` keys."""
         hides = self.window is not None and self.window < n_keys

@@ -20,7 +20,10 @@ import torch
 from storage import cache_folder, lock
 
 SOURCES = Path(__file__).parent
-FLAGS = ("-O3", "-march=native", "-ffast-math", "-std=c++20", "-fopenmp", "-fPIC", "-shared")
+# Sums may be reordered, so that they are computed in vectors. Not -ffast-math: a library linked so
+# makes the whole process round tiny numbers to 0 as soon as it is loaded, and it may drop NaN.
+MATH = ("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math")
+FLAGS = ("-O3", "-march=native", *MATH, "-std=c++20", "-fopenmp", "-fPIC", "-shared")
 
 
 class BuildError(Exception):

@@ -40,9 +40,11 @@ static inline void store16(bf16* p, __m512 x) {
 }
 // Two rows of 16 floats as 32 bf16 in VNNI order.
 static inline __m512i interleave(__m512 even, __m512 odd) {
-  const __m512i e = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even));
-  const __m512i o = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(odd));
-  return _mm512_or_si512(e, _mm512_slli_epi32(o, 16));
+  const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(odd, even);  // 16 of `even`, then 16 of `odd`
+  const __m512i order =
+      _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                       21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return _mm512_permutexvar_epi16(order, both);
 }
 
 // Scratch memory of one thread, aligned to a cache line.

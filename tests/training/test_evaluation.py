@@ -8,7 +8,7 @@ import torch
 
 from data.batches import evaluation_sequences
 from model import ModelConfig, Transformer
-from model.loss import cross_entropy
+from model.loss import next_token_loss
 from training.evaluation import Score, evaluate
 
 CPU = torch.device("cpu")
@@ -28,7 +28,7 @@ def test_a_model_that_knows_nothing_scores_log_v(seq_len: int) -> None:
     uniform_model = model()
     torch.nn.init.zeros_(uniform_model.output.weight)
     score = evaluate(
-        lambda x, y: cross_entropy(uniform_model(x), y),
+        lambda x, y: next_token_loss(uniform_model, x, y),
         evaluation_sequences(TOKENS, seq_len, batch_size=3), 333, CPU,
     )  # fmt: skip
     assert score.n_tokens == 332  # all but the first are predicted
@@ -42,7 +42,7 @@ def test_independent_of_the_batch_size_and_equal_to_a_sum_by_hand() -> None:
     trained = model()
     torch.nn.init.normal_(trained.output.weight)
     scores = [
-        evaluate(lambda x, y: cross_entropy(trained(x), y),
+        evaluate(lambda x, y: next_token_loss(trained, x, y),
                  evaluation_sequences(TOKENS, 25, batch_size=size), 333, CPU)
         for size in (1, 2, 13, 100)
     ]  # fmt: skip
