@@ -17,7 +17,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from model import native
 from model.kernels import sinks
 from model.kernels.blocked import blocked_attention
 from model.kernels.dense import dense_attention
@@ -25,6 +24,7 @@ from model.kernels.flex import flex_attention
 from model.kernels.full import full_attention
 from model.kernels.native import HEAD_DIM_MULTIPLE, native_attention
 from model.kernels.visibility import Visibility
+from model.native import is_enabled
 from model.window import Window
 
 __all__ = ["KERNELS", "Kernel", "Visibility", "attend", "attend_with", "choose"]
@@ -93,7 +93,7 @@ def choose(
 
 
 def _is_native(dtype: torch.dtype | None) -> bool:
-    return native.is_enabled() and dtype == torch.bfloat16
+    return is_enabled() and dtype == torch.bfloat16
 
 
 def attend(
