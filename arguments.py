@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.load import QUICKSTART, load_config, split_arguments
@@ -61,8 +62,11 @@ def add_run(parser: ArgumentParser, *, several: bool = False) -> None:
 def open_run(arguments: Namespace, path: str | None = None) -> TrainedModel:
     """Open the model of RUN, or of `path` if there are several.
 
-    Raises `UserError` if there is no such run or checkpoint.
+    Raises `UserError` if there is no such run or checkpoint; this needs no torch.
     """
-    from inference.trained import open_trained
+    from training.checkpoint import find
 
-    return open_trained(path or arguments.run, arguments.checkpoint)
+    checkpoint = find(Path(path or arguments.run), arguments.checkpoint)
+    from inference.trained import open_checkpoint
+
+    return open_checkpoint(checkpoint)

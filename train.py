@@ -27,6 +27,7 @@ from configs.settings import Config, keys_of
 from errors import DIVERGED, ArgumentParser, UserError, command, fields_named
 from model.cost import flops_per_token
 from storage import lock, remove_torn_files
+from training.checkpoint import Checkpoint, find, newest
 from training.interrupt import StopRequest
 from training.metrics import MetricsLog, SamplesLog
 from training.progress import Progress
@@ -35,7 +36,6 @@ from training.progress import Progress
 # that use it, so that `--help` and errors in a config are printed at once.
 if TYPE_CHECKING:
     from run import TrainingRun
-    from training.checkpoint import Checkpoint
 
 
 @command
@@ -88,10 +88,6 @@ def train(config: Config, *, resume: bool = False) -> int:
     Raises `UserError` if the folder holds a run and `resume` is False, if another process trains
     in it, or if memory does not suffice.
     """
-    from run import MEMORY_REMEDY, start_run
-    from summary import summary
-    from training.memory import allocation_errors
-
     checkpoints = config.folder / "checkpoints"
     try:
         checkpoints.mkdir(parents=True, exist_ok=True)
@@ -100,13 +96,21 @@ def train(config: Config, *, resume: bool = False) -> int:
             f"{checkpoints} cannot be created ({error.strerror}): choose another folder with "
             "run_dir=..."
         ) from None
-    with (
-        fields_named({"folder": "run_dir"} | keys_of("data")),
-        lock(config.folder, wait=False),
-        allocation_errors(MEMORY_REMEDY),
-    ):
+    with fields_named({"folder": "run_dir"} | keys_of("data")), lock(config.folder, wait=False):
         remove_torn_files(config.folder)
-        checkpoint = checkpoint_to_resume(config, resume)
+        return train_from(config, checkpoint_to_resume(config, resume))
+
+
+def train_from(config: Config, checkpoint: Checkpoint | None) -> int:
+    """Train from `checkpoint`, or from the beginning if it is None. Returns the exit code.
+
+    Raises `UserError` if memory does not suffice, or if `checkpoint` is not of the same run.
+    """
+    from run import MEMORY_REMEDY, start_run
+    from summary import summary
+    from training.memory import allocation_errors
+
+    with allocation_errors(MEMORY_REMEDY):
         run = start_run(config, checkpoint)
         print(summary(run), end="\n\n")
         print("Ctrl-C saves and stops; --resume continues.\n", flush=True)
@@ -124,8 +128,6 @@ def checkpoint_to_resume(config: Config, resume: bool) -> Checkpoint | None:
 
     Raises `UserError` if there is one and `resume` is False.
     """
-    from training.checkpoint import newest
-
     checkpoint = newest(config.folder / "checkpoints")
     if checkpoint is not None and not resume:
         raise UserError(
@@ -279,8 +281,6 @@ def finish(run: TrainingRun) -> None:
 
     Loads the weights of the best checkpoint, which is also the one that other commands open.
     """
-    from training.checkpoint import find
-
     folder, best = run.folder, find(run.folder)
     print(f"\ntrained {run.step:,} steps.", end=" ")
     if out_of_patience(run):

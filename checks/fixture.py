@@ -12,7 +12,7 @@ from checks import oracle
 from checks.passes import cached_logits, recorded_outputs
 from errors import UserError
 from model.cache import RollingKVCache
-from model.transformer import Transformer
+from model.transformer import Transformer, empty_model
 
 MAX_SPAN = 640  # largest W + n; wider windows would take minutes
 MAX_LENGTH = 2048  # tokens of the longest text
@@ -67,8 +67,7 @@ class Fixture:
     def variant(self, **changes: Any) -> Transformer:
         """Return a model with other settings and the same weight tensors. Do not write to it."""
         if str(changes) not in self._variants:
-            with torch.device("meta"):  # no memory is allocated and no weight is drawn
-                variant = Transformer(replace(self.config, **changes))
+            variant = empty_model(replace(self.config, **changes))
             state = self.model.state_dict()
             shared = {name: state[name] for name in variant.state_dict()}
             variant.load_state_dict(shared, assign=True)

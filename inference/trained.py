@@ -18,6 +18,7 @@ from errors import UserError
 from inference.text import configured_sampling
 from model import ModelConfig, Sampling, Transformer
 from model.loss import next_token_loss
+from model.transformer import empty_model
 from training.checkpoint import Checkpoint, find
 from training.device import keep_freed_memory
 
@@ -85,19 +86,22 @@ def open_trained(
     `which` chooses among the checkpoints of a folder: `best`, `last` or a step. The windows are
     those of the last training step. Raises `UserError` if there is no valid checkpoint.
     """
+    return open_checkpoint(find(Path(path), which), device)
+
+
+def open_checkpoint(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> TrainedModel:
+    """Open a checkpoint, and put the weights on `device`. Otherwise like `open_trained`."""
     keep_freed_memory()
-    checkpoint = find(Path(path), which)
     config = config_from_dict(checkpoint.metadata["config"], str(checkpoint.path))
     tokenizer = Tokenizer(checkpoint.tokenizer())
     settings = dict(vars(config.model))
     if config.train.window_schedule != "constant":  # the config has the windows of its end
         settings["sliding_window"] = checkpoint.metadata["windows"]
     architecture = ModelConfig(vocab_size=tokenizer.vocab_size, **settings)
-    with torch.device("meta"):  # names and shapes are compared before memory is allocated
-        expected = {
-            name: tuple(weight.shape)
-            for name, weight in Transformer(architecture).named_parameters()
-        }
+    # Names and shapes are compared before memory is allocated.
+    expected = {
+        name: tuple(weight.shape) for name, weight in empty_model(architecture).named_parameters()
+    }
     weights = {name: w.to(device) for name, w in checkpoint.weights(expected).items()}
     if architecture.tie_embeddings:
         weights["output.weight"] = weights["tok_embeddings.weight"]
@@ -106,8 +110,7 @@ def open_trained(
 
 def _build(architecture: ModelConfig, weights: dict[str, Tensor]) -> Transformer:
     """Build a model around `weights`; it shares their memory."""
-    with torch.device("meta"):
-        model = Transformer(architecture)
+    model = empty_model(architecture)
     model.load_state_dict(weights, assign=True)
     if architecture.tie_embeddings:  # `assign` made two parameters that share one memory
         model.output.weight = model.tok_embeddings.weight

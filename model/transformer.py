@@ -3,11 +3,13 @@
 tokens -> embedding -> L x [ x + attention(norm(x));  x + feed_forward(norm(x)) ] -> norm -> logits
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from model.attention import Attention, Positions
 from model.cache import Ring, RollingKVCache
@@ -162,3 +164,23 @@ def number_documents(documents: Tensor) -> tuple[Tensor, Tensor]:
     begins = torch.ones_like(documents, dtype=torch.bool)
     begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
     return begins.cumsum(dim=1), column - torch.where(begins, column, 0).cummax(dim=1).values
+
+
+def empty_model(config: ModelConfig) -> Transformer:
+    """Build a model without weights, for names and shapes or for weights that are assigned later.
+
+    Its tensors are on the device "meta": no memory is allocated and nothing is drawn.
+    """
+    with torch.device("meta"), _NothingDrawn():
+        return Transformer(config)
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Skip what draws initial weights: to draw on "meta", torch imports its compiler (a second)."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__name__", None) in ("normal_", "kaiming_uniform_"):
+            return None
+        return func(*args, **(kwargs or {}))

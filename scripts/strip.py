@@ -11,6 +11,7 @@ from pathlib import Path
 from arguments import add_run
 from errors import ArgumentParser, UserError, command
 from storage import atomic_write
+from training.checkpoint import find
 
 
 @command
@@ -32,8 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--out {out} exists: choose another name")
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: the folder {out.parent} does not exist")
-
-    from training.checkpoint import find  # imports torch, which takes a second
 
     checkpoint = find(Path(arguments.run), arguments.checkpoint)
     atomic_write(out, checkpoint.without_moments())

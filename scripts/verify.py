@@ -20,6 +20,7 @@ from configs.settings import Config, model_config
 from errors import ArgumentParser, UserError, command
 from model.config import ModelConfig
 from model.window import picture, reach
+from training.checkpoint import find
 
 if TYPE_CHECKING:  # torch is imported only after the arguments are valid
     from checks import Check
@@ -92,10 +93,12 @@ def _from_config(config: Config, path: str, seed: int) -> Target:
 
 def _from_run(path: str, seed: int) -> Target:
     """Open the model of a run; if it is too large, build a similar small one."""
-    from checks.models import narrower_settings, random_model, smaller_settings
-    from inference.trained import open_trained
+    checkpoint = find(Path(path))
 
-    trained = open_trained(path)
+    from checks.models import narrower_settings, random_model, smaller_settings
+    from inference.trained import open_checkpoint
+
+    trained = open_checkpoint(checkpoint)
     shape, seq_len = trained.model.config, trained.config.data.seq_len
     origin = str(trained.checkpoint.path)
     narrower, smaller = narrower_settings(shape), smaller_settings(shape)

@@ -1,6 +1,7 @@
 """The order of imports in docs/CONTRIBUTING.md ("Where things are"), checked in every file."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ ALLOWED = {
     "run.py": FLOOR | {"model", "data", "configs", "training", "inference"},
     "summary.py": FLOOR | {"model", "run"},
     "train.py": FLOOR | {"model", "configs", "training", "run", "summary", "arguments"},
-    "arguments.py": FLOOR | {"configs", "inference"},
+    "arguments.py": FLOOR | {"configs", "training", "inference"},
     "experiments": {*FLOOR, *ROOMS, "run", "train", "arguments"} - {"scripts"},
     "scripts": {*FLOOR, *ROOMS, "run", "train", "arguments"} - {"experiments"},
 }
@@ -39,6 +40,7 @@ NARROW = {
     ("configs", "model"): {"model.config"},  # the rest imports torch, which takes seconds
     ("configs", "data"): {"data.choices"},
     ("configs", "training"): {"training.choices"},
+    ("arguments.py", "training"): {"training.checkpoint"},
     ("inference", "data"): {"data.tokenizer"},  # inference prepares no text
     ("inference", "training"): {"training.checkpoint", "training.device"},  # and needs no optimizer
 }
@@ -90,3 +92,46 @@ def test_reading_a_config_does_not_import_torch(modules: str) -> None:
     """`plan`, `--help` and errors in a config would take seconds."""
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def modules_after(code: int, *lines: list[str]) -> set[str]:
+    """Run commands, each a module and its arguments, one after another in a new process; return the
+    names of all modules that it imported. Each command must end with the exit code `code`."""
+    script = (
+        "import sys, json, importlib\n"
+        f"codes = [importlib.import_module(m).main(line) for m, *line in {lines!r}]\n"
+        "print()\n"
+        "print(json.dumps([codes, list(sys.modules)]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    codes, modules = json.loads(done.stdout.splitlines()[-1])
+    assert set(codes) == {code}, done.stdout + done.stderr
+    return set(modules)
+
+
+def test_what_is_wrong_with_a_run_is_reported_without_torch(run: Path, tmp_path: Path) -> None:
+    """Torch takes more than a second: a wrong name must be reported at once."""
+    nowhere, out = str(tmp_path / "nowhere"), str(tmp_path / "x.safetensors")
+    commands = ["scripts.sample", "scripts.evaluate", "scripts.verify", "experiments.recall",
+                "experiments.judge", "experiments.stream", "experiments.extend"]  # fmt: skip
+    lines = [[command, nowhere] for command in commands]
+    lines += [["scripts.strip", nowhere, "--out", out], ["train", str(run)]]
+    found = modules_after(2, *lines)
+    assert "training.checkpoint" in found and "torch" not in found
+
+
+def test_commands_import_only_what_they_use(finished: Path, tmp_path: Path) -> None:
+    """Torch's compiler takes a second to import, `datasets` another; to sample needs no training
+    code. They could come in unnoticed, through another module."""
+    heavy = {"torch._dynamo", "torch._inductor", "sympy", "datasets", "transformers", "pandas"}
+    unused = {"run", "data.text", "data.prepare", "data.sources", "training.optimizer",
+              "training.muon"}  # fmt: skip
+    line = ["scripts.sample", str(finished), "--prompt", "a", "--max-tokens", "2"]
+    sampled = modules_after(0, line)
+    assert "torch" in sampled
+    assert sampled & (heavy | unused) == set()
+    # torch's own optimizers import its compiler
+    unused = {"datasets", "transformers", "pandas", "checks", "inference.trained"}
+    trained = modules_after(0, ["train", str(finished), f"run_dir={tmp_path}", "train.max_steps=2"])
+    assert "run" in trained
+    assert trained & unused == set()

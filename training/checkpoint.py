@@ -8,8 +8,10 @@
 
 No byte depends on the clock, the machine or the folder, so equal runs write equal files. There is
 no pickle, and no file that points to the newest checkpoint: the newest file with a valid hash is
-used.
+used. torch is imported only when tensors are read or written, so a missing run is reported at once.
 """
+
+from __future__ import annotations
 
 import contextlib
 import hashlib
@@ -21,16 +23,16 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
-from torch import Tensor
 
 from errors import UserError
 from storage import atomic_write, sha256_of
 from training.header import FORMAT, read_header, val_loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.safetensors")
 Shapes = Mapping[str, tuple[int, ...]]
@@ -129,6 +131,8 @@ def save(
     metadata: Mapping[str, Any],
 ) -> Path:
     """Write one checkpoint atomically and return its path. `metadata` must be plain JSON values."""
+    import torch
+
     tensors = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     tensors |= {f"moments/{name}": moment.cpu().contiguous() for name, moment in moments.items()}
     tensors["tokenizer"] = torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8)
@@ -153,6 +157,8 @@ def prune(last: Path, keep: int) -> None:
 
 
 def _serialize(tensors: dict[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
+    from safetensors.torch import save as to_bytes
+
     return to_bytes(
         tensors, {"breeze": json.dumps(metadata, sort_keys=True, separators=(",", ":"))}
     )
