@@ -1,7 +1,9 @@
 """Native kernels: what PyTorch's operators do slowly on a CPU, in a few short C++ files.
 
     simd.h          16 numbers at a time: exp, bf16 rounding, tiles in the order of the matrix unit
-    attention.cpp   sliding-window attention and its gradient, a block of 64 queries at a time
+    tiles.h         small blocks of a matrix, transposed and packed for the matrix unit
+    attention.h     a block of queries, and the keys that it sees
+    attention.cpp   sliding-window attention and its gradient, a block of 32 queries at a time
     layers.cpp      RMSNorm, SwiGLU and RoPE with their gradients, one pass over memory each
     loss.cpp        logits to loss and gradient, in place
     decode.cpp      one decoding step of the whole model
