@@ -1,4 +1,4 @@
-"""experiments/bench.py: peaks and times are what they are called, a wrong kernel is refused."""
+"""`bench attention`: peaks and times are what they are called, a wrong kernel is refused."""
 
 import json
 import re
@@ -13,8 +13,9 @@ import reference
 import torch
 
 from checks import oracle
-from experiments import bench, kernel_cost
-from experiments.kernel_cost import Case, Measurement, Skipped
+from experiments import bench
+from experiments.benchmarks import attention, kernel_cost, timing
+from experiments.benchmarks.kernel_cost import Case, Measurement, Skipped
 from model import kernels
 
 ROOT = Path(__file__).parents[2]
@@ -23,10 +24,10 @@ ROOT = Path(__file__).parents[2]
 def test_the_exponent_of_known_powers() -> None:
     """A fit that takes T * T for linear growth, or the reverse."""
     lengths = [2048, 4096, 8192, 32_768]
-    assert bench.exponent(lengths, [3.0 * n for n in lengths]) == pytest.approx(1, abs=1e-12)
-    assert bench.exponent(lengths, [0.1 * n * n for n in lengths]) == pytest.approx(2, abs=1e-12)
-    assert bench.exponent(lengths, [n**1.5 for n in lengths]) == pytest.approx(1.5, abs=1e-12)
-    assert bench.exponent(lengths, [7.0] * 4) == pytest.approx(0, abs=1e-12)
+    assert timing.exponent(lengths, [3.0 * n for n in lengths]) == pytest.approx(1, abs=1e-12)
+    assert timing.exponent(lengths, [0.1 * n * n for n in lengths]) == pytest.approx(2, abs=1e-12)
+    assert timing.exponent(lengths, [n**1.5 for n in lengths]) == pytest.approx(1.5, abs=1e-12)
+    assert timing.exponent(lengths, [7.0] * 4) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("window, sinks", [(1, 0), (3, 0), (3, 2), (5, 20), (40, 1), (None, 0)])
@@ -43,7 +44,7 @@ def test_the_oracle_of_single_rows(window: int | None, sinks: int) -> None:
 def test_right_kernels_pass(kernel: str, window: int, sinks: int) -> None:
     """A kernel that is refused although it is right."""
     case = Case(kernel, 2048, window, sinks, heads=2, head_dim=8, backward=kernel != "flex")
-    assert kernel_cost.short_difference(case) < 1e-5 < bench.TOLERANCE
+    assert kernel_cost.short_difference(case) < 1e-5 < attention.TOLERANCE
 
 
 def wider(original: kernels.Kernel) -> kernels.Kernel:
@@ -80,8 +81,8 @@ def test_a_wrong_kernel_is_not_measured(
 ) -> None:
     """A kernel that is fast because it computes something else."""
     monkeypatch.setitem(kernels.KERNELS, "blocked", mutant(kernels.KERNELS["blocked"]))
-    monkeypatch.setattr(bench, "measure_in_process", lambda case: pytest.fail("measured"))
-    words = ["--lengths", "300", "--window", "64", *["--backward"][:backward]]
+    monkeypatch.setattr(attention, "measure_in_process", lambda case: pytest.fail("measured"))
+    words = ["attention", "--lengths", "300", "--window", "64", *["--backward"][:backward]]
     assert bench.main(words) == 1
     assert (
         "wrong result: blocked, all rows of a short text: differs from the oracle by"
@@ -97,11 +98,11 @@ def test_a_difference_at_full_length_stops_the_command(
 
     def outcome(case: Case) -> Measurement:
         measured.append(case.length)
-        difference = bench.TOLERANCE * 2 if case.length > 99 else 0.0
+        difference = attention.TOLERANCE * 2 if case.length > 99 else 0.0
         return Measurement(case.kernel, case.length, 1, 1.0, difference)
 
-    monkeypatch.setattr(bench, "measure_in_process", outcome)
-    words = ["--lengths", "64", "128", "256", "--window", "8", "--kernels", "dense"]
+    monkeypatch.setattr(attention, "measure_in_process", outcome)
+    words = ["attention", "--lengths", "64", "128", "256", "--window", "8", "--kernels", "dense"]
     assert bench.main([*words, "--json", str(tmp_path / "bench.json")]) == 1
     printed = capsys.readouterr()
     assert "wrong result: dense at T = 128: differs from the oracle by 0.0002" in printed.err
@@ -119,15 +120,15 @@ def invented(case: Case) -> Measurement | Skipped:
     return Measurement("dense", case.length, peak, seconds, 0.0)
 
 
-WORDS = ["--lengths", "4096", "1024", "2048", "1024", "--kernels", "dense", "blocked",
-         "--window", "8"]  # fmt: skip
+WORDS = ["attention", "--lengths", "4096", "1024", "2048", "1024", "--window", "8",
+         "--kernels", "dense", "blocked"]  # fmt: skip
 
 
 def test_columns_hold_what_was_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Memory under time, one kernel under another, a growth over lengths that were not measured."""
-    monkeypatch.setattr(bench, "measure_in_process", invented)
+    monkeypatch.setattr(attention, "measure_in_process", invented)
     assert bench.main(WORDS) == 0
     out = capsys.readouterr().out
     rows = {row[0]: row[1:] for row in map(str.split, out.splitlines()) if row}
@@ -143,7 +144,7 @@ def test_columns_hold_what_was_measured(
 
 def test_json_holds_the_measurements(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Numbers for a program that differ from those of the table, or lack their settings."""
-    monkeypatch.setattr(bench, "measure_in_process", invented)
+    monkeypatch.setattr(attention, "measure_in_process", invented)
     path = tmp_path / "bench.json"
     assert bench.main([*WORDS, "--json", str(path)]) == 0
     result = json.loads(path.read_text())
@@ -164,7 +165,9 @@ def test_a_case_that_does_not_fit_is_not_started(
     """The machine swaps, or the system kills processes."""
     monkeypatch.setattr(kernel_cost, "free_bytes", lambda: 10**6)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("started"))
-    assert bench.main(["--lengths", "20000", "--window", "8", "--kernels", "dense"]) == 0
+    assert (
+        bench.main(["attention", "--lengths", "20000", "--window", "8", "--kernels", "dense"]) == 0
+    )
     out = capsys.readouterr().out
     assert "dense at T = 20,000 was not measured: needs about 5.7 GB, 0.0 GB are free" in out
     assert "growth unknown: measured at fewer than two lengths" in out
@@ -191,7 +194,7 @@ def test_peaks_grow_as_the_kernels_do() -> None:
         assert outcome.peak_bytes < kernel_cost.needed_bytes(case) < 4 * outcome.peak_bytes
         peaks[case] = outcome.peak_bytes
     assert 2 * 8 * 4096**2 < peaks[long] < 1.5 * 2 * 8 * 4096**2
-    assert bench.exponent([1024, 4096], [peaks[short], peaks[long]]) == pytest.approx(2, abs=0.1)
+    assert timing.exponent([1024, 4096], [peaks[short], peaks[long]]) == pytest.approx(2, abs=0.1)
     assert peaks[banded] < peaks[long] / 8
 
 
@@ -214,14 +217,16 @@ def test_nonsense_is_refused(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A traceback for a typo, after minutes of measuring."""
-    assert bench.main(words) == 2
+    assert bench.main(["attention", *words]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
 
 
 def test_help_says_what_it_shows_without_torch() -> None:
     """A command that has to be read to be used."""
-    command = [sys.executable, "-m", "experiments.bench", "--help"]
+    command = [sys.executable, "-m", "experiments.bench", "attention", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "What attention with a window costs" in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("example: python -m experiments.bench ")
+    assert done.stdout.splitlines()[-1].startswith(
+        "example: python -m experiments.bench attention "
+    )
