@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"wrong result: {wrong}", file=sys.stderr)
         return 1
     write_json(arguments.json, result)
-    write_png(arguments.png, benchmark.panels(result))
+    if arguments.png is not None:
+        write_png(arguments.png, benchmark.panels(result))
     print(*benchmark.report(result), sep="\n")
     return 0
 

@@ -9,6 +9,7 @@ every.py       all of them
 
 benchmark.py   what they share: the interface, tables and the error for a wrong result
 timing.py      interleaved medians, growth exponents
+children.py    commands of Breeze as child processes
 machine.py     the machine, and its rate of matrix products
 peer.py        transformers with Breeze's weights
 picture.py     PNG

@@ -20,13 +20,13 @@ TRAIN = str(ROOT / "train.py")
 class Child:
     """A process, and the time since its start. `started` makes one."""
 
-    def __init__(self, words: Sequence[str], errors: IO[bytes]) -> None:
+    def __init__(self, words: Sequence[str], output: IO[bytes] | int, errors: IO[bytes]) -> None:
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         self._errors, self._name = errors, " ".join(words)
         self._start = time.perf_counter()
         self.process = subprocess.Popen(
             [sys.executable, *words], env=environment, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=errors,
+            stdout=output, stderr=errors,
         )  # fmt: skip
 
     @property
@@ -49,7 +49,7 @@ class Child:
         Raises `UserError` with its own error line if it ended with another exit code than 0 or
         those `expected`.
         """
-        self.process.communicate()
+        self.process.wait()
         if self.process.returncode not in (0, *expected):
             self._errors.seek(0)
             lines = self._errors.read().decode(errors="replace").strip().splitlines()
@@ -58,15 +58,20 @@ class Child:
 
 
 @contextmanager
-def started(*words: str) -> Iterator[Child]:
-    """Start Python with `words`; at the end the process is killed if it still runs."""
+def started(*words: str, read: bool = False) -> Iterator[Child]:
+    """Start Python with `words`; at the end the process is killed if it still runs.
+
+    With `read`, its output is `child.process.stdout`, and must be short; otherwise it is dropped.
+    """
     with tempfile.TemporaryFile() as errors:
-        child = Child(words, errors)
+        child = Child(words, subprocess.PIPE if read else subprocess.DEVNULL, errors)
         try:
             yield child
         finally:
             child.process.kill()
-            child.process.communicate()
+            child.process.wait()
+            if child.process.stdout is not None:
+                child.process.stdout.close()
 
 
 def metrics_of(folder: Path) -> list[dict[str, float]]:

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from experiments.benchmarks.machine import ROOT
@@ -219,7 +219,7 @@ def _measure_peaks(task: str) -> list[int]:
     for values in shapes:
         shape = Shape(**values | {"config": ModelConfig(**values["config"])})
         if not found:  # imports, threads and buffers that every shape needs
-            build(name, replace(shape, seq_len=8, batch_size=1)).step()
+            build(name, shape).step()
         gc.collect()
         before = reset_peak()
         contender = build(name, shape)

@@ -79,7 +79,9 @@ def add_words(parser: ArgumentParser) -> None:
 
 def refuse(arguments: argparse.Namespace) -> None:
     """Raise `UserError` for errors in the config, before a process is started."""
-    _config(arguments.words)
+    _, _, config = _config(arguments.words)
+    if config.data.source == "files" and config.data.path is None:
+        raise UserError("a text is needed: add data.path=FILE")
     for mark in arguments.mark:
         if not 0 < mark < float("inf"):
             raise UserError(f"--mark {mark:g}: give losses above 0")

@@ -33,10 +33,8 @@ def refuse_png(path: str | None) -> None:
         raise UserError(f"--png {path}: there is no folder {Path(path).parent}: make it first")
 
 
-def write_png(path: str | None, panels: Sequence[Panel]) -> None:
+def write_png(path: str, panels: Sequence[Panel]) -> None:
     """Draw the panels beside each other, and write the picture whole or not at all."""
-    if path is None or not panels:
-        return
     from matplotlib.figure import Figure
 
     columns = min(COLUMNS, len(panels))

@@ -84,7 +84,7 @@ def _readings(words: Sequence[str], folder: Path) -> dict[str, Reading]:
 
     def sample() -> float:
         options = ["--prompt", "", "--max-tokens", "1"]
-        with started("-m", "scripts.sample", run, *options) as child:
+        with started("-m", "scripts.sample", run, *options, read=True) as child:
             assert child.process.stdout is not None
             child.process.stdout.read(1)  # comes with the first token
             seconds = child.seconds
