@@ -295,7 +295,7 @@ def test_pictures_are_drawn(no_memory: None, tmp_path: Path) -> None:
         (["decode", "--batches", "0"], "--batches [0]: give numbers from 1"),
         (["decode", "--tokens", "0"], "--tokens 0: give numbers from 1"),
         (["learn"], "a text is needed: add data.path=FILE"),
-        (["all", "train.max_steps=5"], "a text is needed"),
+        (["all", "train.lr=0.01"], "a text is needed"),
         (["learn", "data.path=README.md", "--mark", "-1"], "--mark -1: give losses above 0"),
         (["learn", "train.max_step=3"], "train.max_steps"),
         (["start", "train.max_steps=x"], "train.max_steps"),
