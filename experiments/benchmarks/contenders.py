@@ -92,20 +92,22 @@ class Contender:
         return logits, loss, norm
 
 
-def native_refusal() -> str | None:
-    """Return why Breeze's native kernels cannot run here, in words; None if they can."""
-    from model.native import build
+def precision(setting: str = "auto") -> "torch.dtype":
+    """Return the dtype of matrix products that training chooses on this machine's CPU."""
+    import torch
 
-    return build.refusal(*sorted(path.stem for path in build.SOURCES.glob("*.cpp")))
+    from training.device import choose_precision
+
+    return choose_precision(setting, torch.device("cpu"))[0]
 
 
 def contender_names(compiled: bool) -> list[str]:
     """List the contenders that this machine can run."""
-    from training.device import choose_hardware
+    from model import native
 
-    is_bf16 = choose_hardware("cpu", "auto", False).dtype.itemsize == 2
+    is_bf16 = precision().itemsize == 2
     found = [BREEZE]
-    if native_refusal() is None:
+    if native.training_refusal() is None:
         found.append(PLAIN)
     if compiled:
         found.append(COMPILED)
@@ -121,7 +123,7 @@ def build(name: str, shape: Shape, dtype: "torch.dtype | None" = None) -> Conten
     """
     import torch
 
-    from training.device import choose_hardware
+    from model import native
     from training.optimizer import Optimizer
 
     model: Any = drawn_model(shape.config)
@@ -130,8 +132,7 @@ def build(name: str, shape: Shape, dtype: "torch.dtype | None" = None) -> Conten
     text = torch.randint(shape.config.vocab_size, sizes, generator=draw)
     inputs, targets = text[:, :-1].contiguous(), text[:, 1:].contiguous()
     if dtype is None:
-        precision = "fp32" if name == DEFAULT else "auto"
-        dtype = choose_hardware("cpu", precision, False).dtype
+        dtype = precision("fp32" if name == DEFAULT else "auto")
     if name in PEERS:
         model = same_model(model)
         forward, loss = _peer(model, name, dtype, inputs, targets)
@@ -141,8 +142,8 @@ def build(name: str, shape: Shape, dtype: "torch.dtype | None" = None) -> Conten
         model.named_parameters(),
         name="adamw", lr=LEARNING_RATE, adamw_lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY,
     )  # fmt: skip
-    native = name == BREEZE and native_refusal() is None
-    return Contender(name, model, dtype, native, forward, loss, optimizer)
+    is_native = name == BREEZE and native.training_refusal() is None
+    return Contender(name, model, dtype, is_native, forward, loss, optimizer)
 
 
 def _breeze(

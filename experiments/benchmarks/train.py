@@ -123,11 +123,12 @@ refuse = refuse_rounds
 
 def measure(arguments: argparse.Namespace) -> TrainResult:
     """Check and measure all shapes. Raises `WrongResult` if a contender differs."""
+    from model import native
     from training.device import keep_freed_memory
 
     shapes = [SHAPES[name] for name in dict.fromkeys(arguments.shapes)]
     names = contenders.contender_names(arguments.compiled)
-    refusal = contenders.native_refusal()
+    refusal = native.training_refusal()
     peaks = {  # first, while this process is small
         name: contenders.peaks(name, shapes) for name in names if "compiled" not in name
     }
@@ -137,8 +138,8 @@ def measure(arguments: argparse.Namespace) -> TrainResult:
         own_peaks = {name: found[n] for name, found in peaks.items()}
         results.append(_measure_shape(shape, names, own_peaks, arguments.rounds))
     growth = _growth(shapes[-1], results[-1], arguments.rounds) if arguments.growth else []
-    native = "yes" if refusal is None else f"no: {refusal}"
-    return TrainResult(describe_machine(), native, arguments.rounds, results, growth)
+    reason = "yes" if refusal is None else f"no: {refusal}"
+    return TrainResult(describe_machine(), reason, arguments.rounds, results, growth)
 
 
 def _measure_shape(

@@ -38,3 +38,13 @@ def enabled(on: bool = True) -> Iterator[None]:
 def is_enabled() -> bool:
     """Return whether native kernels may be used here."""
     return _enabled
+
+
+def training_refusal() -> str | None:
+    """Return why this machine cannot run the kernels of a training step, or None if it can.
+
+    Builds them on first use.
+    """
+    from model.native.build import refusal  # it imports torch
+
+    return refusal(*TRAINING)
