@@ -11,25 +11,9 @@ from torch import Tensor
 
 from errors import UserError
 from model.cache import RollingKVCache
+from model.decoding import Decoder
 from model.sampling import Sampling, draw, probabilities, uniform
 from model.transformer import Transformer
-
-PREFILL_CHUNK = 256  # tokens per forward pass over the prompt: bounds the memory of its scores
-
-
-def prefill(model: Transformer, prompts: Sequence[Sequence[int]], cache: RollingKVCache) -> Tensor:
-    """Read the prompts into the cache and return the logits (B, V) after each.
-
-    Prompts may differ in length. Shorter ones are padded in front, so that all end in one chunk.
-    """
-    longest = max(map(len, prompts))
-    tokens = torch.full((len(prompts), longest), -1)
-    for row, prompt in enumerate(prompts):
-        tokens[row, longest - len(prompt) :] = torch.tensor(prompt)
-    logits = torch.empty(0)
-    for chunk in tokens.to(cache.seen.device).split(PREFILL_CHUNK, dim=1):
-        logits = model(chunk, cache=cache)[:, -1]
-    return logits
 
 
 @torch.inference_mode()
@@ -42,6 +26,7 @@ def generate(
     seed: int = 0,
     stop: Sequence[int] = (),
     first_allowed: Tensor | None = None,
+    native: bool | None = None,
 ) -> Iterator[list[int | None]]:
     """Continue each prompt. Each step yields a list: a token per row, None if the row has ended.
 
@@ -59,7 +44,8 @@ def generate(
         occurred = _occurred(prompts, model.config.vocab_size).to(device)
     streams, stops = torch.arange(len(prompts)), frozenset(stop)
     running = [True] * len(prompts)
-    logits = prefill(model, prompts, cache)
+    decoder = Decoder(model, cache, native)
+    logits = decoder.prefill(prompts)
     if first_allowed is not None:
         logits = logits.masked_fill(~first_allowed.to(device), -torch.inf)
     for n in range(max_tokens):
@@ -69,10 +55,10 @@ def generate(
         running = [runs and token not in stops for token, runs in zip(drawn, running, strict=True)]
         if not any(running) or n + 1 == max_tokens:
             return
-        tokens = tokens.to(device)[:, None]
+        tokens = tokens.to(device)
         if occurred is not None:
-            occurred.scatter_(1, tokens, True)
-        logits = model(tokens, cache=cache)[:, -1]
+            occurred.scatter_(1, tokens[:, None], True)
+        logits = decoder.step(tokens)
 
 
 def _cache_for(

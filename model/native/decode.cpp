@@ -1,0 +1,282 @@
+// One decoding step of the whole model: a token in each of B rows, logits (B, V) out. fp32.
+//
+//   token -> x --+-> q k v -> rotate -> write k, v to the ring -> attend -> wo --(+)-> x
+//                |                                                            |
+//                +------------------------------------------------------------+
+//   each layer   |
+//                +-> gate, up -> silu(gate) * up -> down ---------------------(+)-> x
+//                |                                                            |
+//                +------------------------------------------------------------+
+//   x -> logits
+//
+// One parallel region computes the whole step. Threads share the outputs of each product, and the
+// (row, key head) pairs of attention. A barrier stands wherever one thread reads what others wrote.
+//
+// A product y = W x must read each weight once for all rows, and in the order of memory. So W (N, K)
+// is stored in panels of P outputs, two registers wide. For P = 4, the memory of W (8, K) holds
+//
+//   panel 0: W[0..3][0]  W[0..3][1]  ...  W[0..3][K-1]     panel 1: W[4..7][0]  W[4..7][1] ...
+//
+// A norm's weight g is folded into the product after it: W (x / rms(x) * g) = (W g) x / rms(x).
+// `model/decoding.py` makes these panels, and the two structs below.
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, ROWS = 12;  // ROWS * 2 sums must fit into the registers: 32 of 16 floats
+#elif defined(__AVX2__)
+constexpr int LANES = 8, ROWS = 6;  // 16 registers of 8
+#else
+constexpr int LANES = 4, ROWS = 6;
+#endif
+constexpr int P = 2 * LANES;
+typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
+
+struct Layer {
+  const float *qkv, *wo, *gate_up, *down;  // panels; gate_up has LANES gates, then their LANES ups
+  const float* sink_logits;                // (H,) or null
+  float *k, *v;                            // (B, K, slots + 1, Dh): the ring of `model/cache.py`
+  int64_t* positions;                      // (B, slots + 1), -1 for empty
+  int64_t slots, ring_sinks;               // ring_sinks slots are in front of the ring
+  int64_t window, sinks;                   // THE RULE of `model/window.py`
+  int64_t rotation, sink_rotation;         // indices of `Rotation`
+};
+
+struct Rotation {
+  const double* speeds;  // (Dh / 2,) radians per position
+  double magnitude;
+  int64_t last;  // queries look at sinks from this position at most (`window.sink_view`)
+};
+
+struct Model {
+  int64_t dim, hidden, heads, kv_heads, head_dim, vocab, n_layers, n_rotations, first_position;
+  double eps;
+  const float *embeddings, *output;  // (V, D) as in the model; panels
+  const Layer* layers;
+  const Rotation* rotations;
+  float *x, *qkv, *heads_out, *hidden_out, *turns;  // scratch, each row padded to P: see `padded`
+  int64_t* at;                                      // (B,) positions, -1 for padding
+};
+
+static int64_t padded(int64_t n) { return (n + P - 1) / P * P; }
+
+// e^x, relative error about 2e-7: x = n ln 2 + r, |r| <= ln 2 / 2, and e^x = 2^n e^r.
+static inline float exponential(float x) {
+  x = std::min(std::max(x, -87.f), 88.f);
+  const float n = std::nearbyint(x * 1.44269504f);
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.f / 720;  // Taylor's polynomial of degree 6
+  for (float c : {1.f / 120, 1.f / 24, 1.f / 6, .5f, 1.f, 1.f}) p = p * r + c;
+  const int32_t bits = ((int32_t)n + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, 4);
+  return p * power;
+}
+
+// The part of [0, n) that this thread computes.
+struct Share {
+  int64_t begin, end;
+  explicit Share(int64_t n) {
+    const int64_t threads = omp_get_num_threads(), id = omp_get_thread_num();
+    begin = n * id / threads, end = n * (id + 1) / threads;
+  }
+};
+
+// R rows of a, `stride` apart, times one panel; write(r, left, right) gets the P sums of each row.
+// Few rows have few sums, so U independent parts of each hide the latency of an addition.
+template <int R, class Write>
+static int tile(const float* panel, const float* a, int64_t stride, int64_t K, Write write) {
+  constexpr int U = R >= 4 ? 1 : 4 / R;
+  vec sums[U][R][2] = {};
+  int64_t k = 0;
+  for (; k + U <= K; k += U)
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) {
+      const vec left = *(const vec*)(panel + (k + u) * P);
+      const vec right = *(const vec*)(panel + (k + u) * P + LANES);
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+        sums[u][r][0] += left * a[r * stride + k + u];
+        sums[u][r][1] += right * a[r * stride + k + u];
+      }
+    }
+  for (; k < K; ++k)
+    for (int r = 0; r < R; ++r)
+      for (int half = 0; half < 2; ++half)
+        sums[0][r][half] += *(const vec*)(panel + k * P + half * LANES) * a[r * stride + k];
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) {
+    vec left = sums[0][r][0], right = sums[0][r][1];
+    for (int u = 1; u < U; ++u) left += sums[u][r][0], right += sums[u][r][1];
+    write(r, left, right);
+  }
+  return R;
+}
+
+// This thread's share of a (B, K) times W (N, K): write(row, panel, left, right) gets the sums.
+template <class Write>
+static void product(const float* w, int64_t N, int64_t K, const float* a, int64_t stride,
+                    int64_t B, Write write) {
+  const Share share(padded(N) / P);
+  for (int64_t n = share.begin; n < share.end; ++n)
+    for (int64_t b = 0; b < B;) {
+      auto at_row = [&](int r, vec left, vec right) { write(b + r, n, left, right); };
+      const float *panel = w + n * K * P, *rows = a + b * stride;
+      const int64_t left = B - b;
+      if (left >= ROWS) b += tile<ROWS>(panel, rows, stride, K, at_row);
+      else if (left >= 8 && ROWS > 8) b += tile<8>(panel, rows, stride, K, at_row);
+      else if (left >= 4) b += tile<4>(panel, rows, stride, K, at_row);
+      else if (left >= 2) b += tile<2>(panel, rows, stride, K, at_row);
+      else b += tile<1>(panel, rows, stride, K, at_row);
+    }
+}
+
+static void rotate(float* x, const float* turns, int64_t head_dim, float* out) {
+  for (int64_t n = 0; n < head_dim; n += 2) {  // turns: cos, sin of each pair
+    const float a = x[n], b = x[n + 1], cos = turns[n], sin = turns[n + 1];
+    out[n] = a * cos - b * sin, out[n + 1] = a * sin + b * cos;
+  }
+}
+
+static float dot(const float* a, const float* b, int64_t n) {
+  float sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+// Rotate the queries and the key of one row and key head, write the key and value, and attend.
+static void attend(const Model& m, const Layer& layer, int64_t B, int64_t b, int64_t head,
+                   std::vector<float>& scratch) {
+  const int64_t Dh = m.head_dim, group = m.heads / m.kv_heads, i = m.at[b];
+  if (i < 0) return;  // padding
+  float* q = m.qkv + b * padded((m.heads + 2 * m.kv_heads) * Dh) + head * group * Dh;
+  float* new_k = q + ((m.heads - head * group) + head) * Dh;
+  const float* new_v = new_k + m.kv_heads * Dh;
+  const int64_t first = (b * m.kv_heads + head) * (layer.slots + 1) * Dh;
+  float *keys = layer.k + first, *values = layer.v + first;
+  const int64_t* positions = layer.positions + b * (layer.slots + 1);
+  const int64_t n = layer.ring_sinks;
+  const int64_t slot = i < n ? i : n + (i - n) % (layer.slots - n);
+  const float* turns = m.turns + (layer.rotation * B + b) * Dh;
+  rotate(new_k, turns, Dh, keys + slot * Dh);
+  std::copy(new_v, new_v + Dh, values + slot * Dh);
+
+  const int64_t S = std::min(layer.slots, i + 1);  // later slots are still empty
+  float *query = scratch.data(), *sink_query = query + Dh, *weights = sink_query + Dh;
+  for (int64_t g = 0; g < group; ++g, q += Dh) {
+    const int64_t h = head * group + g;
+    rotate(q, turns, Dh, query);
+    if (layer.sinks) rotate(q, m.turns + (layer.sink_rotation * B + b) * Dh, Dh, sink_query);
+    const float scale = 1 / std::sqrt((float)Dh);
+    float largest = layer.sink_logits ? layer.sink_logits[h] : -1e30f;
+    for (int64_t s = 0; s < S; ++s) {
+      const int64_t j = positions[s];
+      const bool is_sink = j < layer.sinks;
+      const bool visible = j >= 0 && j <= i && (i - j < layer.window || is_sink);
+      const float score = dot(is_sink ? sink_query : query, keys + s * Dh, Dh) * scale;
+      weights[s] = visible ? score : -1e30f;
+      largest = std::max(largest, weights[s]);
+    }
+    float total = layer.sink_logits ? exponential(layer.sink_logits[h] - largest) : 0.f;
+    for (int64_t s = 0; s < S; ++s) {
+      weights[s] = weights[s] > -1e30f ? exponential(weights[s] - largest) : 0.f;
+      total += weights[s];
+    }
+    float* out = m.heads_out + b * padded(m.heads * Dh) + h * Dh;
+    std::fill(out, out + Dh, 0.f);
+    for (int64_t s = 0; s < S; ++s) {
+      const float weight = weights[s] / total;
+      for (int64_t d = 0; d < Dh; ++d) out[d] += weight * values[s * Dh + d];
+    }
+  }
+}
+
+// Give each token its position and its slot in every ring. Returns whether all are in the vocabulary.
+static bool place(const Model& m, int64_t B, const int64_t* tokens, int64_t* seen) {
+  for (int64_t b = 0; b < B; ++b)
+    if (tokens[b] >= m.vocab) return false;
+  for (int64_t b = 0; b < B; ++b) {
+    m.at[b] = tokens[b] < 0 ? -1 : m.first_position + seen[b]++;
+    for (int64_t l = 0; l < m.n_layers && m.at[b] >= 0; ++l) {
+      const Layer& layer = m.layers[l];
+      const int64_t i = m.at[b], n = layer.ring_sinks;
+      layer.positions[b * (layer.slots + 1) + (i < n ? i : n + (i - n) % (layer.slots - n))] = i;
+    }
+  }
+  return true;
+}
+
+extern "C" int64_t lanes() { return LANES; }
+
+extern "C" bool decode(const Model* model, int64_t B, const int64_t* tokens, int64_t* seen,
+                       float* logits, int threads) {
+  const Model& m = *model;
+  if (!place(m, B, tokens, seen)) return false;
+  const int64_t D = m.dim, Dh = m.head_dim, x_width = padded(D), hidden_width = padded(m.hidden);
+  const int64_t n_qkv = (m.heads + 2 * m.kv_heads) * Dh, heads_width = padded(m.heads * Dh);
+  int64_t slots = 0;
+  for (int64_t l = 0; l < m.n_layers; ++l) slots = std::max(slots, m.layers[l].slots);
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<float> scale(B), scratch(2 * Dh + slots);
+    for (Share rows(B); rows.begin < rows.end; ++rows.begin) {
+      const int64_t b = rows.begin;
+      const float* embedding = m.embeddings + std::max<int64_t>(tokens[b], 0) * D;
+      std::copy(embedding, embedding + D, m.x + b * x_width);
+      for (int64_t t = 0; t < m.n_rotations; ++t)
+        for (int64_t n = 0; n < Dh / 2; ++n) {
+          const Rotation& r = m.rotations[t];
+          const double angle = r.speeds[n] * (double)std::min(m.at[b], r.last);
+          float* turn = m.turns + (t * B + b) * Dh + 2 * n;
+          turn[0] = r.magnitude * std::cos(angle), turn[1] = r.magnitude * std::sin(angle);
+        }
+    }
+    auto norms = [&] {  // 1 / rms of each row of x
+#pragma omp barrier
+      for (int64_t b = 0; b < B; ++b) {
+        const float* x = m.x + b * x_width;
+        scale[b] = 1 / std::sqrt(dot(x, x, D) / D + (float)m.eps);
+      }
+    };
+    auto add_to_x = [&](int64_t b, int64_t panel, vec left, vec right) {
+      float* x = m.x + b * x_width + panel * P;
+      *(vec*)x += left, *(vec*)(x + LANES) += right;
+    };
+    auto scaled_to = [&](float* out, int64_t width) {
+      return [&scale, out, width](int64_t b, int64_t panel, vec left, vec right) {
+        float* y = out + b * width + panel * P;
+        *(vec*)y = left * scale[b], *(vec*)(y + LANES) = right * scale[b];
+      };
+    };
+    for (int64_t l = 0; l < m.n_layers; ++l) {
+      const Layer& layer = m.layers[l];
+      norms();
+      product(layer.qkv, n_qkv, D, m.x, x_width, B, scaled_to(m.qkv, padded(n_qkv)));
+#pragma omp barrier
+      for (Share task(B * m.kv_heads); task.begin < task.end; ++task.begin)
+        attend(m, layer, B, task.begin / m.kv_heads, task.begin % m.kv_heads, scratch);
+#pragma omp barrier
+      product(layer.wo, D, m.heads * Dh, m.heads_out, heads_width, B, add_to_x);
+      norms();
+      product(layer.gate_up, 2 * hidden_width, D, m.x, x_width, B,
+              [&](int64_t b, int64_t panel, vec gate, vec up) {
+                float* hidden = m.hidden_out + b * hidden_width + panel * LANES;
+                for (int n = 0; n < LANES; ++n) {
+                  const float g = gate[n] * scale[b];
+                  hidden[n] = g / (1 + exponential(-g)) * (up[n] * scale[b]);
+                }
+              });
+#pragma omp barrier
+      product(layer.down, D, m.hidden, m.hidden_out, hidden_width, B, add_to_x);
+    }
+    norms();
+    product(m.output, m.vocab, D, m.x, x_width, B, scaled_to(logits, padded(m.vocab)));
+  }
+  return true;
+}
