@@ -12,8 +12,10 @@ from torch import Tensor
 from errors import UserError
 from model.cache import RollingKVCache
 from model.decoding import Decoder
-from model.sampling import Sampling, draw, probabilities, uniform
+from model.sampling import Sampling, choose, uniform
 from model.transformer import Transformer
+
+BLOCK = 64  # steps whose random numbers are computed at once
 
 
 @torch.inference_mode()
@@ -42,14 +44,17 @@ def generate(
     occurred = None  # only the repetition penalty reads it
     if sampling.repetition_penalty != 1.0:
         occurred = _occurred(prompts, model.config.vocab_size).to(device)
-    streams, stops = torch.arange(len(prompts)), frozenset(stop)
+    streams, stops = torch.arange(len(prompts))[:, None], frozenset(stop)
+    numbers = torch.zeros(len(prompts), BLOCK, dtype=torch.float64)
     running = [True] * len(prompts)
     decoder = Decoder(model, cache, native)
     logits = decoder.prefill(prompts)
     if first_allowed is not None:
         logits = logits.masked_fill(~first_allowed.to(device), -torch.inf)
     for n in range(max_tokens):
-        tokens = draw(probabilities(logits, sampling, occurred), uniform(seed, streams, n))
+        if n % BLOCK == 0 and not sampling.is_greedy:
+            numbers = uniform(seed, streams, torch.arange(n, n + BLOCK))
+        tokens = choose(logits, sampling, numbers[:, n % BLOCK], occurred)
         drawn = tokens.tolist()
         yield [token if runs else None for token, runs in zip(drawn, running, strict=True)]
         running = [runs and token not in stops for token, runs in zip(drawn, running, strict=True)]

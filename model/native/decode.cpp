@@ -12,31 +12,13 @@
 // One parallel region computes the whole step. Threads share the outputs of each product, and the
 // (row, key head) pairs of attention. A barrier stands wherever one thread reads what others wrote.
 //
-// A product y = W x must read each weight once for all rows, and in the order of memory. So W (N, K)
-// is stored in panels of P outputs, two registers wide. For P = 4, the memory of W (8, K) holds
-//
-//   panel 0: W[0..3][0]  W[0..3][1]  ...  W[0..3][K-1]     panel 1: W[4..7][0]  W[4..7][1] ...
-//
 // A norm's weight g is folded into the product after it: W (x / rms(x) * g) = (W g) x / rms(x).
 // `model/decoding.py` makes these panels, and the two structs below.
-#include <omp.h>
-
-#include <algorithm>
 #include <cmath>
-#include <cstdint>
 #include <cstring>
 #include <vector>
 
-#if defined(__AVX512F__)
-constexpr int LANES = 16, ROWS = 12;  // ROWS * 2 sums must fit into the registers: 32 of 16 floats
-#elif defined(__AVX2__)
-constexpr int LANES = 8, ROWS = 6;  // 16 registers of 8
-#else
-constexpr int LANES = 4, ROWS = 6;
-#endif
-constexpr int P = 2 * LANES;
-typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
+#include "panels.h"
 
 struct Layer {
   const float *qkv, *wo, *gate_up, *down;  // panels; gate_up has LANES gates, then their LANES ups
@@ -64,8 +46,6 @@ struct Model {
   int64_t* at;                                      // (B,) positions, -1 for padding
 };
 
-static int64_t padded(int64_t n) { return (n + P - 1) / P * P; }
-
 // e^x, relative error about 2e-7: x = n ln 2 + r, |r| <= ln 2 / 2, and e^x = 2^n e^r.
 static inline float exponential(float x) {
   x = std::min(std::max(x, -87.f), 88.f);
@@ -79,64 +59,6 @@ static inline float exponential(float x) {
   return p * power;
 }
 
-// The part of [0, n) that this thread computes.
-struct Share {
-  int64_t begin, end;
-  explicit Share(int64_t n) {
-    const int64_t threads = omp_get_num_threads(), id = omp_get_thread_num();
-    begin = n * id / threads, end = n * (id + 1) / threads;
-  }
-};
-
-// R rows of a, `stride` apart, times one panel; write(r, left, right) gets the P sums of each row.
-// Few rows have few sums, so U independent parts of each hide the latency of an addition.
-template <int R, class Write>
-static int tile(const float* panel, const float* a, int64_t stride, int64_t K, Write write) {
-  constexpr int U = R >= 4 ? 1 : 4 / R;
-  vec sums[U][R][2] = {};
-  int64_t k = 0;
-  for (; k + U <= K; k += U)
-#pragma GCC unroll 4
-    for (int u = 0; u < U; ++u) {
-      const vec left = *(const vec*)(panel + (k + u) * P);
-      const vec right = *(const vec*)(panel + (k + u) * P + LANES);
-#pragma GCC unroll 12
-      for (int r = 0; r < R; ++r) {
-        sums[u][r][0] += left * a[r * stride + k + u];
-        sums[u][r][1] += right * a[r * stride + k + u];
-      }
-    }
-  for (; k < K; ++k)
-    for (int r = 0; r < R; ++r)
-      for (int half = 0; half < 2; ++half)
-        sums[0][r][half] += *(const vec*)(panel + k * P + half * LANES) * a[r * stride + k];
-#pragma GCC unroll 12
-  for (int r = 0; r < R; ++r) {
-    vec left = sums[0][r][0], right = sums[0][r][1];
-    for (int u = 1; u < U; ++u) left += sums[u][r][0], right += sums[u][r][1];
-    write(r, left, right);
-  }
-  return R;
-}
-
-// This thread's share of a (B, K) times W (N, K): write(row, panel, left, right) gets the sums.
-template <class Write>
-static void product(const float* w, int64_t N, int64_t K, const float* a, int64_t stride,
-                    int64_t B, Write write) {
-  const Share share(padded(N) / P);
-  for (int64_t n = share.begin; n < share.end; ++n)
-    for (int64_t b = 0; b < B;) {
-      auto at_row = [&](int r, vec left, vec right) { write(b + r, n, left, right); };
-      const float *panel = w + n * K * P, *rows = a + b * stride;
-      const int64_t left = B - b;
-      if (left >= ROWS) b += tile<ROWS>(panel, rows, stride, K, at_row);
-      else if (left >= 8 && ROWS > 8) b += tile<8>(panel, rows, stride, K, at_row);
-      else if (left >= 4) b += tile<4>(panel, rows, stride, K, at_row);
-      else if (left >= 2) b += tile<2>(panel, rows, stride, K, at_row);
-      else b += tile<1>(panel, rows, stride, K, at_row);
-    }
-}
-
 static void rotate(float* x, const float* turns, int64_t head_dim, float* out) {
   for (int64_t n = 0; n < head_dim; n += 2) {  // turns: cos, sin of each pair
     const float a = x[n], b = x[n + 1], cos = turns[n], sin = turns[n + 1];
@@ -148,6 +70,26 @@ static float dot(const float* a, const float* b, int64_t n) {
   float sum = 0;
   for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
   return sum;
+}
+
+// C columns of the weighted mean of S rows, `stride` apart. The sums stay in registers.
+template <int C>
+static int mean(const float* weights, const float* rows, int64_t S, int64_t stride, float total,
+                float* out) {
+  constexpr int N = C >= LANES ? C / LANES : 1;
+  if constexpr (C < LANES) {
+    float sum = 0;
+    for (int64_t s = 0; s < S; ++s) sum += weights[s] * rows[s * stride];
+    *out = sum / total;
+  } else {
+    vec sums[N] = {};
+    for (int64_t s = 0; s < S; ++s)
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) sums[n] += weights[s] * load(rows + s * stride + n * LANES);
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) store(out + n * LANES, sums[n] / total);
+  }
+  return C;
 }
 
 // Rotate the queries and the key of one row and key head, write the key and value, and attend.
@@ -189,11 +131,10 @@ static void attend(const Model& m, const Layer& layer, int64_t B, int64_t b, int
       total += weights[s];
     }
     float* out = m.heads_out + b * padded(m.heads * Dh) + h * Dh;
-    std::fill(out, out + Dh, 0.f);
-    for (int64_t s = 0; s < S; ++s) {
-      const float weight = weights[s] / total;
-      for (int64_t d = 0; d < Dh; ++d) out[d] += weight * values[s * Dh + d];
-    }
+    int64_t d = 0;
+    while (d + 4 * LANES <= Dh) d += mean<4 * LANES>(weights, values + d, S, Dh, total, out + d);
+    while (d + LANES <= Dh) d += mean<LANES>(weights, values + d, S, Dh, total, out + d);
+    while (d < Dh) d += mean<1>(weights, values + d, S, Dh, total, out + d);
   }
 }
 
@@ -213,6 +154,11 @@ static bool place(const Model& m, int64_t B, const int64_t* tokens, int64_t* see
 }
 
 extern "C" int64_t lanes() { return LANES; }
+
+extern "C" void pack_panels(const float* W, const float* g, int64_t N, int64_t K, int64_t first,
+                            int64_t gap, float* panels) {
+  pack(W, g, N, K, first, gap, panels);
+}
 
 extern "C" bool decode(const Model* model, int64_t B, const int64_t* tokens, int64_t* seen,
                        float* logits, int threads) {
@@ -246,12 +192,12 @@ extern "C" bool decode(const Model* model, int64_t B, const int64_t* tokens, int
     };
     auto add_to_x = [&](int64_t b, int64_t panel, vec left, vec right) {
       float* x = m.x + b * x_width + panel * P;
-      *(vec*)x += left, *(vec*)(x + LANES) += right;
+      store(x, load(x) + left), store(x + LANES, load(x + LANES) + right);
     };
     auto scaled_to = [&](float* out, int64_t width) {
       return [&scale, out, width](int64_t b, int64_t panel, vec left, vec right) {
         float* y = out + b * width + panel * P;
-        *(vec*)y = left * scale[b], *(vec*)(y + LANES) = right * scale[b];
+        store(y, left * scale[b]), store(y + LANES, right * scale[b]);
       };
     };
     for (int64_t l = 0; l < m.n_layers; ++l) {
