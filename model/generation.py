@@ -12,10 +12,8 @@ from torch import Tensor
 from errors import UserError
 from model.cache import RollingKVCache
 from model.decoding import Decoder
-from model.sampling import Sampling, choose, uniform
+from model.sampling import Sampling, choose, streams
 from model.transformer import Transformer
-
-BLOCK = 64  # steps whose random numbers are computed at once
 
 
 @torch.inference_mode()
@@ -34,8 +32,9 @@ def generate(
 
     A row ends after a token of `stop`, which is yielded; all rows end after `max_tokens`. Row r has
     a random stream of its own, (seed, r), so its text does not depend on other rows.
-    `first_allowed` (B, V) bool marks the tokens that may come first in each row; None: all. Raises
-    `UserError` for an empty prompt or an id outside the vocabulary.
+    `first_allowed` (B, V) bool marks the tokens that may come first in each row; None: all.
+    `native` is as in `Decoder`. Raises `UserError` for an empty prompt or an id outside the
+    vocabulary.
     """
     sampling = sampling or Sampling()
     _check_prompts(prompts, model.config.vocab_size)
@@ -44,26 +43,20 @@ def generate(
     occurred = None  # only the repetition penalty reads it
     if sampling.repetition_penalty != 1.0:
         occurred = _occurred(prompts, model.config.vocab_size).to(device)
-    streams, stops = torch.arange(len(prompts))[:, None], frozenset(stop)
-    numbers = torch.zeros(len(prompts), BLOCK, dtype=torch.float64)
-    running = [True] * len(prompts)
-    decoder = Decoder(model, cache, native)
-    logits = decoder.prefill(prompts)
+    stops, running = frozenset(stop), [True] * len(prompts)
+    logits = (decoder := Decoder(model, cache, native)).prefill(prompts)
     if first_allowed is not None:
         logits = logits.masked_fill(~first_allowed.to(device), -torch.inf)
-    for n in range(max_tokens):
-        if n % BLOCK == 0 and not sampling.is_greedy:
-            numbers = uniform(seed, streams, torch.arange(n, n + BLOCK))
-        tokens = choose(logits, sampling, numbers[:, n % BLOCK], occurred)
+    for left, numbers in zip(range(max_tokens, 0, -1), streams(seed, len(prompts)), strict=False):
+        tokens = choose(logits, sampling, numbers, occurred)
         drawn = tokens.tolist()
         yield [token if runs else None for token, runs in zip(drawn, running, strict=True)]
         running = [runs and token not in stops for token, runs in zip(drawn, running, strict=True)]
-        if not any(running) or n + 1 == max_tokens:
+        if not any(running) or left == 1:
             return
-        tokens = tokens.to(device)
         if occurred is not None:
-            occurred.scatter_(1, tokens[:, None], True)
-        logits = decoder.step(tokens)
+            occurred.scatter_(1, tokens.to(device)[:, None], True)
+        logits = decoder.step(tokens.to(device))
 
 
 def _cache_for(

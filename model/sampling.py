@@ -5,6 +5,8 @@ Sources: penalty, CTRL (arXiv 1909.05858, section 4.1); top-p, arXiv 1904.09751,
 arXiv 2407.01082, section 3.
 """
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +15,8 @@ from torch import Tensor
 from errors import UserError
 
 FIRST_CANDIDATES = 256  # top-p sorts so many tokens, and more only if these do not suffice
+
+STEPS_AT_ONCE = 64  # whose random numbers are computed together
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,16 @@ def uniform(seed: int, rows: Tensor, step: int | Tensor) -> Tensor:
     bits = _mix(bits + step)
     # The upper 52 bits. With 53, the product with a sum near 1 could round up to that sum.
     return _shift(bits, 12).double() * 2.0**-52
+
+
+def streams(seed: int, n_rows: int) -> Iterator[Tensor]:
+    """Yield the random numbers (B,) of rows 0 to B - 1 in steps 0, 1, ..., without end.
+
+    Many steps are computed at once, because torch's overhead is that of one.
+    """
+    rows = torch.arange(n_rows)[:, None]
+    for step in itertools.count(0, STEPS_AT_ONCE):
+        yield from uniform(seed, rows, torch.arange(step, step + STEPS_AT_ONCE)).unbind(dim=1)
 
 
 def _mix(bits: Tensor) -> Tensor:
