@@ -1,19 +1,16 @@
 // One decoding step of the whole model: a token in each of B rows, logits (B, V) out. fp32.
 //
-//   token -> x --+-> q k v -> rotate -> write k, v to the ring -> attend -> wo --(+)-> x
-//                |                                                            |
-//                +------------------------------------------------------------+
-//   each layer   |
-//                +-> gate, up -> silu(gate) * up -> down ---------------------(+)-> x
-//                |                                                            |
-//                +------------------------------------------------------------+
-//   x -> logits
+//   token --> x
+//   each layer:
+//     x --> q k v --> rotate --> k, v into the ring --> attend --> wo ------> added to x
+//     x --> gate, up --> silu(gate) * up --> down -------------------------> added to x
+//   x --> logits
 //
 // One parallel region computes the whole step. Threads share the outputs of each product, and the
 // (row, key head) pairs of attention. A barrier stands wherever one thread reads what others wrote.
 //
 // A norm's weight g is folded into the product after it: W (x / rms(x) * g) = (W g) x / rms(x).
-// `model/decoding.py` makes these panels, and the two structs below.
+// `panels.h` computes the products. `decode.py` fills the structs below.
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -59,7 +56,12 @@ static inline float exponential(float x) {
   return p * power;
 }
 
-static void rotate(float* x, const float* turns, int64_t head_dim, float* out) {
+static int64_t slot_of(const Layer& layer, int64_t position) {
+  const int64_t n = layer.ring_sinks;
+  return position < n ? position : n + (position - n) % (layer.slots - n);
+}
+
+static void rotate(const float* x, const float* turns, int64_t head_dim, float* out) {
   for (int64_t n = 0; n < head_dim; n += 2) {  // turns: cos, sin of each pair
     const float a = x[n], b = x[n + 1], cos = turns[n], sin = turns[n + 1];
     out[n] = a * cos - b * sin, out[n + 1] = a * sin + b * cos;
@@ -103,8 +105,7 @@ static void attend(const Model& m, const Layer& layer, int64_t B, int64_t b, int
   const int64_t first = (b * m.kv_heads + head) * (layer.slots + 1) * Dh;
   float *keys = layer.k + first, *values = layer.v + first;
   const int64_t* positions = layer.positions + b * (layer.slots + 1);
-  const int64_t n = layer.ring_sinks;
-  const int64_t slot = i < n ? i : n + (i - n) % (layer.slots - n);
+  const int64_t slot = slot_of(layer, i);
   const float* turns = m.turns + (layer.rotation * B + b) * Dh;
   rotate(new_k, turns, Dh, keys + slot * Dh);
   std::copy(new_v, new_v + Dh, values + slot * Dh);
@@ -146,8 +147,7 @@ static bool place(const Model& m, int64_t B, const int64_t* tokens, int64_t* see
     m.at[b] = tokens[b] < 0 ? -1 : m.first_position + seen[b]++;
     for (int64_t l = 0; l < m.n_layers && m.at[b] >= 0; ++l) {
       const Layer& layer = m.layers[l];
-      const int64_t i = m.at[b], n = layer.ring_sinks;
-      layer.positions[b * (layer.slots + 1) + (i < n ? i : n + (i - n) % (layer.slots - n))] = i;
+      layer.positions[b * (layer.slots + 1) + slot_of(layer, m.at[b])] = m.at[b];
     }
   }
   return true;
