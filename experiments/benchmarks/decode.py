@@ -29,7 +29,7 @@ from experiments.benchmarks.benchmark import (
     spell,
     table,
 )
-from experiments.benchmarks.contenders import BREEZE, PLAIN, native_refusal
+from experiments.benchmarks.contenders import BREEZE, PLAIN
 from experiments.benchmarks.machine import Machine, describe_machine
 from experiments.benchmarks.picture import bars
 from experiments.benchmarks.timing import interleaved, timed
@@ -90,6 +90,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="numbers of texts at once (1 32)")  # fmt: skip
     add("--tokens", type=int, default=200, metavar="N", help="tokens to write to each text (200)")
     add_rounds(parser)
+
+
+def native_refusal() -> str | None:
+    """Return why Breeze cannot decode in native code on this machine, or None if it can."""
+    from model.native.build import refusal
+
+    return refusal("decode", bf16=False)
 
 
 def refuse(arguments: argparse.Namespace) -> None:
@@ -153,7 +160,7 @@ def _measure_first(name: str, model: "Transformer", rounds: int) -> list[DecodeR
     n_tokens = CAPACITY - PROMPT_LENGTH
     window = f"window of {model.config.sliding_window}"
     writers = {
-        contender: _breeze(each, prompts, n_tokens, native_refusal() is None, N_FIRST)
+        contender: _breeze(each, prompts, n_tokens, n_first=N_FIRST)
         for contender, each in ((window, model), ("full attention", full))
     }
     for (contender, write), each in zip(writers.items(), (model, full), strict=True):
@@ -173,7 +180,7 @@ def _writers(
     model: "Transformer", prompts: Text, n_tokens: int, stack: ExitStack
 ) -> dict[str, Callable[[], Text]]:
     """Return the contenders that this machine can run, each as a function that writes the texts."""
-    found = {BREEZE: _breeze(model, prompts, n_tokens, native=native_refusal() is None)}
+    found = {BREEZE: _breeze(model, prompts, n_tokens)}
     if native_refusal() is None:
         found[PLAIN] = _breeze(model, prompts, n_tokens, native=False)
     if peer.has_transformers():
@@ -188,18 +195,23 @@ def _writers(
 
 
 def _breeze(
-    model: "Transformer", prompts: Text, n_tokens: int, native: bool, n_first: int | None = None
+    model: "Transformer",
+    prompts: Text,
+    n_tokens: int,
+    native: bool | None = None,
+    n_first: int | None = None,
 ) -> Callable[[], Text]:
     """Write with Breeze; only the first `n_first` of `n_tokens` are written if it is given."""
     from model import Sampling, generate
-    from model import native as kernels
 
     greedy = Sampling(temperature=0.0)
 
     def write() -> Text:
-        with kernels.enabled(native):
-            steps = list(islice(generate(model, prompts, n_tokens, sampling=greedy), n_first))
-        return [[token for token in row if token is not None] for row in zip(*steps, strict=True)]
+        steps = generate(model, prompts, n_tokens, sampling=greedy, native=native)
+        return [
+            [token for token in row if token is not None]
+            for row in zip(*islice(steps, n_first), strict=True)
+        ]
 
     return write
 

@@ -6,11 +6,13 @@
     attention.cpp   sliding-window attention and its gradient, a block of 32 queries at a time
     layers.cpp      RMSNorm, SwiGLU and RoPE with their gradients, one pass over memory each
     loss.cpp        logits to loss and gradient, in place
-    decode.cpp      one decoding step of the whole model
+    decode.cpp      one decoding step of the whole model; decode.py passes its arguments
+    panels.h        products of a few rows with weights in the order of memory, for decode.cpp
 
 No kernel is required. Each has a PyTorch counterpart, the same function within the rounding of
 bf16, and the same tests judge both. A kernel is built with the machine's own C++ compiler on first
-use (`build.py`), and it runs only inside `enabled()`:
+use (`build.py`). Decoding uses its kernel where it can (`model/decoding.py`). The others run only
+inside `enabled()`:
 
     with native.enabled(hardware.native):
         loss = next_token_loss(model, x, y)
