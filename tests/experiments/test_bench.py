@@ -129,7 +129,9 @@ def partial(contender: contenders.Contender) -> None:
 
 @pytest.mark.parametrize("name", [contenders.BREEZE, contenders.DEFAULT])
 @pytest.mark.parametrize(
-    "bug, what", [(wider, "logits"), (half, "loss"), (partial, "gradient")], ids=str
+    "bug, what",
+    [(wider, "logits"), (half, "loss"), (partial, "gradient")],
+    ids=["window", "loss", "gradient"],
 )
 def test_a_contender_that_does_other_work_has_no_speed(
     name: str, bug: Any, what: str, no_memory: None, monkeypatch: pytest.MonkeyPatch,
@@ -185,12 +187,12 @@ def test_a_text_that_is_not_the_most_likely_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A decoder that is fast because it writes something else."""
-    original = generation.draw
+    original = generation.choose
 
-    def second(probs: torch.Tensor, *rest: Any) -> torch.Tensor:
-        return original(probs.scatter(1, probs.argmax(1, keepdim=True), 0.0) + 1e-9, *rest)
+    def second(logits: torch.Tensor, *rest: Any) -> torch.Tensor:
+        return original(logits.scatter(1, logits.argmax(1, keepdim=True), -torch.inf), *rest)
 
-    monkeypatch.setattr(generation, "draw", second)
+    monkeypatch.setattr(generation, "choose", second)
     monkeypatch.setattr(decode, "interleaved", lambda *_: pytest.fail("measured"))
     assert bench.main(["decode", "--batches", "1", "--tokens", "6"]) == 1
     assert "wrong result: Breeze, 2.4M, batch 1: wrote a token" in capsys.readouterr().err
