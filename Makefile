@@ -3,6 +3,7 @@
 # make test-slow    run the tests that take minutes each
 # make prove        run the window's checks over their full grid
 # make lint         run ruff and mypy
+# make bench        measure speed beside other libraries, into runs/bench/ (minutes)
 # make schema       write configs/schema.json, with which editors check the YAML files
 # make clean        remove .venv and the caches of tools; runs/ stays
 #
@@ -18,7 +19,7 @@ ifeq ($(shell command -v nvidia-smi 2>/dev/null)$(wildcard /proc/driver/nvidia/v
 CPU_WHEELS := --extra-index-url https://download.pytorch.org/whl/cpu --retries 1 --timeout 15
 endif
 
-.PHONY: setup train test test-slow prove lint schema clean
+.PHONY: setup train test test-slow prove lint bench schema clean
 
 setup: .venv/core
 
@@ -39,6 +40,13 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# With TEXT=FILE, learning is measured as well.
+bench: .venv/bench
+	mkdir -p runs/bench
+	$(BIN)/python -m experiments.bench all $(if $(TEXT),data.path=$(TEXT)) \
+		--json runs/bench/results.json --png runs/bench/results.png > runs/bench/results.md
+	cat runs/bench/results.md
+
 schema: .venv/core
 	$(BIN)/python -m configs.help
 
@@ -56,4 +64,8 @@ clean:
 
 .venv/dev: .venv/core
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+.venv/bench: .venv/dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[plots]"
 	@touch $@

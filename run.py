@@ -195,7 +195,7 @@ def start_run(config: Config, checkpoint: Checkpoint | None) -> TrainingRun:
     keep_freed_memory()
     train = config.train
     hardware = choose_hardware(
-        train.device, train.precision, train.compile, train.native, _native_refusal
+        train.device, train.precision, train.compile, train.native, native.training_refusal
     )
     if config.model.attention == "flex" and hardware.device.type != "cuda":
         raise UserError(
@@ -224,13 +224,6 @@ def start_run(config: Config, checkpoint: Checkpoint | None) -> TrainingRun:
     atomic_write(run.folder / "config.yaml", to_yaml(config).encode())
     atomic_write(run.folder / "tokenizer.model", tokenizer.model_bytes)
     return run
-
-
-def _native_refusal() -> str | None:
-    """Return why this machine cannot run the native kernels of training, or None if it can."""
-    from model.native.build import refusal  # imported only if the other choices allow them
-
-    return refusal(*native.TRAINING)
 
 
 def _build(config: Config, vocab_size: int, hardware: Hardware) -> tuple[Transformer, Optimizer]:

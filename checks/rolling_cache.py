@@ -13,6 +13,7 @@ from checks.passes import cached_logits
 from errors import UserError
 from model import generation
 from model.cache import RollingKVCache
+from model.decoding import Decoder
 from model.sampling import Sampling
 
 
@@ -77,7 +78,7 @@ def check_ragged(fixture: Fixture) -> Findings:
     single = [fixture.model(text[None])[0] for text in texts]
     cache = fixture.cache(rows=3)
     prompts = [text[:length].tolist() for text, length in zip(texts, lengths, strict=True)]
-    first = generation.prefill(fixture.model, prompts, cache)[:, None]
+    first = Decoder(fixture.model, cache).prefill(prompts)[:, None]
     rest = torch.stack([text[-decoded:] for text in texts])
     logits = torch.cat((first, cached_logits(fixture.model, cache, rest, 1)), dim=1)
     for row, expected in zip(logits, single, strict=True):

@@ -1,249 +1,77 @@
-"""What does attention with a window cost? `python -m experiments.bench`
+"""How fast is it, and against what? `python -m experiments.bench NAME`, one of the benchmarks.
 
-A mask over dense attention saves nothing: T * T scores are computed, and most are discarded. The
-kernel `blocked` computes only the band, so its memory and time grow with T. This command measures
-each kernel on the same inputs, each measurement in a new process, and compares every result with
-the oracle of the checks.
-
-Memory is the peak of the first call beyond what the process held before: torch, a short call of the
-same kernel and the inputs are not counted; the output and, with --backward, the gradients are.
+This file reads the command line and writes the results. What is measured, and how, is in
+experiments/benchmarks/; docs/speed.md says how to read the tables.
 """
 
 import argparse
-import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from statistics import linear_regression
+from collections.abc import Sequence
 
 from errors import ArgumentParser, UserError, command
-from experiments.kernel_cost import (
-    KERNELS,
-    Case,
-    Measurement,
-    Skipped,
-    measure_in_process,
-    short_difference,
-)
-from experiments.process_memory import peak_bytes
+from experiments.benchmarks import attention, decode, every, learn, start, train
+from experiments.benchmarks.benchmark import Benchmark, WrongResult
+from experiments.benchmarks.picture import add_png, refuse_png, write_png
 from experiments.result import add_json, write_json
 
-MARKS = {"dense": "d", "blocked": "b", "full": "f", "flex": "x"}  # letters of the plot
-LENGTHS = [2048, 4096, 8192, 16_384, 32_768]
-TOLERANCE = 1e-4  # fp32 against float64, for values around 1
-
-
-@dataclass(frozen=True)
-class Growth:
-    """How the cost of a kernel grows: cost ~ T^exponent; None if fewer than two lengths."""
-
-    kernel: str
-    lengths: list[int]  # tokens
-    memory_exponent: float | None
-    time_exponent: float | None
-
-
-@dataclass(frozen=True)
-class BenchResult:
-    """The costs of all kernels at all lengths, fp32 on the CPU, one text."""
-
-    window: int  # keys
-    sinks: int
-    heads: int
-    head_dim: int
-    backward: bool
-    repeat: int  # calls
-    kernels: list[str]
-    lengths: list[int]  # tokens
-    measurements: list[Measurement]
-    skipped: list[Skipped]
-    growth: list[Growth]
+BENCHMARKS: dict[str, Benchmark] = {
+    "attention": attention,
+    "train": train,
+    "decode": decode,
+    "learn": learn,
+    "start": start,
+    "all": every,
+}
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure all cases, print table, growth and plot; return 1 if a kernel's result is wrong."""
-    arguments = _arguments(argv)
-    names = ("window", "sinks", "heads", "head_dim", "backward", "repeat")
-    settings = {name: getattr(arguments, name) for name in names}
-    cases = [
-        Case(kernel, length, **settings)
-        for length in arguments.lengths
-        for kernel in arguments.kernels
-    ]
-    peak_bytes()  # raises before anything is measured, if the system has no such number
-    for case in cases[-len(arguments.kernels) :]:
-        difference = short_difference(case)
-        if not difference <= TOLERANCE:  # also true for NaN
-            return _wrong(f"{case.kernel}, all rows of a short text", difference)
-    measurements, skipped = [], []
-    for case, outcome in _measured(cases):
-        if isinstance(outcome, Skipped):
-            skipped.append(outcome)
-        elif outcome.max_difference <= TOLERANCE:
-            measurements.append(outcome)
-        else:
-            return _wrong(str(case), outcome.max_difference)
-    growth = [_growth(kernel, measurements) for kernel in arguments.kernels]
-    result = BenchResult(
-        kernels=arguments.kernels, lengths=arguments.lengths, measurements=measurements,
-        skipped=skipped, growth=growth, **settings,
-    )  # fmt: skip
+    """Measure, print the tables, write JSON and PNG; return 1 if a result is wrong."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = words.pop(0) if words and words[0] in BENCHMARKS else None
+    if name is None:
+        _parser().parse_args(words)  # prints --help, and refuses another word
+        raise UserError(f"say what to measure: {', '.join(BENCHMARKS)}; see --help")
+    benchmark = BENCHMARKS[name]
+    arguments = _parser_of(name).parse_args(words)
+    refuse_png(arguments.png)
+    benchmark.refuse(arguments)
+    try:
+        result = benchmark.measure(arguments)
+    except WrongResult as wrong:  # what computes something else has no speed
+        print(f"wrong result: {wrong}", file=sys.stderr)
+        return 1
     write_json(arguments.json, result)
-    print(*_report(result), sep="\n")
+    if arguments.png is not None:
+        write_png(arguments.png, benchmark.panels(result))
+    print(*benchmark.report(result), sep="\n")
     return 0
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def _parser() -> ArgumentParser:
+    names = "\n".join(f"  {name:10} {benchmark.SHOWS}" for name, benchmark in BENCHMARKS.items())
     parser = ArgumentParser(
         prog="python -m experiments.bench",
-        description="What attention with a window costs: peak memory and time of each kernel by "
-        "length of text.",
-        epilog="example: python -m experiments.bench --lengths 1024 4096 --window 64",
+        description=f"Measure speed and memory. NAME is one of:\n\n{names}",
+        epilog="`python -m experiments.bench NAME --help` lists the options of each.\n\n"
+        f"example: python -m experiments.bench {train.EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
-    add("--lengths", nargs="+", type=int, default=LENGTHS, metavar="T",
-        help=f"lengths of text in tokens ({' '.join(map(str, LENGTHS))})")  # fmt: skip
-    add("--window", type=int, default=256, help="keys a query sees, its own included (256)")
-    add("--sinks", type=int, default=0, help="first tokens that every query sees (0)")
-    add("--heads", type=int, default=1, help="number of heads (1)")
-    add("--head-dim", type=int, default=64, help="width of a head (64)")
-    add("--kernels", nargs="+", choices=KERNELS, default=list(KERNELS[:3]),
-        help="kernels to measure; full has no window, flex is made for CUDA")  # fmt: skip
-    add("--backward", action="store_true", help="measure the gradients as well")
-    add("--repeat", type=int, default=3, help="calls, of which the fastest counts (3)")
+    parser.add_argument("name", metavar="NAME", choices=BENCHMARKS, help="what to measure")
+    return parser
+
+
+def _parser_of(name: str) -> ArgumentParser:
+    benchmark = BENCHMARKS[name]
+    parser = ArgumentParser(
+        prog=f"python -m experiments.bench {name}",
+        description=benchmark.SHOWS,
+        epilog=f"example: python -m experiments.bench {benchmark.EXAMPLE}",
+    )
+    benchmark.add_options(parser)
     add_json(parser)
-    arguments = parser.parse_args(argv)
-    least = {"window": 1, "sinks": 0, "heads": 1, "head_dim": 1, "repeat": 1}
-    for name, minimum in least.items():
-        if getattr(arguments, name) < minimum:
-            option = name.replace("_", "-")
-            raise UserError(f"--{option} is {getattr(arguments, name)}: give {minimum} or more")
-    arguments.lengths = sorted(set(arguments.lengths))
-    arguments.kernels = list(dict.fromkeys(arguments.kernels))
-    if arguments.lengths[0] < 1:
-        raise UserError(f"--lengths {arguments.lengths[0]}: give numbers of tokens from 1")
-    if arguments.backward and "flex" in arguments.kernels:
-        raise UserError("--backward: flex computes no gradients on a CPU; leave one of them out")
-    return arguments
-
-
-def _wrong(where: str, difference: float) -> int:
-    """Report a kernel whose result is not attention: its cost has no meaning. Return 1."""
-    print(f"wrong result: {where}: differs from the oracle by {difference:.2g}", file=sys.stderr)
-    return 1
-
-
-def _measured(cases: Sequence[Case]) -> Iterator[tuple[Case, Measurement | Skipped]]:
-    """Measure each case, with a progress bar that weights the cases by their expected time."""
-    from tqdm import tqdm
-
-    def work(case: Case) -> float:  # scored pairs, and the start of a process
-        return case.length * (case.window if case.kernel == "blocked" else case.length) + 2e7
-
-    shape = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-    total = sum(map(work, cases))
-    with tqdm(total=total, bar_format=shape, leave=False, disable=None) as bar:
-        for case in cases:
-            bar.set_description(str(case))
-            yield case, measure_in_process(case)
-            bar.update(work(case))
-
-
-def _growth(kernel: str, measurements: Sequence[Measurement]) -> Growth:
-    own = [m for m in measurements if m.kernel == kernel]
-    lengths = [m.length for m in own]
-    if len(own) < 2:
-        return Growth(kernel, lengths, None, None)
-    memory = exponent(lengths, [max(m.peak_bytes, 1) for m in own])
-    return Growth(kernel, lengths, memory, exponent(lengths, [m.seconds for m in own]))
-
-
-def exponent(lengths: Sequence[float], costs: Sequence[float]) -> float:
-    """Fit cost = c * T^e by least squares of the logarithms; return e."""
-    return linear_regression([math.log(n) for n in lengths], [math.log(c) for c in costs]).slope
-
-
-# ------------------------------------------------------------------- the report
-
-
-def _report(result: BenchResult) -> Iterator[str]:
-    """Yield the lines of the table, the growth, the skipped cases and the plot."""
-    yield from _title(result)
-    measured = {(m.kernel, m.length): m for m in result.measurements}
-    for length in result.lengths:
-        row = [measured.get((kernel, length)) for kernel in result.kernels]
-        memory = _cells(row, lambda m: m.peak_bytes / 1e6)
-        yield f"{length:>9,}{memory}   {_cells(row, lambda m: m.seconds * 1e3)}"
-    yield ""
-    for growth in result.growth:
-        yield _growth_line(growth)
-    worst = max((m.max_difference for m in result.measurements), default=0.0)
-    yield f"largest difference from the oracle in the compared rows: {worst:.1g}"
-    for case in result.skipped:
-        yield f"{case.kernel} at T = {case.length:,} was not measured: {case.reason}"
-    yield from _plot(result.measurements)
-
-
-def _title(result: BenchResult) -> Iterator[str]:
-    names = list(result.kernels)
-    text = (
-        f"W = {result.window:,}, sinks {result.sinks:,}, heads {result.heads} x {result.head_dim}, "
-        f"fp32, {'forward and backward' if result.backward else 'forward'}"
-    )
-    if "full" in names:
-        text += "; full sees every key"
-    if len(names) > 1:
-        text += f"; ratio = {names[0]} / {names[1]}"
-        names.append("ratio")
-    columns = "".join(f"{name:>10}" for name in names)
-    yield f"{text}\n"
-    yield f"{'':9}{'peak MB':>{len(columns)}}   {'ms':>{len(columns)}}"
-    yield f"{'T':>9}{columns}   {columns}"
-
-
-def _cells(row: Sequence[Measurement | None], cost: Callable[[Measurement], float]) -> str:
-    """Return the cost of each kernel, and the ratio of the first two; - where one is missing."""
-    costs = [None if m is None else cost(m) for m in row]
-    words = ["-" if c is None else f"{c:,.1f}" for c in costs]
-    if len(costs) > 1:
-        words.append(_ratio(*costs[:2]))
-    return "".join(f"{word:>10}" for word in words)
-
-
-def _ratio(first: float | None, second: float | None) -> str:
-    if first is None or second is None:
-        return "-"
-    return f"{first / max(second, 1e-9):,.1f}x"
-
-
-def _growth_line(growth: Growth) -> str:
-    if growth.memory_exponent is None or growth.time_exponent is None:
-        return f"{growth.kernel:8} growth unknown: measured at fewer than two lengths"
-    lengths = ", ".join(f"{length:,}" for length in growth.lengths)
-    return (
-        f"{growth.kernel:8} memory ~ T^{growth.memory_exponent:.2f}   "
-        f"time ~ T^{growth.time_exponent:.2f}   over T = {lengths}"
-    )
-
-
-def _plot(measurements: Sequence[Measurement]) -> Iterator[str]:
-    """Draw peak memory over T, both in doublings: linear cost is a line of slope 1."""
-    lengths = sorted({m.length for m in measurements})
-    if len(lengths) < 2:
-        return
-    points: dict[tuple[int, int], str] = {}
-    for m in measurements:
-        height = round(math.log2(max(m.peak_bytes, 2**19) / 2**20))
-        column = round(math.log2(m.length / lengths[0]))
-        points[height, column] = points.get((height, column), "") + MARKS[m.kernel]
-    heights = [height for height, _ in points]
-    columns = max(column for _, column in points) + 1
-    yield ""
-    for height in range(max(heights), min(heights) - 1, -1):
-        row = "".join(f"{points.get((height, n), '.'):>7}" for n in range(columns))
-        yield f"{2.0**height:>9,g} MiB{row}"
-    yield f"{'T':>13}" + "".join(f"{lengths[0] * 2**n:>7}" for n in range(columns))
+    add_png(parser)
+    return parser
 
 
 if __name__ == "__main__":

@@ -65,6 +65,11 @@ class Ring:
         self.k, self.v = self._k[:, :, :slots], self._v[:, :, :slots]
         self.positions = self._positions[:, :slots]
 
+    @property
+    def storage(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All memory of k, v and positions: one more slot than they show, which is never read."""
+        return self._k, self._v, self._positions
+
     def update(self, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Add a chunk: k, v (B, K, T, Dh) at positions (B, T), which rise in each row; -1: padding.
 
@@ -171,7 +176,18 @@ class RollingKVCache:
 
         Counts the tokens as seen. Raises `UserError` if a layer that must keep every token is full.
         """
-        longest = self._longest + tokens.shape[1]
+        self.reserve(tokens.shape[1])
+        exists = tokens >= 0
+        position = self.first_position + self.seen[:, None] + exists.cumsum(dim=1) - 1
+        self.seen += exists.sum(dim=1)
+        return torch.where(exists, position, -1)
+
+    def reserve(self, n_tokens: int) -> None:
+        """Make room for so many more tokens in each row.
+
+        Raises `UserError` if a layer that must keep every token is full.
+        """
+        longest = self._longest + n_tokens
         if self.capacity is not None and longest > self.capacity:
             raise UserError(
                 f"this cache holds {self.capacity:,} tokens, and a layer with full attention (or a "
@@ -179,10 +195,6 @@ class RollingKVCache:
                 "larger capacity"
             )
         self._set_longest(longest)
-        exists = tokens >= 0
-        position = self.first_position + self.seen[:, None] + exists.cumsum(dim=1) - 1
-        self.seen += exists.sum(dim=1)
-        return torch.where(exists, position, -1)
 
     def crop(self, length: int | Sequence[int]) -> None:
         """Go back to the first `length` tokens of all rows, or of each row.

@@ -11,25 +11,9 @@ from torch import Tensor
 
 from errors import UserError
 from model.cache import RollingKVCache
-from model.sampling import Sampling, draw, probabilities, uniform
+from model.decoding import Decoder
+from model.sampling import Sampling, choose, streams
 from model.transformer import Transformer
-
-PREFILL_CHUNK = 256  # tokens per forward pass over the prompt: bounds the memory of its scores
-
-
-def prefill(model: Transformer, prompts: Sequence[Sequence[int]], cache: RollingKVCache) -> Tensor:
-    """Read the prompts into the cache and return the logits (B, V) after each.
-
-    Prompts may differ in length. Shorter ones are padded in front, so that all end in one chunk.
-    """
-    longest = max(map(len, prompts))
-    tokens = torch.full((len(prompts), longest), -1)
-    for row, prompt in enumerate(prompts):
-        tokens[row, longest - len(prompt) :] = torch.tensor(prompt)
-    logits = torch.empty(0)
-    for chunk in tokens.to(cache.seen.device).split(PREFILL_CHUNK, dim=1):
-        logits = model(chunk, cache=cache)[:, -1]
-    return logits
 
 
 @torch.inference_mode()
@@ -42,13 +26,15 @@ def generate(
     seed: int = 0,
     stop: Sequence[int] = (),
     first_allowed: Tensor | None = None,
+    native: bool | None = None,
 ) -> Iterator[list[int | None]]:
     """Continue each prompt. Each step yields a list: a token per row, None if the row has ended.
 
     A row ends after a token of `stop`, which is yielded; all rows end after `max_tokens`. Row r has
     a random stream of its own, (seed, r), so its text does not depend on other rows.
-    `first_allowed` (B, V) bool marks the tokens that may come first in each row; None: all. Raises
-    `UserError` for an empty prompt or an id outside the vocabulary.
+    `first_allowed` (B, V) bool marks the tokens that may come first in each row; None: all.
+    `native` is as in `Decoder`. Raises `UserError` for an empty prompt or an id outside the
+    vocabulary.
     """
     sampling = sampling or Sampling()
     _check_prompts(prompts, model.config.vocab_size)
@@ -57,22 +43,20 @@ def generate(
     occurred = None  # only the repetition penalty reads it
     if sampling.repetition_penalty != 1.0:
         occurred = _occurred(prompts, model.config.vocab_size).to(device)
-    streams, stops = torch.arange(len(prompts)), frozenset(stop)
-    running = [True] * len(prompts)
-    logits = prefill(model, prompts, cache)
+    stops, running = frozenset(stop), [True] * len(prompts)
+    logits = (decoder := Decoder(model, cache, native)).prefill(prompts)
     if first_allowed is not None:
         logits = logits.masked_fill(~first_allowed.to(device), -torch.inf)
-    for n in range(max_tokens):
-        tokens = draw(probabilities(logits, sampling, occurred), uniform(seed, streams, n))
+    for left, numbers in zip(range(max_tokens, 0, -1), streams(seed, len(prompts)), strict=False):
+        tokens = choose(logits, sampling, numbers, occurred)
         drawn = tokens.tolist()
         yield [token if runs else None for token, runs in zip(drawn, running, strict=True)]
         running = [runs and token not in stops for token, runs in zip(drawn, running, strict=True)]
-        if not any(running) or n + 1 == max_tokens:
+        if not any(running) or left == 1:
             return
-        tokens = tokens.to(device)[:, None]
         if occurred is not None:
-            occurred.scatter_(1, tokens, True)
-        logits = model(tokens, cache=cache)[:, -1]
+            occurred.scatter_(1, tokens.to(device)[:, None], True)
+        logits = decoder.step(tokens.to(device))
 
 
 def _cache_for(

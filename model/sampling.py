@@ -5,12 +5,18 @@ Sources: penalty, CTRL (arXiv 1909.05858, section 4.1); top-p, arXiv 1904.09751,
 arXiv 2407.01082, section 3.
 """
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from errors import UserError
+
+FIRST_CANDIDATES = 256  # top-p sorts so many tokens, and more only if these do not suffice
+
+STEPS_AT_ONCE = 64  # whose random numbers are computed together
 
 
 @dataclass(frozen=True)
@@ -42,18 +48,35 @@ class Sampling:
             if not is_valid:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be {allowed}", name)
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the most likely token is always taken: temperature 0, or too close for fp32."""
+        return self.temperature < 1e-30
+
+
+def choose(
+    logits: Tensor, sampling: Sampling, uniforms: Tensor, occurred: Tensor | None = None
+) -> Tensor:
+    """Choose a token for each row of logits (B, V): (B,) int64.
+
+    `uniforms` are as in `draw`, `occurred` as in `probabilities`. Greedy sampling ignores the
+    numbers, and of equal logits it takes the first.
+    """
+    if not sampling.is_greedy:
+        return draw(probabilities(logits, sampling, occurred), uniforms)
+    logits = _penalise(logits.float(), sampling, occurred)
+    if logits.device.type != "cpu":
+        return logits.argmax(-1)
+    return torch.from_numpy(logits.detach().numpy().argmax(-1))  # 10 times as fast as torch's
+
 
 def probabilities(logits: Tensor, sampling: Sampling, occurred: Tensor | None = None) -> Tensor:
     """Turn logits (B, V) into the probabilities (B, V) to draw from.
 
     `occurred` (B, V) bool marks the tokens that the repetition penalty makes less likely.
     """
-    logits = logits.float()
-    if occurred is not None and sampling.repetition_penalty != 1.0:
-        penalty = sampling.repetition_penalty
-        lowered = torch.where(logits > 0, logits / penalty, logits * penalty)
-        logits = torch.where(occurred, lowered, logits)
-    if sampling.temperature < 1e-30:  # 0, or too close to 0 for fp32
+    logits = _penalise(logits.float(), sampling, occurred)
+    if sampling.is_greedy:
         return torch.zeros_like(logits).scatter_(1, logits.argmax(-1, keepdim=True), 1.0)
     # The largest logit is subtracted first: a tiny temperature would make it infinite.
     logits = (logits - logits.amax(-1, keepdim=True)) / sampling.temperature
@@ -61,18 +84,36 @@ def probabilities(logits: Tensor, sampling: Sampling, occurred: Tensor | None = 
         weakest = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < weakest, -torch.inf)
     if sampling.top_p < 1.0:
-        ordered, order = logits.softmax(-1).sort(dim=-1, descending=True)
-        # A token is kept if the probabilities before it sum to less than top_p.
-        dropped = ordered.cumsum(-1) - ordered >= sampling.top_p
-        dropped[:, 0] = False  # the first is kept, even if top_p rounds to 0 in fp32
-        logits = logits.masked_fill(
-            torch.zeros_like(dropped).scatter(1, order, dropped), -torch.inf
-        )
+        logits = logits.masked_fill(~_nucleus(logits.softmax(-1), sampling), -torch.inf)
     probs = logits.softmax(-1)
     if sampling.min_p > 0.0:
         probs = probs.masked_fill(probs < sampling.min_p * probs.amax(-1, keepdim=True), 0.0)
         probs = probs / probs.sum(-1, keepdim=True)
     return probs
+
+
+def _penalise(logits: Tensor, sampling: Sampling, occurred: Tensor | None) -> Tensor:
+    """Lower the logits (B, V) of the tokens that occurred."""
+    penalty = sampling.repetition_penalty
+    if occurred is None or penalty == 1.0:
+        return logits
+    lowered = torch.where(logits > 0, logits / penalty, logits * penalty)
+    return torch.where(occurred, lowered, logits)
+
+
+def _nucleus(probs: Tensor, sampling: Sampling) -> Tensor:
+    """Mark the tokens (B, V) that top-p keeps: the fewest, most likely first, that sum to it."""
+    size = probs.shape[-1]
+    n = min(sampling.top_k or FIRST_CANDIDATES, size)
+    while True:
+        ordered, order = probs.topk(n, dim=-1)
+        sums = ordered.cumsum(-1)
+        if n == size or bool((sums[:, -1] >= sampling.top_p).all()):
+            break
+        n = min(4 * n, size)
+    kept = sums - ordered < sampling.top_p  # the probabilities before a token sum to less
+    kept[:, 0] = True  # even if top_p rounds to 0 in fp32
+    return torch.zeros_like(probs, dtype=torch.bool).scatter_(1, order, kept)
 
 
 def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
@@ -87,17 +128,28 @@ def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(sums, target, right=True).squeeze(1)
 
 
-def uniform(seed: int, rows: Tensor, step: int) -> Tensor:
+def uniform(seed: int, rows: Tensor, step: int | Tensor) -> Tensor:
     """Return a random number in [0, 1) for each row of this step: (B,) float64.
 
     `rows` (B,) int64 are the numbers of the random streams. The result is a hash of (seed, row,
     step), computed for all rows at once (a counter-based generator: Salmon et al. 2011, "Parallel
-    random numbers: as easy as 1, 2, 3"). So the text of a row does not depend on other rows.
+    random numbers: as easy as 1, 2, 3"). So the text of a row does not depend on other rows. Rows
+    (B, 1) and steps (N,) give the numbers (B, N) of N steps.
     """
     bits = _mix(_mix(torch.full_like(rows, _wrap(seed))) + rows)
     bits = _mix(bits + step)
     # The upper 52 bits. With 53, the product with a sum near 1 could round up to that sum.
     return _shift(bits, 12).double() * 2.0**-52
+
+
+def streams(seed: int, n_rows: int) -> Iterator[Tensor]:
+    """Yield the random numbers (B,) of rows 0 to B - 1 in steps 0, 1, ..., without end.
+
+    Many steps are computed at once, because torch's overhead is that of one.
+    """
+    rows = torch.arange(n_rows)[:, None]
+    for step in itertools.count(0, STEPS_AT_ONCE):
+        yield from uniform(seed, rows, torch.arange(step, step + STEPS_AT_ONCE)).unbind(dim=1)
 
 
 def _mix(bits: Tensor) -> Tensor:

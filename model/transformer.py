@@ -93,30 +93,36 @@ class Transformer(nn.Module):
         token of -1 is padding there: it has no position, no other token sees it, and its own logits
         have no meaning.
         """
-        if cache is not None:
+        if cache is None:
+            x = self._read(tokens, documents)
+        else:
             assert documents is None, "a cache holds one document a row"
-            if not cache.primed:
-                self._cache_sink_token(cache)
-            positions = cache.assign_positions(tokens)
-            x = self._blocks(self.tok_embeddings(tokens.clamp(min=0)), positions, None, cache)
-            return self.output(self.norm(x))
-        x = self.tok_embeddings(tokens)
-        n_front = 0 if self.sink_token is None else 1
-        numbers, text_positions = None, None
-        if documents is not None:
-            numbers, text_positions = number_documents(documents)
-            text_positions = text_positions + n_front
-        if self.sink_token is not None:  # at position 0, in document 0, which all documents see
-            x = torch.cat((self.sink_token.to(x.dtype).expand(len(x), 1, -1), x), dim=1)
-            if numbers is not None and text_positions is not None:
-                zero = numbers.new_zeros(len(numbers), 1)
-                numbers, text_positions = (
-                    torch.cat((zero, n), dim=1) for n in (numbers, text_positions)
-                )
-        x = self.norm(self._blocks(x, text_positions, numbers, None)[:, n_front:])
+            x = self._continue(tokens, cache)
+        x = self.norm(x)
         if targets is not None:
             return linear_cross_entropy(x, self.output.weight, targets)
         return self.output(x)
+
+    def _read(self, tokens: Tensor, documents: Tensor | None) -> Tensor:
+        """Pass whole texts (B, T) through the layers: (B, T, D)."""
+        x, positions, numbers = self.tok_embeddings(tokens), None, None
+        n_front = 0 if self.sink_token is None else 1
+        if documents is not None:
+            numbers, positions = number_documents(documents)
+            positions = positions + n_front
+        if self.sink_token is not None:  # at position 0, in document 0, which all documents see
+            x = torch.cat((self.sink_token.to(x.dtype).expand(len(x), 1, -1), x), dim=1)
+            if numbers is not None and positions is not None:
+                zero = numbers.new_zeros(len(numbers), 1)
+                numbers, positions = (torch.cat((zero, n), dim=1) for n in (numbers, positions))
+        return self._blocks(x, positions, numbers, None)[:, n_front:]
+
+    def _continue(self, tokens: Tensor, cache: RollingKVCache) -> Tensor:
+        """Pass the next tokens (B, T) of the cached texts through the layers: (B, T, D)."""
+        if not cache.primed:
+            self._cache_sink_token(cache)
+        positions = cache.assign_positions(tokens)
+        return self._blocks(self.tok_embeddings(tokens.clamp(min=0)), positions, None, cache)
 
     def _blocks(
         self,

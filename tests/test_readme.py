@@ -16,7 +16,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md"))]
 NOT_RUN = {  # commands of docs/ that need 2 GB of disk, 15 GB of memory, the user's file, minutes
     "python -m experiments.shard",
-    "python -m experiments.bench",
+    "python -m experiments.bench attention",
+    "python -m experiments.bench train",
+    "python -m experiments.bench decode",
+    "python -m experiments.bench start",
+    "python -m experiments.bench learn configs/char.yaml data.path=FILE",
+    "make bench",
     "python train.py configs/char.yaml data.path=FILE",
     "python -m pytest -s tests/model/test_mistral_parity.py",
 }

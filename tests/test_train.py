@@ -775,18 +775,18 @@ def test_native_kernels_run_in_the_loss_unless_they_are_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A run could print 'native yes' and not use the kernels, in training or in evaluation."""
-    asked: list[tuple[str, ...]] = []
+    asked: list[str | None] = []
     allowed: dict[bool, set[bool]] = {True: set(), False: set()}  # by whether gradients are needed
 
-    def answer(*names: str) -> str | None:
-        asked.append(names)
+    def answer() -> str | None:
+        asked.append(refusal)
         return refusal
 
     def loss(*arguments: Any) -> torch.Tensor:
         allowed[torch.is_grad_enabled()].add(native.is_enabled())
         return next_token_loss(*arguments)
 
-    monkeypatch.setattr("model.native.build.refusal", answer)
+    monkeypatch.setattr(native, "training_refusal", answer)
     monkeypatch.setattr("run.next_token_loss", loss)
     bf16 = [*BASE, "train.precision=bf16"]
     for setting, runs in (("auto", refusal is None), ("false", False)):
@@ -795,7 +795,7 @@ def test_native_kernels_run_in_the_loss_unless_they_are_refused(
         assert allowed == {True: {runs}, False: {runs}} and not native.is_enabled()
         for found in allowed.values():
             found.clear()
-    assert asked == [native.TRAINING]  # not for `false`, which needs no kernels
+    assert asked == [refusal]  # not for `false`, which needs no kernels
     if refusal is not None:
         assert start(tmp_path / "true", text, *bf16, "train.native=true") == 2
         error = capsys.readouterr().err

@@ -1,14 +1,18 @@
 """Native kernels: what PyTorch's operators do slowly on a CPU, in a few short C++ files.
 
     simd.h          16 numbers at a time: exp, bf16 rounding, tiles in the order of the matrix unit
-    attention.cpp   sliding-window attention and its gradient, a block of 64 queries at a time
+    tiles.h         small blocks of a matrix, transposed and packed for the matrix unit
+    attention.h     a block of queries, and the keys that it sees
+    attention.cpp   sliding-window attention and its gradient, a block of 32 queries at a time
     layers.cpp      RMSNorm, SwiGLU and RoPE with their gradients, one pass over memory each
     loss.cpp        logits to loss and gradient, in place
-    decode.cpp      one decoding step of the whole model
+    decode.cpp      one decoding step of the whole model; decode.py passes its arguments
+    panels.h        products of a few rows with weights in the order of memory, for decode.cpp
 
 No kernel is required. Each has a PyTorch counterpart, the same function within the rounding of
 bf16, and the same tests judge both. A kernel is built with the machine's own C++ compiler on first
-use (`build.py`), and it runs only inside `enabled()`:
+use (`build.py`). Decoding uses its kernel where it can (`model/decoding.py`). The others run only
+inside `enabled()`:
 
     with native.enabled(hardware.native):
         loss = next_token_loss(model, x, y)
@@ -36,3 +40,13 @@ def enabled(on: bool = True) -> Iterator[None]:
 def is_enabled() -> bool:
     """Return whether native kernels may be used here."""
     return _enabled
+
+
+def training_refusal() -> str | None:
+    """Return why this machine cannot run the kernels of a training step, or None if it can.
+
+    Builds them on first use.
+    """
+    from model.native.build import refusal  # it imports torch
+
+    return refusal(*TRAINING)

@@ -23,7 +23,7 @@
 #include <limits>
 #include <vector>
 
-static constexpr int64_t CHUNK = 256;  // keys: scores and weights of a chunk fit in the cache
+static constexpr int64_t CHUNK = 512;  // keys: scores and weights of a chunk fit in the cache
 static constexpr int64_t TASKS = 16;   // parts of the backward pass, at least
 static constexpr float LOWEST = std::numeric_limits<float>::lowest(), LN2 = 0.693147181f;  // ln 2
 

@@ -67,7 +67,7 @@ struct Block {  // n-th block of the queries of head h, and the keys that it is 
 // Keys or values transposed, (B, K, E, ld). A key that its own query does not see, no query sees.
 // It is zero here: its weight is 0, but 0 times NaN is NaN.
 struct Transposed {
-  int64_t K, E, ld;
+  int64_t K, E, ld;  // longer than T: rows a power of 2 apart would share few lines of the cache
   Scratch<bf16> data;
   Transposed(const Call& c, const View& x)
       : K(c.K), E(c.E), ld((c.blocks() + 1) * C), data(c.B * K * E * ld) {

@@ -20,9 +20,11 @@ import torch
 from storage import cache_folder, lock
 
 SOURCES = Path(__file__).parent
-# Sums may be reordered, so that they are computed in vectors. Not -ffast-math: a library linked so
-# makes the whole process round tiny numbers to 0 as soon as it is loaded, and it may drop NaN.
-MATH = ("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math")
+# Sums may be reordered, so that they are computed in vectors. Not -ffast-math: gcc would link code
+# that makes the whole process round numbers below 1e-38 to 0 as soon as the library is loaded. And
+# not -ffinite-math-only: it may drop NaN, which tells that training diverged.
+MATH = ("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math",
+        "-freciprocal-math", "-ffp-contract=fast")  # fmt: skip
 FLAGS = ("-O3", "-march=native", *MATH, "-std=c++20", "-fopenmp", "-fPIC", "-shared")
 
 

@@ -1,213 +1,313 @@
-"""experiments/bench.py: peaks and times are what they are called, a wrong kernel is refused."""
+"""`experiments.bench`: contenders do the same work, wrong ones are refused, tables say what was
+measured. Tiny shapes, one round; no time is judged."""
 
 import json
-import re
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-import reference
+import tiny
 import torch
 
-from checks import oracle
-from experiments import bench, kernel_cost
-from experiments.kernel_cost import Case, Measurement, Skipped
-from model import kernels
+from errors import UserError
+from experiments import bench
+from experiments.benchmarks import (
+    contenders,
+    decode,
+    every,
+    llama,
+    machine,
+    peer,
+    picture,
+    start,
+    timing,
+    train,
+)  # fmt: skip
+from experiments.benchmarks.benchmark import table
+from experiments.benchmarks.contenders import Shape
+from model import ModelConfig, generation
 
-ROOT = Path(__file__).parents[2]
-
-
-def test_the_exponent_of_known_powers() -> None:
-    """A fit that takes T * T for linear growth, or the reverse."""
-    lengths = [2048, 4096, 8192, 32_768]
-    assert bench.exponent(lengths, [3.0 * n for n in lengths]) == pytest.approx(1, abs=1e-12)
-    assert bench.exponent(lengths, [0.1 * n * n for n in lengths]) == pytest.approx(2, abs=1e-12)
-    assert bench.exponent(lengths, [n**1.5 for n in lengths]) == pytest.approx(1.5, abs=1e-12)
-    assert bench.exponent(lengths, [7.0] * 4) == pytest.approx(0, abs=1e-12)
-
-
-@pytest.mark.parametrize("window, sinks", [(1, 0), (3, 0), (3, 2), (5, 20), (40, 1), (None, 0)])
-def test_the_oracle_of_single_rows(window: int | None, sinks: int) -> None:
-    """A comparison with another rule than the one of the window."""
-    q, k, v, _ = (x.double() for x in kernel_cost.draw(Case("blocked", 17, 1, heads=2), 17))
-    rows = [0, 1, 2, 3, 9, 16]
-    expected = reference.attention(q, k, v, window, sinks)[:, :, rows]
-    torch.testing.assert_close(oracle.attention(q, k, v, window, sinks, rows=rows), expected)
+SHAPE = Shape("A", ModelConfig(33, 32, 2, 2, 1, sliding_window=8), 32, 2, goal=2.5)
 
 
-@pytest.mark.parametrize("kernel", ["dense", "blocked", "full", "flex"])
-@pytest.mark.parametrize("window, sinks", [(16, 3), (50, 0)])
-def test_right_kernels_pass(kernel: str, window: int, sinks: int) -> None:
-    """A kernel that is refused although it is right."""
-    case = Case(kernel, 2048, window, sinks, heads=2, head_dim=8, backward=kernel != "flex")
-    assert kernel_cost.short_difference(case) < 1e-5 < bench.TOLERANCE
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make shapes, texts and products tiny."""
+    monkeypatch.setattr(train, "SHAPES", {"A": SHAPE})
+    monkeypatch.setattr(train, "GROWTH_LENGTHS", [8, 16])
+    monkeypatch.setattr(decode, "MODELS", {"2.4M": SHAPE.config})
+    monkeypatch.setattr(decode, "CAPACITY", 40)
+    monkeypatch.setattr(decode, "N_FIRST", 9)
+    monkeypatch.setattr(machine, "PRODUCT_SIZE", 64)
 
 
-def wider(original: kernels.Kernel) -> kernels.Kernel:
-    """A kernel that sees W + 1 keys."""
-
-    def mutant(q: Any, k: Any, v: Any, visibility: Any, return_lse: bool = False) -> Any:
-        wide = visibility._replace(window=visibility.window + 1)
-        return original(q, k, v, wide, return_lse)
-
-    return mutant
+@pytest.fixture
+def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start no process for the memory of each contender."""
+    monkeypatch.setattr(contenders, "peaks", lambda name, shapes: [10**6] * len(shapes))
 
 
-def without_gradient(original: kernels.Kernel) -> kernels.Kernel:
-    """A kernel whose keys get no gradient."""
-    return lambda q, k, *rest, **options: original(q, k.detach() + 0 * k, *rest, **options)
+def rows_of(text: str) -> list[list[str]]:
+    """Return the cells of all tables in a text."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def not_a_number(original: kernels.Kernel) -> kernels.Kernel:
-    """A kernel whose first row is NaN."""
+def test_contenders_take_turns() -> None:
+    """All rounds of one contender, then all of another: a slow minute would hit only one."""
+    calls = []
 
-    def mutant(*arguments: Any, **options: Any) -> Any:
-        out, lse = original(*arguments, **options)
-        out[:, :, 0] = torch.nan
-        return out, lse
+    def reading(name: str, seconds: float) -> Any:
+        return lambda: calls.append(name) or seconds
 
-    return mutant
+    found = timing.interleaved({"a": reading("a", 1.0), "b": reading("b", 2.0)}, 2)
+    assert calls == ["a", "b"] * 3  # the first round is the warm-up
+    assert found == {"a": [1.0, 1.0], "b": [2.0, 2.0]}
 
 
+def test_tables_are_markdown() -> None:
+    """A table that no page could show."""
+    lines = list(table(["name", "n"], [["a", "1"], ["bcdef", "20"]]))
+    assert lines == ["| name  |  n |", "|-------|---:|", "| a     |  1 |", "| bcdef | 20 |"]
+
+
+def test_training_is_measured_beside_transformers(
+    no_memory: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A ratio of other numbers than those shown, or a share of another product."""
+    pytest.importorskip("transformers")
+    path = tmp_path / "train.json"
+    assert bench.main(["train", "--rounds", "1", "--growth", "--json", str(path)]) == 0
+    (shape,) = json.loads(path.read_text())["shapes"]
+    speeds = {each["name"]: each["tokens_per_s"] for each in shape["contenders"]}
+    assert speeds.keys() >= {contenders.BREEZE, contenders.DEFAULT}
+    best = max(speed for name, speed in speeds.items() if name.startswith("transformers"))
+    rate = max(shape["product_flops"].values())
+    for each in shape["contenders"]:
+        (seconds,) = each["seconds"]
+        assert each["tokens_per_s"] == pytest.approx(64 / seconds)
+        assert each["ratio"] == pytest.approx(each["tokens_per_s"] / best)
+        share = each["tokens_per_s"] * shape["flops_per_token"] / rate
+        assert each["product_share"] == pytest.approx(share)
+        # What 100 % of the product rate would give, from any contender's share and ratio.
+        assert shape["limit"] == pytest.approx(each["ratio"] / each["product_share"])
+    out = capsys.readouterr().out
+    (breeze,) = [row for row in rows_of(out) if row[1:2] == [contenders.BREEZE]]
+    assert breeze[2] == f"{speeds[contenders.BREEZE]:,.0f}" and breeze[4] == "2.5x"
+    assert "the time of a step ~ T^" in out and "Checked before, float32" in out
+
+
+def wider(contender: contenders.Contender) -> None:
+    """One more key in each window."""
+    if hasattr(contender.model, "set_windows"):
+        contender.model.set_windows(9)
+    else:
+        for layer in contender.model.model.layers:
+            layer.self_attn.sliding_window = 9
+        contender.model.config.sliding_window = 9
+
+
+def half(contender: contenders.Contender) -> None:
+    """A loss of half the size, and so half a gradient."""
+    loss = contender.loss
+    contender.loss = lambda: 0.5 * loss()
+
+
+def partial(contender: contenders.Contender) -> None:
+    """No gradient for one matrix."""
+    loss, weight = contender.loss, next(p for p in contender.model.parameters() if p.dim() == 2)
+
+    def frozen() -> torch.Tensor:
+        weight.requires_grad_(False)
+        try:
+            return loss()
+        finally:
+            weight.requires_grad_(True)
+
+    contender.loss = frozen
+
+
+@pytest.mark.parametrize("name", [contenders.BREEZE, contenders.DEFAULT])
 @pytest.mark.parametrize(
-    "mutant, backward", [(wider, False), (without_gradient, True), (not_a_number, False)]
+    "bug, what",
+    [(wider, "logits"), (half, "loss"), (partial, "gradient")],
+    ids=["window", "loss", "gradient"],
 )
-def test_a_wrong_kernel_is_not_measured(
-    mutant: Any, backward: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A kernel that is fast because it computes something else."""
-    monkeypatch.setitem(kernels.KERNELS, "blocked", mutant(kernels.KERNELS["blocked"]))
-    monkeypatch.setattr(bench, "measure_in_process", lambda case: pytest.fail("measured"))
-    words = ["--lengths", "300", "--window", "64", *["--backward"][:backward]]
-    assert bench.main(words) == 1
-    assert (
-        "wrong result: blocked, all rows of a short text: differs from the oracle by"
-        in capsys.readouterr().err
-    )
+def test_a_contender_that_does_other_work_has_no_speed(
+    name: str, bug: Any, what: str, no_memory: None, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """A contender that is fast because it computes less."""
+    pytest.importorskip("transformers")
+    original = contenders.build
 
+    def broken(contender: str, shape: Shape, *rest: Any) -> contenders.Contender:
+        built = original(contender, shape, *rest)
+        if contender == name:
+            bug(built)
+        return built
 
-def test_a_difference_at_full_length_stops_the_command(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A kernel that is right on short texts only, or the cost of a wrong kernel."""
-    measured = []
-
-    def outcome(case: Case) -> Measurement:
-        measured.append(case.length)
-        difference = bench.TOLERANCE * 2 if case.length > 99 else 0.0
-        return Measurement(case.kernel, case.length, 1, 1.0, difference)
-
-    monkeypatch.setattr(bench, "measure_in_process", outcome)
-    words = ["--lengths", "64", "128", "256", "--window", "8", "--kernels", "dense"]
-    assert bench.main([*words, "--json", str(tmp_path / "bench.json")]) == 1
+    monkeypatch.setattr(contenders, "build", broken)
+    monkeypatch.setattr(train, "interleaved", lambda *_: pytest.fail("measured"))
+    assert bench.main(["train", "--rounds", "1"]) == 1
     printed = capsys.readouterr()
-    assert "wrong result: dense at T = 128: differs from the oracle by 0.0002" in printed.err
-    assert measured == [64, 128] and printed.out == "" and not list(tmp_path.iterdir())
+    assert f"wrong result: {name}, shape A: its {what} differs" in printed.err
+    assert printed.out == ""
 
 
-def invented(case: Case) -> Measurement | Skipped:
-    """Costs that grow as T * T for `dense`, as T for others; `dense` is missing at 4,096."""
-    if case.kernel != "dense":
-        peak, seconds = 3000 * case.length, case.length * 2e-6
-        return Measurement(case.kernel, case.length, peak, seconds, 1e-7)
-    if case.length == 4096:
-        return Skipped("dense", 4096, "needs about 9 GB, 1 GB are free")
-    peak, seconds = 10 * case.length**2, case.length**2 * 1e-6
-    return Measurement("dense", case.length, peak, seconds, 0.0)
+def test_the_peak_of_memory_grows_with_the_batch() -> None:
+    """A peak of the imports, or of an earlier shape."""
+    large = Shape("L", SHAPE.config, 512, 64)
+    peaks = contenders.peaks(contenders.PLAIN, [SHAPE, large, SHAPE])
+    assert peaks[1] > 10e6 and max(peaks[0], peaks[2]) < peaks[1] / 4
 
 
-WORDS = ["--lengths", "4096", "1024", "2048", "1024", "--kernels", "dense", "blocked",
-         "--window", "8"]  # fmt: skip
-
-
-def test_columns_hold_what_was_measured(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Memory under time, one kernel under another, a growth over lengths that were not measured."""
-    monkeypatch.setattr(bench, "measure_in_process", invented)
-    assert bench.main(WORDS) == 0
-    out = capsys.readouterr().out
-    rows = {row[0]: row[1:] for row in map(str.split, out.splitlines()) if row}
-    assert rows["T"] == ["1024", "2048", "4096"]  # of the plot, the last line
-    assert rows["1,024"] == ["10.5", "3.1", "3.4x", "1,048.6", "2.0", "512.0x"]
-    assert rows["2,048"] == ["41.9", "6.1", "6.8x", "4,194.3", "4.1", "1,024.0x"]
-    assert rows["4,096"] == ["-", "12.3", "-", "-", "8.2", "-"]
-    assert "dense    memory ~ T^2.00   time ~ T^2.00   over T = 1,024, 2,048\n" in out
-    assert "blocked  memory ~ T^1.00   time ~ T^1.00   over T = 1,024, 2,048, 4,096\n" in out
-    assert "dense at T = 4,096 was not measured: needs about 9 GB, 1 GB are free" in out
-    assert "in the compared rows: 1e-07" in out and re.search(r" 8 MiB +d +b +\.\n", out)
-
-
-def test_json_holds_the_measurements(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Numbers for a program that differ from those of the table, or lack their settings."""
-    monkeypatch.setattr(bench, "measure_in_process", invented)
-    path = tmp_path / "bench.json"
-    assert bench.main([*WORDS, "--json", str(path)]) == 0
+def test_decoding_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Speeds of another number of tokens, or a ratio to another library."""
+    path = tmp_path / "decode.json"
+    words = ["--rounds", "1", "--batches", "1", "3", "--tokens", "12"]
+    assert bench.main(["decode", *words, "--json", str(path)]) == 0
     result = json.loads(path.read_text())
-    assert (result["window"], result["lengths"]) == (8, [1024, 2048, 4096])
-    found = {(m["kernel"], m["length"]): m["peak_bytes"] for m in result["measurements"]}
-    assert found == {
-        ("dense", 1024): 10_485_760, ("dense", 2048): 41_943_040,
-        ("blocked", 1024): 3_072_000, ("blocked", 2048): 6_144_000, ("blocked", 4096): 12_288_000,
-    }  # fmt: skip
-    assert [(s["kernel"], s["length"]) for s in result["skipped"]] == [("dense", 4096)]
-    exponents = [growth["memory_exponent"] for growth in result["growth"]]
-    assert exponents == pytest.approx([2, 1])
+    for row in result["rows"]:
+        (seconds,) = row["seconds"]
+        expected = row["batch_size"] * row["n_tokens"] / seconds
+        assert row["tokens_per_s"] == pytest.approx(expected)
+        assert row["n_tokens"] == 12 or row["contender"] == decode.LLAMA
+        if row["contender"] == decode.TRANSFORMERS:
+            assert row["ratio"] == 1
+    assert [row["n_tokens"] for row in result["first"]] == [9, 9]
+    found = [(row["batch_size"], row["contender"]) for row in result["rows"]]
+    assert {(1, "Breeze"), (3, "Breeze")} <= set(found)
+    out = capsys.readouterr().out
+    assert "| 2.4M  | 1     | full attention" in out
+    assert (llama.MISSING in out) != llama.has_llama()
 
 
-def test_a_case_that_does_not_fit_is_not_started(
+def test_a_text_that_is_not_the_most_likely_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The machine swaps, or the system kills processes."""
-    monkeypatch.setattr(kernel_cost, "free_bytes", lambda: 10**6)
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("started"))
-    assert bench.main(["--lengths", "20000", "--window", "8", "--kernels", "dense"]) == 0
+    """A decoder that is fast because it writes something else."""
+    original = generation.choose
+
+    def second(logits: torch.Tensor, *rest: Any) -> torch.Tensor:
+        return original(logits.scatter(1, logits.argmax(1, keepdim=True), -torch.inf), *rest)
+
+    monkeypatch.setattr(generation, "choose", second)
+    monkeypatch.setattr(decode, "interleaved", lambda *_: pytest.fail("measured"))
+    assert bench.main(["decode", "--batches", "1", "--tokens", "6"]) == 1
+    assert "wrong result: Breeze, 2.4M, batch 1: wrote a token" in capsys.readouterr().err
+
+
+def test_missing_libraries_are_left_out(
+    no_memory: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A traceback for those who did not install transformers."""
+    monkeypatch.setattr(peer, "find_spec", lambda name: None)
+    monkeypatch.setattr(train, "has_transformers", lambda: False)
+    monkeypatch.setattr(contenders, "has_transformers", lambda: False)
+    assert bench.main(["train", "--rounds", "1"]) == 0
     out = capsys.readouterr().out
-    assert "dense at T = 20,000 was not measured: needs about 5.7 GB, 0.0 GB are free" in out
-    assert "growth unknown: measured at fewer than two lengths" in out
+    assert peer.MISSING in out and "transformers, bf16" not in out
 
 
-def test_peaks_grow_as_the_kernels_do() -> None:
-    """A peak of the whole process, a peak from before the call, or one that misses freed memory.
-
-    The scores and the weights of `dense` are 8 bytes for each pair and head; beside them there is
-    only the mask.
-    """
-    short, long, banded = cases = [
-        Case("dense", 1024, 64, heads=2, repeat=1),
-        Case("dense", 4096, 64, heads=2, repeat=1),
-        Case("blocked", 4096, 64, heads=2, repeat=1),
+def test_learning_is_measured_from_the_start_of_the_process(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A clock that starts after the imports, or a mark that no evaluation reached."""
+    path, run = tmp_path / "learn.json", tmp_path / "run"
+    words = [*tiny.words(run, text), "--mark", "9", "0.001", "--json", str(path)]
+    assert bench.main(["learn", *words]) == 0
+    result = json.loads(path.read_text())
+    metrics = [line for line in tiny.measured(run) if "val_loss" in line]
+    assert [(p["step"], p["val_loss"]) for p in result["points"]] == [
+        (line["step"], line["val_loss"]) for line in metrics
     ]
-    with ThreadPoolExecutor(2) as threads:  # this changes the times, not the peaks
-        outcomes = list(threads.map(kernel_cost.measure_in_process, cases))
-    peaks = {}
-    for case, outcome in zip(cases, outcomes, strict=True):
-        assert isinstance(outcome, Measurement), outcome
-        assert (outcome.kernel, outcome.length) == (case.kernel, case.length)
-        assert outcome.max_difference < 1e-5 and outcome.seconds > 0
-        assert outcome.peak_bytes < kernel_cost.needed_bytes(case) < 4 * outcome.peak_bytes
-        peaks[case] = outcome.peak_bytes
-    assert 2 * 8 * 4096**2 < peaks[long] < 1.5 * 2 * 8 * 4096**2
-    assert bench.exponent([1024, 4096], [peaks[short], peaks[long]]) == pytest.approx(2, abs=0.1)
-    assert peaks[banded] < peaks[long] / 8
+    assert [p["step"] for p in result["points"]] == [4, 8, 10]
+    seconds = [p["seconds"] for p in result["points"]]
+    assert seconds == sorted(seconds) and all(
+        p["seconds"] > p["stepping_s"] for p in result["points"]
+    )
+    assert result["marks"][0] == {"loss": 9, "seconds": seconds[0], "step": 4}
+    assert result["marks"][1] == {"loss": 0.001, "seconds": None, "step": None}
+    assert "mark 0.001 nats per token was not reached" in capsys.readouterr().out
+
+
+def test_a_training_that_fails_is_reported(
+    text: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An empty table, or a traceback: here the folder already holds a run."""
+    assert bench.main(["learn", *tiny.words(run, text)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "already holds a run" in error
+
+
+def test_starting_is_measured(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command that fails is not fast."""
+
+    def once(readings: Any, *_: Any) -> Any:  # without a warm-up, which takes as long
+        return {name: [reading()] for name, reading in readings.items()}
+
+    monkeypatch.setattr(start, "interleaved", once)
+    words = [word for word in tiny.words(tmp_path, text) if not word.startswith("run_dir=")]
+    assert bench.main(["start", *words, "--rounds", "1"]) == 0
+    rows = rows_of(capsys.readouterr().out)[2:]
+    assert len(rows) == 5 and rows[0][0] == "train.py, to the first step" and rows[0][4] == "8"
+    assert all(float(row[1]) > 0 for row in rows)
+    with pytest.raises(UserError, match="no_such_script"):
+        start._to_the_end(0, "-m", "scripts.no_such_script")
+
+
+def test_all_runs_each_with_its_own_defaults(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An option of one benchmark that another does not have."""
+    seen: dict[str, dict[str, Any]] = {}
+    parts = ("train", "decode", "start", "attention", "learn")
+    for name in parts:
+        module = getattr(every, name)
+        monkeypatch.setattr(
+            module, "measure", lambda options, name=name: seen.update({name: vars(options)})
+        )
+        monkeypatch.setattr(module, "report", lambda result: iter(["measured"]))
+    assert bench.main(["all", "--rounds", "2", "--compiled"]) == 0
+    assert every.NO_TEXT in capsys.readouterr().out
+    assert list(seen) == ["train", "decode", "start", "attention"]
+    assert seen["train"] == {"shapes": ["A"], "compiled": True, "growth": False, "rounds": 2}
+    assert seen["attention"]["lengths"] == every.LENGTHS and seen["decode"]["rounds"] == 2
+    assert bench.main(["all", "data.path=README.md"]) == 0
+    assert seen["learn"]["words"] == ["data.path=README.md"]
+
+
+def test_pictures_are_drawn(no_memory: None, tmp_path: Path) -> None:
+    """A picture without its goals, or a crash after minutes of measuring."""
+    pytest.importorskip(
+        "matplotlib", reason="matplotlib is not installed: pip install -e '.[plots]'"
+    )
+    path = tmp_path / "bench.png"
+    assert bench.main(["train", "--rounds", "1", "--png", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+    picture.write_png(str(path), [picture.curves("loss", "s", {"a": ([1, 2], [3, 2])}, [2.5])])
+    assert path.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--lengths", "0"], "--lengths 0: give numbers of tokens from 1"),
-        (["--lengths", "many"], "invalid int value: 'many'"),
-        (["--window", "0"], "--window is 0: give 1 or more"),
-        (["--sinks", "-1"], "--sinks is -1: give 0 or more"),
-        (["--heads", "0"], "--heads is 0: give 1 or more"),
-        (["--head-dim", "0"], "--head-dim is 0: give 1 or more"),
-        (["--repeat", "0"], "--repeat is 0: give 1 or more"),
-        (["--json", "/nowhere/bench.json"], "there is no folder /nowhere: make it first"),
-        (["--kernels", "sparse"], "invalid choice: 'sparse'"),
-        (["--kernels", "flex", "--backward"], "flex computes no gradients on a CPU"),
+        ([], "the following arguments are required: NAME"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["train", "--rounds", "0"], "--rounds is 0: give 1 or more"),
+        (["train", "--shapes", "Z"], "invalid choice: 'Z'"),
+        (["decode", "--batches", "0"], "--batches [0]: give numbers from 1"),
+        (["decode", "--tokens", "0"], "--tokens 0: give numbers from 1"),
+        (["learn"], "a text is needed: add data.path=FILE"),
+        (["all", "train.lr=0.01"], "a text is needed"),
+        (["learn", "data.path=README.md", "--mark", "-1"], "--mark -1: give losses above 0"),
+        (["learn", "train.max_step=3"], "train.max_steps"),
+        (["start", "train.max_steps=x"], "train.max_steps"),
+        (["all", "--rounds", "0"], "--rounds is 0: give 1 or more"),
+        (["train", "--json", "/nowhere/a.json"], "there is no folder /nowhere"),
     ],
 )
 def test_nonsense_is_refused(
@@ -219,9 +319,19 @@ def test_nonsense_is_refused(
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
 
 
-def test_help_says_what_it_shows_without_torch() -> None:
+def test_a_picture_without_matplotlib_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Minutes of measuring for a picture that cannot be drawn."""
+    monkeypatch.setattr(picture, "find_spec", lambda name: None)
+    assert bench.main(["train", "--png", "a.png"]) == 2
+    assert capsys.readouterr().err == ("error: --png needs matplotlib: pip install -e '.[plots]'\n")
+
+
+@pytest.mark.parametrize("name", bench.BENCHMARKS)
+def test_every_help_ends_in_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A command that has to be read to be used."""
-    command = [sys.executable, "-m", "experiments.bench", "--help"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "What attention with a window costs" in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("example: python -m experiments.bench ")
+    with pytest.raises(SystemExit):
+        bench.main([name, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith(f"example: python -m experiments.bench {name}") for line in lines)

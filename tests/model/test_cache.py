@@ -10,7 +10,7 @@ from small import HEADS, VOCAB, build, config, oracle, text, width
 from torch import Tensor
 
 from errors import UserError
-from model import generation
+from model import decoding
 from model.cache import RollingKVCache
 from model.cost import cache_bytes
 from model.transformer import Transformer
@@ -168,7 +168,7 @@ def test_ragged_rows_get_what_they_get_alone(
     window: Any, features: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Padding could be visible, counted or cached, also in chunks of padding only."""
-    monkeypatch.setattr(generation, "PREFILL_CHUNK", size)
+    monkeypatch.setattr(decoding, "PREFILL_CHUNK", size)
     w = width(window)
     model, tokens, _ = uncached(window, features)
     lengths = [1, w, 3 * w]
@@ -176,7 +176,7 @@ def test_ragged_rows_get_what_they_get_alone(
     further = text(12, rows=3, seed=5)
     cache = new_cache(model, rows=3)
     with torch.no_grad():
-        ragged = [generation.prefill(model, prompts, cache)]
+        ragged = [decoding.Decoder(model, cache).prefill(prompts)]
         ragged += [model(step, cache=cache)[:, -1] for step in further.split(1, dim=1)]
         assert cache.seen.tolist() == [n + 12 for n in lengths]
         for row, prompt in enumerate(prompts):

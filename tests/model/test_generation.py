@@ -1,6 +1,6 @@
 """Generation gives the same tokens as without a cache, in every row."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -9,9 +9,11 @@ from small import VOCAB, build, oracle, text
 from torch import Tensor
 
 from errors import UserError
-from model import generation
+from model import decoding
 from model.cache import RollingKVCache
+from model.decoding import Decoder
 from model.generation import generate
+from model.native.build import refusal
 from model.sampling import Sampling
 from model.transformer import Transformer
 
@@ -22,6 +24,14 @@ SINKS: dict[str, dict[str, Any]] = {
     "token": {"sink_token": True},
     "all": {"attention_sinks": 2, "sink_token": True, "sink_logits": True},
 }
+
+
+@pytest.fixture(params=[torch.float64, torch.float32], ids=["torch", "native"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    """A dtype for each kind of step: PyTorch computes in any, native code in fp32."""
+    if request.param == torch.float32 and (reason := refusal("decode", bf16=False)):
+        pytest.skip(reason)
+    return request.param
 
 
 def texts(
@@ -39,9 +49,9 @@ def prompt_of(length: int, seed: int = 1) -> list[int]:
 @pytest.mark.parametrize("sinks", ["plain", "all"])
 @pytest.mark.parametrize("window", [1, 3, (3, None)])
 @torch.no_grad()
-def test_greedy_text_is_the_oracles(window: Any, sinks: str) -> None:
+def test_greedy_text_is_the_oracles(dtype: torch.dtype, window: Any, sinks: str) -> None:
     """Cache, prefill and greedy choice together could differ from the model written as loops."""
-    model = build(window, **SINKS[sinks])
+    model = build(window, **SINKS[sinks], dtype=dtype)
     ids = prompt_of(5)
     (written,) = texts(model, [ids], 8, sampling=GREEDY)
     for token in written:
@@ -55,29 +65,32 @@ def test_greedy_text_is_the_oracles(window: Any, sinks: str) -> None:
 )
 @pytest.mark.parametrize("window", [1, 2, 3, 7, None, (3, None), (1, 3, None)])
 @torch.no_grad()
-def test_one_uncached_pass_agrees_with_what_was_generated(window: Any, sinks: str) -> None:
+def test_one_uncached_pass_agrees_with_what_was_generated(
+    dtype: torch.dtype, window: Any, sinks: str
+) -> None:
     """Mistral's own test: generate greedily, then score prompt and text in one pass."""
-    model = build(window, **SINKS[sinks])
+    model = build(window, **SINKS[sinks], dtype=dtype)
     ids = prompt_of(10)
     (written,) = texts(model, [ids], 40, sampling=GREEDY)
     assert len(written) == 40
     scored = model(torch.tensor([ids + written]))[0].log_softmax(-1)[len(ids) - 1 : -1]
     assert scored.argmax(-1).tolist() == written
-    cache = RollingKVCache(model.config, 1, 80, torch.float64)
-    cached = [generation.prefill(model, [ids], cache)]
-    cached += [model(torch.tensor([[token]]), cache=cache)[:, -1] for token in written[:-1]]
-    torch.testing.assert_close(torch.cat(cached).log_softmax(-1), scored, rtol=0, atol=1e-10)
+    decoder = Decoder(model, RollingKVCache(model.config, 1, 80, dtype))
+    cached = [decoder.prefill([ids])]
+    cached += [decoder.step(torch.tensor([token])) for token in written[:-1]]
+    tolerance = 1e-10 if dtype == torch.float64 else 1e-4
+    torch.testing.assert_close(torch.cat(cached).log_softmax(-1), scored, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("sinks", ["plain", "all"])
 @pytest.mark.parametrize("chunk", [2, 256])
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=1.5)])
 def test_ragged_prompts_get_the_texts_they_get_alone(
-    sampling: Sampling, chunk: int, sinks: str, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, sampling: Sampling, chunk: int, sinks: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The text of a row could depend on another row, on its length or on its end."""
-    monkeypatch.setattr(generation, "PREFILL_CHUNK", chunk)
-    model = build(3, **SINKS[sinks])
+    monkeypatch.setattr(decoding, "PREFILL_CHUNK", chunk)
+    model = build(3, **SINKS[sinks], dtype=dtype)
     prompts = [prompt_of(n, seed=n) for n in (9, 3, 1)]
     together = texts(model, prompts, 30, sampling=sampling, seed=4)
     assert together[0] == texts(model, prompts[:1], 30, sampling=sampling, seed=4)[0]
@@ -88,23 +101,23 @@ def test_ragged_prompts_get_the_texts_they_get_alone(
 
 
 @torch.no_grad()
-def test_a_prompt_a_hundred_windows_long() -> None:
+def test_a_prompt_a_hundred_windows_long(dtype: torch.dtype) -> None:
     """A prompt longer than the cache could fail, or need more memory than the window."""
-    model = build(7)
+    model = build(7, dtype=dtype)
     ids = prompt_of(700)
-    cache = RollingKVCache(model.config, 1, dtype=torch.float64)
+    cache = RollingKVCache(model.config, 1, dtype=dtype)
     assert cache.layers[0].k.shape[2] == 7
     expected = model(torch.tensor([ids]))[0, -1]
-    torch.testing.assert_close(
-        generation.prefill(model, [ids], cache)[0], expected, rtol=0, atol=1e-10
-    )
+    tolerance = 1e-10 if dtype == torch.float64 else 1e-4
+    actual = Decoder(model, cache).prefill([ids])[0]
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
     (written,) = texts(model, [ids], 5, sampling=GREEDY)
     assert model(torch.tensor([ids + written]))[0, 699:-1].argmax(-1).tolist() == written
 
 
-def test_a_stop_ends_its_row_only() -> None:
+def test_a_stop_ends_its_row_only(dtype: torch.dtype) -> None:
     """A batch could end with its first row, or a row could continue after its stop."""
-    model = build(3)
+    model = build(3, dtype=dtype)
     prompts = [prompt_of(4, seed=2), prompt_of(4, seed=3)]
     free = texts(model, prompts, 12, sampling=GREEDY)
     stop = next(token for token in free[0][1:] if token not in free[1])
@@ -118,11 +131,16 @@ def test_a_stop_ends_its_row_only() -> None:
     ]
 
 
-def test_tokens_come_one_by_one() -> None:
+def test_tokens_come_one_by_one(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokens could be held back. Each must come after one forward pass, when it is requested."""
-    model = build(3)
-    passes = []
-    model.register_forward_hook(lambda *_: passes.append(1))
+    model = build(3, dtype=dtype)
+    passes: list[int] = []
+
+    def counted(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda *arguments: passes.append(1) or compute(*arguments)
+
+    for name in ("prefill", "step"):
+        monkeypatch.setattr(Decoder, name, counted(getattr(Decoder, name)))
     counts = []
     for step in generate(model, [prompt_of(5)], 4, sampling=GREEDY):
         assert len(step) == 1
@@ -131,23 +149,23 @@ def test_tokens_come_one_by_one() -> None:
 
 
 @pytest.mark.parametrize("wrong", [[], [VOCAB], [-1], [3, 999]])
-def test_invalid_prompts_are_refused(wrong: list[int]) -> None:
+def test_invalid_prompts_are_refused(dtype: torch.dtype, wrong: list[int]) -> None:
     """-1 would be read as padding. An id that is too large would be an IndexError inside torch."""
     with pytest.raises(UserError, match="prompt"):
-        list(generate(build(3), [prompt_of(3), wrong], 2))
+        list(generate(build(3, dtype=dtype), [prompt_of(3), wrong], 2))
 
 
-def test_samples_differ_and_seeds_repeat() -> None:
+def test_samples_differ_and_seeds_repeat(dtype: torch.dtype) -> None:
     """Samples of one prompt could be copies of each other; a seed could give different texts."""
-    model = build(3)
+    model = build(3, dtype=dtype)
     first, again, other = (texts(model, [prompt_of(4)] * 6, 12, seed=seed) for seed in (0, 0, 1))
     assert first == again
     assert len({tuple(row) for row in first + other}) == 12
 
 
-def test_repetition_penalty_counts_prompt_and_text() -> None:
+def test_repetition_penalty_counts_prompt_and_text(dtype: torch.dtype) -> None:
     """The tokens of the prompt, or the generated ones, could get no penalty."""
-    model = build(3)
+    model = build(3, dtype=dtype)
     ids = prompt_of(4)
     sampling = Sampling(temperature=0.0, repetition_penalty=1.7)
     (written,) = texts(model, [ids], 25, sampling=sampling)
@@ -161,9 +179,9 @@ def test_repetition_penalty_counts_prompt_and_text() -> None:
         ids.append(token)
 
 
-def test_zero_tokens() -> None:
+def test_zero_tokens(dtype: torch.dtype) -> None:
     """max_tokens = 0 is valid and yields no token."""
-    assert list(generate(build(3), [prompt_of(3)], 0)) == []
+    assert list(generate(build(3, dtype=dtype), [prompt_of(3)], 0)) == []
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

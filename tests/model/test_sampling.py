@@ -1,6 +1,7 @@
 """From logits to a token, each filter against numbers worked out by hand."""
 
 import math
+from itertools import accumulate, islice
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from errors import UserError
-from model.sampling import Sampling, draw, probabilities, uniform
+from model.sampling import Sampling, choose, draw, probabilities, streams, uniform
 
 INF = math.inf
 P = [0.1, 0.4, 0.2, 0.3]  # not sorted, so that a filter that does not restore the order fails
@@ -70,6 +71,32 @@ def test_probabilities_are_always_probabilities(temperature: float, scale: float
     torch.testing.assert_close(p.sum(-1), torch.ones(5))
 
 
+@pytest.mark.parametrize("top_p", [0.02, 0.3, 0.6, 0.9, 0.999])
+def test_top_p_is_that_of_a_full_sort(top_p: float) -> None:
+    """A flat row needs more tokens than the first candidates; a peaked one next to it, fewer."""
+    scales = torch.tensor([[0.0], [0.1], [1.0], [8.0]])
+    p = (scales * torch.randn(4, 3000, generator=torch.Generator().manual_seed(0))).softmax(-1)
+    p[0] = torch.arange(1, 3001) / 3000 / 1500.5  # no equal numbers
+    actual = probabilities(p.log(), Sampling(top_p=top_p))
+    for row, ours in zip(p.double().tolist(), actual, strict=True):
+        order = sorted(range(3000), key=lambda n: -row[n])
+        sums = [0.0, *accumulate(row[n] for n in order)]
+        kept = {n for n, before in zip(order, sums, strict=False) if before < top_p}
+        assert len(kept ^ set(ours.nonzero().flatten().tolist())) <= 1  # fp32 sums
+
+
+def test_greedy_choice_is_the_largest_logit() -> None:
+    """Greedy sampling does not pass through probabilities; it could ignore the penalty."""
+    logits = torch.tensor([[2.0, -1.0, 1.0, 2.0], [0.0, 0.5, -1.0, 0.1]])
+    numbers = torch.tensor([0.99, 0.0], dtype=torch.float64)
+    assert choose(logits, Sampling(0.0), numbers).tolist() == [0, 1]
+    assert choose(logits.bfloat16(), Sampling(0.0), numbers).tolist() == [0, 1]
+    occurred = torch.tensor([[True, False, False, True], [False, True, False, False]])
+    penalty = Sampling(0.0, repetition_penalty=10.0)
+    assert choose(logits, penalty, numbers, occurred).tolist() == [2, 3]
+    assert choose(logits, Sampling(), numbers).tolist() == [3, 0]
+
+
 def test_repetition_penalty_by_hand() -> None:
     """Dividing a negative logit would reward the repetition."""
     logits = torch.tensor([[2.0, -1.0, 1.0, -3.0]])
@@ -112,6 +139,12 @@ def test_a_random_number_depends_on_seed_row_and_step_only() -> None:
             )
     assert together.unique().numel() == 30
     assert not set(together.flatten().tolist()) & set(uniforms(2, 5, 6).flatten().tolist())
+
+
+def test_streams_are_these_numbers() -> None:
+    """Numbers that are computed for many steps at once could be shifted between rows or steps."""
+    steps = torch.stack(list(islice(streams(3, 5), 150)), dim=1)
+    assert torch.equal(steps, uniforms(3, 5, 150))
 
 
 def test_the_hash_is_splitmix64() -> None:

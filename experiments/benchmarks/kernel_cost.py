@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # torch is imported only where something is computed
 
     Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 KERNELS = ("dense", "blocked", "full", "flex")
 SHORT_LENGTH = 1024  # tokens: of the warm-up call, and at most of the complete comparison
 COMPARED_ROWS = 32  # rows of each measured result that are compared with the oracle
@@ -149,7 +149,7 @@ def measure_in_process(case: Case) -> Measurement | Skipped:
         return Skipped(case.kernel, case.length, reason)
     # With this setting glibc returns freed tensors at once, so resident memory is memory in use.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
-    words = [sys.executable, "-m", "experiments.kernel_cost", json.dumps(asdict(case))]
+    words = [sys.executable, "-m", "experiments.benchmarks.kernel_cost", json.dumps(asdict(case))]
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode < 0:
         reason = f"ended by signal {-done.returncode}, possibly out of memory"
