@@ -237,7 +237,7 @@ def _build(config: Config, vocab_size: int, hardware: Hardware) -> tuple[Transfo
         lr=train.lr,
         adamw_lr=train.adamw_lr,
         weight_decay=train.weight_decay,
-        # momentum=train.momentum,
+        momentum=train.momentum,
         dtype=hardware.dtype,
     )
     if hardware.compiled:
