@@ -243,8 +243,7 @@ def _build(config: Config, vocab_size: int, hardware: Hardware) -> tuple[Transfo
     if hardware.compiled:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
         warnings.filterwarnings("ignore", message="Torchinductor does not support code generation")
-        for block in model.layers:  # equal blocks are compiled once
-            block.compile()
+        model.compile_blocks()
     return model, optimizer
 
 

@@ -69,6 +69,14 @@ class Transformer(nn.Module):
             elif weight.dim() == 2:
                 weight.normal_(std=weight.shape[1] ** -0.5)
 
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Compile the layers with `torch.compile`; equal ones are compiled once.
+
+        Each length of text is compiled by itself: the kernels are chosen by the length.
+        """
+        for block in self.layers:
+            block.compile(dynamic=False, backend=backend)
+
     def set_windows(self, sliding_window: Window | Sequence[Window]) -> None:
         """Change the windows and keep the weights. Raises `UserError` as `ModelConfig` does."""
         self.config = replace(self.config, sliding_window=sliding_window)

@@ -23,6 +23,7 @@ NOT_RUN = {  # commands of docs/ that need 2 GB of disk, 15 GB of memory, the us
     "python -m experiments.bench learn configs/char.yaml data.path=FILE",
     "make bench",
     "python train.py configs/char.yaml data.path=FILE",
+    "python train.py configs/char-large.yaml data.path=FILE",
     "python -m pytest -s tests/model/test_mistral_parity.py",
 }
 

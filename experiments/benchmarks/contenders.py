@@ -156,8 +156,7 @@ def _breeze(
     from training.device import autocast
 
     if name == COMPILED:
-        for block in model.layers:  # as run.py does
-            block.compile()
+        model.compile_blocks()
 
     def forward() -> "Tensor":
         with autocast(torch.device("cpu"), dtype):

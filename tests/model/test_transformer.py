@@ -272,3 +272,18 @@ def test_each_block_starts_as_the_identity() -> None:
     tokens = text(9)
     expected = model.output(model.norm(model.tok_embeddings(tokens)))
     assert torch.equal(model(tokens), expected)
+
+
+def test_compiled_blocks_take_texts_of_any_length() -> None:
+    """torch.compile makes lengths symbolic from the second one on, and then cannot format them."""
+    config = ModelConfig(
+        vocab_size=11, dim=16, n_layers=2, n_heads=2, n_kv_heads=1, sliding_window=4
+    )
+    torch.manual_seed(0)
+    model = Transformer(config)
+    tokens = torch.randint(11, (2, 64))
+    lengths = (32, 48, 64)
+    expected = [model(tokens[:, :length]) for length in lengths]
+    model.compile_blocks(backend="eager")
+    for length, logits in zip(lengths, expected, strict=True):
+        torch.testing.assert_close(model(tokens[:, :length]), logits)
