@@ -19,6 +19,7 @@ from small import (
 )
 from torch import Tensor
 
+from model.config import ModelConfig
 from model.transformer import Transformer
 
 ONE_SHAPE = ((4, 2),)  # of heads, in tests that are slow or do not depend on heads
