@@ -25,6 +25,7 @@ from inference.text import configured_sampling, continue_text
 from model import Transformer, native
 from model.cost import training_memory
 from model.loss import next_token_loss
+from model.native.build import refusal
 from model.window import Window
 from storage import atomic_write, cache_folder
 from training.checkpoint import Checkpoint, find, prune, save
@@ -197,6 +198,8 @@ def start_run(config: Config, checkpoint: Checkpoint | None) -> TrainingRun:
     hardware = choose_hardware(
         train.device, train.precision, train.compile, train.native, native.training_refusal
     )
+    if hardware.device.type == "cpu":  # now, not in the middle of training, where it writes text
+        refusal("decode", bf16=False)
     if config.model.attention == "flex" and hardware.device.type != "cuda":
         raise UserError(
             f"model.attention flex trains on CUDA only, this is {hardware.device.type}: use auto "
@@ -250,7 +253,7 @@ def _build(config: Config, vocab_size: int, hardware: Hardware) -> tuple[Transfo
 def _refuse_too_large(config: Config, vocab_size: int, hardware: Hardware) -> None:
     """Raise `UserError` if training cannot fit in the memory of the device.
 
-    The estimate is low: six measured configs took 1.4 to 2.5 times as much. So a run that is
+    The estimate is low: it leaves out the temporary tensors of each operation. So a run that is
     refused cannot fit, and a run that is accepted may still fail.
     """
     limit = memory_limit(hardware.device)

@@ -110,9 +110,10 @@ def _saved_values(config: ModelConfig) -> int:
 
     In each layer: the residual stream and its norm, twice (4 dim); queries and keys before and
     after the rotation, values, and the output of attention; gate, up, silu(gate) and the product.
-    At the end: the logits and their softmax. Scores are left out: blocked attention has few.
+    Scores are left out, because blocked attention has few, and logits, because only those of some
+    rows exist at a time (`model/loss.py`).
     """
     assert config.head_dim is not None and config.hidden_dim is not None
     heads = config.head_dim * (3 * config.n_heads + 3 * config.n_kv_heads)
     layer = 4 * config.dim + heads + 4 * config.hidden_dim
-    return config.n_layers * layer + 2 * config.dim + 2 * config.vocab_size
+    return config.n_layers * layer + 2 * config.dim

@@ -39,7 +39,8 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., D) to (..., D)."""
         gate_up = project(x, self.w1, self.w3)
-        if native_layers.usable(gate_up, gate_up.shape[-1] // 2):
+        is_bf16, hidden = gate_up.dtype == torch.bfloat16, gate_up.shape[-1] // 2
+        if is_bf16 and native_layers.usable(gate_up, hidden):
             return self.w2(native_layers.swiglu(gate_up))
         gate, up = gate_up.chunk(2, dim=-1)
         return self.w2(F.silu(gate) * up)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from model.native import layers as native_layers
 from model.native.loss import cross_entropy_ as native_cross_entropy_
@@ -39,6 +40,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total / n_rows
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         gradients, ctx.gradients = ctx.gradients, None  # scaled in place, so used once
         assert gradients is not None, "cross-entropy supports a single backward pass"
@@ -51,6 +53,8 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     x (..., D), weight (V, D), targets (...). The products have the dtype of x, and the gradient of
     `weight` has its own.
     """
+    if not torch.is_grad_enabled():  # inside the function torch no longer tells
+        x, weight = x.detach(), weight.detach()
     return _LinearCrossEntropy.apply(x.flatten(0, -2), weight, targets.flatten())
 
 

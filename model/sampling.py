@@ -16,7 +16,7 @@ from errors import UserError
 
 FIRST_CANDIDATES = 256  # top-p sorts so many tokens, and more only if these do not suffice
 
-STEPS_AT_ONCE = 64  # whose random numbers are computed together
+STEPS_AT_ONCE = 64  # the random numbers of so many steps are computed by one call
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def uniform(seed: int, rows: Tensor, step: int | Tensor) -> Tensor:
 def streams(seed: int, n_rows: int) -> Iterator[Tensor]:
     """Yield the random numbers (B,) of rows 0 to B - 1 in steps 0, 1, ..., without end.
 
-    Many steps are computed at once, because torch's overhead is that of one.
+    Many steps are computed at once, because one call costs as much as for a single step.
     """
     rows = torch.arange(n_rows)[:, None]
     for step in itertools.count(0, STEPS_AT_ONCE):

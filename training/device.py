@@ -1,7 +1,7 @@
 """Choose device, precision, compilation and native kernels for this machine, each with a reason.
 
-A choice depends on what the hardware reports about itself, never on a measured time. So the same
-config on the same machine always trains in the same way.
+A choice depends on what the machine reports about itself, native kernels also on its C++ compiler,
+and never on a measured time. So the same config on the same machine trains in the same way.
 """
 
 import ctypes

@@ -123,7 +123,7 @@ def _address(x: Tensor | None) -> int | None:
 
 
 def _readable(x: Tensor) -> Tensor:
-    """Return x, or a copy if the numbers of a head do not stand side by side, each head apart."""
+    """Return x, or a copy if the numbers of a head are not contiguous or its rows overlap."""
     if x.stride(-1) == 1 and x.stride(2) >= x.shape[-1]:
         return x
     return x.clone(memory_format=torch.contiguous_format)

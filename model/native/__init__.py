@@ -9,10 +9,10 @@
     decode.cpp      one decoding step of the whole model; decode.py passes its arguments
     panels.h        products of a few rows with weights in the order of memory, for decode.cpp
 
-No kernel is required. Each has a PyTorch counterpart, the same function within the rounding of
-bf16, and the same tests judge both. A kernel is built with the machine's own C++ compiler on first
-use (`build.py`). Decoding uses its kernel where it can (`model/decoding.py`). The others run only
-inside `enabled()`:
+No kernel is required. Each has a PyTorch counterpart, the same function up to rounding (of bf16 in
+training, of fp32 in decoding), and the same tests judge both. A kernel is built with the machine's
+own C++ compiler on first use (`build.py`). Decoding uses its kernel where it can
+(`model/decoding.py`). The others run only inside `enabled()`:
 
     with native.enabled(hardware.native):
         loss = next_token_loss(model, x, y)

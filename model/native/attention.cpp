@@ -179,7 +179,7 @@ struct Segment {  // a part of the blocks of one key head, and the keys that the
   int64_t first_block, last_block, begin, end;
   Segment(const Call& c, int64_t b, int64_t s, int64_t n)
       : first_block(c.blocks() * s / n), last_block(c.blocks() * (s + 1) / n),
-        begin(c.begin(b, first_block * C, last_block * C)), end(last_block * C) {}
+        begin(c.begin(b, first_block * C, (first_block + 1) * C)), end(last_block * C) {}
 };
 
 // Write the gradients of one key head: the sums over n segments, whose sums are (2, span, E) each.

@@ -12,12 +12,14 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
 
-from storage import cache_folder, lock
+from errors import UserError
+from storage import atomic_write, cache_folder, lock
 
 SOURCES = Path(__file__).parent
 # Sums may be reordered, so that they are computed in vectors. Not -ffast-math: gcc would link code
@@ -59,6 +61,7 @@ def pointer(tensor: torch.Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
+@cache  # a compiler that failed is not asked again
 def refusal(*names: str, bf16: bool = True) -> str | None:
     """Return why these kernels cannot run on this machine, in words; None if they can.
 
@@ -72,7 +75,8 @@ def refusal(*names: str, bf16: bool = True) -> str | None:
     try:
         for name in names:
             load(name)
-    except (BuildError, OSError) as error:  # OSError: a folder from which no code may be run
+    # OSError: a folder from which no code may be run. UserError: no folder can be written.
+    except (BuildError, OSError, UserError) as error:
         return str(error)
     return None
 
@@ -81,17 +85,18 @@ def _build(compiler: str, source: Path, library: Path) -> None:
     """Compile `source`; the library appears under its name only when it is complete."""
     print(f"building {source.name} for this machine (once) ...", file=sys.stderr, flush=True)
     folder = Path(torch.__file__).parent
-    part = library.with_name(f".{library.name}.{os.getpid()}.part")
-    command = [compiler, *FLAGS, "-DAT_PARALLEL_OPENMP=1", f"-I{folder / 'include'}",
-               f"-I{folder / 'include/torch/csrc/api/include'}", str(source), "-o", str(part),
-               f"-L{folder / 'lib'}", "-ltorch_cpu", "-lc10",
-               f"-Wl,-rpath,{folder / 'lib'}"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        part.unlink(missing_ok=True)
-        first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr)
-        raise BuildError(f"{Path(compiler).name} cannot build {source.name}: {first.strip()[:200]}")
-    part.replace(library)
+    with tempfile.TemporaryDirectory() as build_folder:
+        built = Path(build_folder) / "library.so"
+        command = [compiler, *FLAGS, "-DAT_PARALLEL_OPENMP=1", f"-I{folder / 'include'}",
+                   f"-I{folder / 'include/torch/csrc/api/include'}", str(source), "-o", str(built),
+                   f"-L{folder / 'lib'}", "-ltorch_cpu", "-lc10",
+                   f"-Wl,-rpath,{folder / 'lib'}"]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            errors = (line for line in done.stderr.splitlines() if "error" in line)
+            reason = next(errors, done.stderr).strip()[:200]
+            raise BuildError(f"{Path(compiler).name} cannot build {source.name}: {reason}")
+        atomic_write(library, built.read_bytes())
 
 
 @cache

@@ -128,7 +128,7 @@ static void attend(const Model& m, const Layer& layer, int64_t B, int64_t b, int
     }
     float total = layer.sink_logits ? exponential(layer.sink_logits[h] - largest) : 0.f;
     for (int64_t s = 0; s < S; ++s) {
-      weights[s] = weights[s] > -1e30f ? exponential(weights[s] - largest) : 0.f;
+      weights[s] = weights[s] == -1e30f ? 0.f : exponential(weights[s] - largest);  // NaN stays
       total += weights[s];
     }
     float* out = m.heads_out + b * padded(m.heads * Dh) + h * Dh;

@@ -156,7 +156,8 @@ class NativeStep:
         )
 
     def _empty(self, outputs: int, inputs: int) -> Tensor:
-        """Return memory for the panels of a matrix. The last two are zero, where no output is."""
+        """Return memory for the panels of a matrix. The last two panels are zero: they may have
+        more rows than the matrix."""
         panels = torch.empty(self._padded(outputs), inputs)
         panels[-4 * self._lanes :] = 0.0
         return panels

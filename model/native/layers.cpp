@@ -6,7 +6,7 @@
 #include "simd.h"
 
 static const int64_t PARTS = 32;  // ranges of rows whose sums are kept apart
-static const int64_t ROWS = 16;   // rows that are worth a thread's while
+static const int64_t ROWS = 16;   // fewest rows for one thread
 
 static inline __m512 sigmoid16(__m512 x) {
   const __m512 e = exp16(_mm512_sub_ps(_mm512_setzero_ps(), x));

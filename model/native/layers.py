@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from model import native
 from model.native.build import load, pointer
@@ -47,11 +48,12 @@ class _RMSNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
         x, weight, inverse_rms = ctx.saved_tensors
         grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)
         sums = x.new_zeros(PARTS, x.shape[-1])
-        tensors = (x, weight, inverse_rms, grad_y.contiguous(), grad_x, grad_weight, sums)
+        tensors = (x, weight, inverse_rms, grad_y.contiguous(), grad_x, grad_weight, sums)  # kept
         load("layers").rms_norm_gradient(
             *map(pointer, tensors), *map(ctypes.c_int64, (inverse_rms.numel(), x.shape[-1]))
         )
@@ -63,6 +65,7 @@ class _SwiGLU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        assert x.dtype == torch.bfloat16 and x.is_contiguous()
         hidden = x.shape[-1] // 2
         y = x.new_empty(*x.shape[:-1], hidden)
         load("layers").swiglu(
@@ -72,11 +75,13 @@ class _SwiGLU(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> Tensor:  # type: ignore[override]
         (x,) = ctx.saved_tensors
         grad_x, hidden = torch.empty_like(x), x.shape[-1] // 2
+        grad_y = grad_y.contiguous()
         load("layers").swiglu_gradient(
-            *map(pointer, (x, grad_y.contiguous(), grad_x)),
+            *map(pointer, (x, grad_y, grad_x)),
             *map(ctypes.c_int64, (grad_x.numel() // (2 * hidden), hidden)),
         )
         return grad_x
@@ -91,6 +96,7 @@ class _Rotate(torch.autograd.Function):
         return _rotate(x, factors, inverse=False)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         return _rotate(grad_y, ctx.saved_tensors[0], inverse=True), None
 

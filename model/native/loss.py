@@ -17,9 +17,9 @@ def cross_entropy_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
     rows, vocab = logits.shape
     assert logits.is_contiguous() and targets.dtype == torch.int64
     assert rows == 0 or 0 <= int(targets.min()) <= int(targets.max()) < vocab
-    losses = torch.empty(rows)
+    losses, targets = torch.empty(rows), targets.contiguous()
     load("loss").cross_entropy(
-        *map(pointer, (logits, targets.contiguous(), losses)),
+        *map(pointer, (logits, targets, losses)),
         *map(ctypes.c_int64, (rows, vocab)), ctypes.c_float(scale),
     )  # fmt: skip
     return losses.sum()

@@ -136,6 +136,12 @@ def test_several_parts_of_one_head() -> None:
         assert_as_exact(draw(600, 2, 16, key_heads=1), Visibility(window))
 
 
+@pytest.mark.parametrize("sinks", [17, 33, 40, 70])
+def test_more_sinks_than_a_block_has_queries(sinks: int) -> None:
+    """A first block whose queries see no key could begin before its part of the gradients."""
+    assert_as_exact(draw(256, 2, 16, key_heads=4), Visibility(64, sinks))
+
+
 @pytest.mark.parametrize("front", [False, True])
 @pytest.mark.parametrize("sink_logits", [False, True])
 def test_sinks_are_merged_as_in_the_oracle(sink_logits: bool, front: bool) -> None:

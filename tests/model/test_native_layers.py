@@ -59,6 +59,16 @@ def test_swiglu(shape: tuple[int, ...]) -> None:
     assert_same(layers.swiglu(x), F.silu(gate) * up, (x,), "_SwiGLU")
 
 
+def test_a_gradient_of_one_repeated_number() -> None:
+    """The upstream gradient of a sum has strides of 0; its copy must live as long as the call."""
+    x = normal(300, 2048)
+    gate, up = x.double().chunk(2, dim=-1)
+    (expected,) = torch.autograd.grad((F.silu(gate) * up).sum(), x)
+    for _ in range(5):
+        (actual,) = torch.autograd.grad(layers.swiglu(x).sum(), x)
+        assert (actual.double() - expected).norm() <= 2 * BF16_ERROR * expected.double().norm()
+
+
 def test_feed_forward_joins_gate_and_up() -> None:
     """w1 is the gate and w3 is up; joined in the other order, silu would apply to up."""
     feed, x = FeedForward(16, 32), normal(1, 100, 16)
