@@ -138,7 +138,7 @@ def test_several_parts_of_one_head() -> None:
 
 @pytest.mark.parametrize("sinks", [17, 33, 40, 70])
 def test_more_sinks_than_a_block_has_queries(sinks: int) -> None:
-    """A first block whose queries see no key could begin before its part of the gradients."""
+    """Sinks, which the kernel leaves out, may cover whole blocks of queries and their windows."""
     assert_as_exact(draw(256, 2, 16, key_heads=4), Visibility(64, sinks))
 
 
