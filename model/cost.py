@@ -108,12 +108,12 @@ def training_memory(
 def _saved_values(config: ModelConfig) -> int:
     """Estimate the numbers saved per token for the backward pass: the inputs of each operation.
 
-    In each layer: the residual stream and its norm, twice (4 dim); queries and keys before and
-    after the rotation, values, and the output of attention; gate, up, silu(gate) and the product.
-    Scores are left out, because blocked attention has few, and logits, because only those of some
-    rows exist at a time (`model/loss.py`).
+    In each layer: the residual stream and its norm, twice (4 dim); rotated queries and keys,
+    values, and the output of attention; gate, up and their product. Native kernels save no more;
+    PyTorch's operators do. Logits are left out: only those of some rows exist at a time
+    (`model/loss.py`).
     """
     assert config.head_dim is not None and config.hidden_dim is not None
-    heads = config.head_dim * (3 * config.n_heads + 3 * config.n_kv_heads)
-    layer = 4 * config.dim + heads + 4 * config.hidden_dim
+    heads = config.head_dim * (2 * config.n_heads + 2 * config.n_kv_heads)
+    layer = 4 * config.dim + heads + 3 * config.hidden_dim
     return config.n_layers * layer + 2 * config.dim

@@ -63,7 +63,7 @@ def cross_entropy_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
 
     Sums are in fp32 at least. `targets` (N,).
     """
-    if logits.dtype == torch.bfloat16 and native_layers.usable(logits, native_layers.LANES):
+    if logits.dtype == torch.bfloat16 and native_layers.usable(logits):
         return native_cross_entropy_(logits, targets, scale)
     target = targets[:, None]
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))

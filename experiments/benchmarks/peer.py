@@ -86,6 +86,12 @@ def drawn_model(config: "ModelConfig") -> "Transformer":
     return model
 
 
+def half_split(weight: "Tensor", head_dim: int) -> "Tensor":
+    """Reorder rows from pairs (2n, 2n + 1) to pairs (n, n + Dh / 2), the layout of transformers."""
+    order = [*range(0, head_dim, 2), *range(1, head_dim, 2)]
+    return weight.unflatten(0, (-1, head_dim))[:, order].flatten(0, 1)
+
+
 def _renamed(model: "Transformer") -> dict[str, "Tensor"]:
     """Return the weights under the names of transformers, and in its order of rows."""
     weights, head_dim = model.state_dict(), model.config.head_dim
@@ -95,7 +101,6 @@ def _renamed(model: "Transformer") -> dict[str, "Tensor"]:
         for ours, name in PARTS.items():
             weight = weights[f"layers.{n}.{ours}.weight"]
             if ours in ("attention.wq", "attention.wk"):
-                order = [*range(0, head_dim, 2), *range(1, head_dim, 2)]
-                weight = weight.unflatten(0, (-1, head_dim))[:, order].flatten(0, 1)
+                weight = half_split(weight, head_dim)
             renamed[f"model.layers.{n}.{name}.weight"] = weight
     return renamed

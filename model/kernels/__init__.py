@@ -22,9 +22,9 @@ from model.kernels.blocked import blocked_attention
 from model.kernels.dense import dense_attention
 from model.kernels.flex import flex_attention
 from model.kernels.full import full_attention
-from model.kernels.native import HEAD_DIM_MULTIPLE, native_attention
+from model.kernels.native import native_attention
 from model.kernels.visibility import Visibility
-from model.native import is_enabled
+from model.native import LANES, is_enabled
 from model.window import Window
 
 __all__ = ["KERNELS", "Kernel", "Visibility", "attend", "attend_with", "choose"]
@@ -79,8 +79,8 @@ def choose(
         kind = "full attention" if window is None else f"a window of {window:,} hides nothing"
         reason = f"{kind} in {n_tokens:,} tokens" + ", documents kept apart" * documents
     if attention == "auto" and device == "cpu" and _is_native(dtype):
-        if head_dim % HEAD_DIM_MULTIPLE:
-            reason += f"; native needs heads of a multiple of {HEAD_DIM_MULTIPLE} numbers"
+        if head_dim % LANES:
+            reason += f"; native needs heads of a multiple of {LANES} numbers"
         elif hides or not (documents and sink_token):
             return "native", reason
     if not hides and not documents:

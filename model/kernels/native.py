@@ -12,9 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.kernels.visibility import Visibility
-from model.native import build
-
-HEAD_DIM_MULTIPLE = 16  # numbers in one vector of the processor
+from model.native import LANES, build
 
 
 def native_attention(
@@ -26,7 +24,7 @@ def native_attention(
     log-sum-exp (B, H, T) in fp32 if asked. A query that sees no key gets 0, and the smallest
     log-sum-exp. Gradients flow through both results, once.
     """
-    assert q.dtype == torch.bfloat16 and q.shape[-1] % HEAD_DIM_MULTIPLE == 0
+    assert q.dtype == torch.bfloat16 and q.shape[-1] % LANES == 0
     out, lse = _Attention.apply(q, k, v, first_keys(visibility, q.shape[2]))
     return out, lse if return_lse else None
 

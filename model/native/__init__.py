@@ -21,6 +21,7 @@ own C++ compiler on first use (`build.py`). Decoding uses its kernel where it ca
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+LANES = 16  # numbers in a vector of the bf16 kernels: rows must be multiples of it
 TRAINING = ("attention", "layers", "loss")  # the kernels of a training step
 
 _enabled = False

@@ -25,16 +25,7 @@
 
 static constexpr int64_t CHUNK = 512;  // keys: scores and weights of a chunk fit in the cache
 static constexpr int64_t TASKS = 16;   // parts of the backward pass, at least
-static constexpr float LOWEST = std::numeric_limits<float>::lowest(), LN2 = 0.693147181f;  // ln 2
-
-// 2^x of 16 numbers, relative error about 3e-6.
-static inline __m512 exp2_16(__m512 x) {
-  const __m512 n = _mm512_roundscale_ps(x, 8), r = _mm512_sub_ps(x, n);
-  __m512 p = _mm512_set1_ps(1.3333558e-3f);  // Taylor's polynomial of degree 5: ln(2)^n / n!
-  for (float c : {9.6181291e-3f, 5.5504109e-2f, .24022651f, LN2, 1.f})
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
-  return _mm512_scalef_ps(p, n);
-}
+static constexpr float LOWEST = std::numeric_limits<float>::lowest();
 
 struct Softmax {  // of 16 queries over the keys so far
   __m512 largest = _mm512_set1_ps(LOWEST), sum = _mm512_setzero_ps();

@@ -1,11 +1,10 @@
 // RMSNorm, SwiGLU and RoPE with their gradients: one pass over memory each, 16 numbers at a time.
 //
 // Rows are independent, so threads take ranges of rows. Only the gradient of RMSNorm's weight sums
-// over rows: it is summed in PARTS ranges whatever the number of threads, so the result is always
-// the same to the bit.
+// over rows: it is summed in ranges whose number does not depend on that of the threads, so the
+// result is always the same to the bit.
 #include "simd.h"
 
-static const int64_t PARTS = 32;  // ranges of rows whose sums are kept apart
 static const int64_t ROWS = 16;   // fewest rows for one thread
 
 static inline __m512 sigmoid16(__m512 x) {
@@ -36,12 +35,12 @@ extern "C" void rms_norm(const float* x, const float* weight, bf16* y, float* in
 
 // With n = x * inverse_rms and g = grad_y * weight:
 //   grad_x = inverse_rms * (g - n * mean(g * n)),   grad_weight = sum over rows of grad_y * n.
-// `sums` (PARTS, dim) is scratch memory of zeros.
+// `sums` (parts, dim) is scratch memory of zeros: one row for each range of rows.
 extern "C" void rms_norm_gradient(const float* x, const float* weight, const float* inverse_rms,
                                   const bf16* grad_y, float* grad_x, float* grad_weight,
-                                  float* sums, int64_t rows, int64_t dim) {
-  const int64_t length = (rows + PARTS - 1) / PARTS;
-  at::parallel_for(0, PARTS, 1, [&](int64_t begin, int64_t end) {
+                                  float* sums, int64_t rows, int64_t dim, int64_t parts) {
+  const int64_t length = (rows + parts - 1) / parts;
+  at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; part++)
       for (int64_t r = part * length; r < std::min(rows, (part + 1) * length); r++) {
         const float* row = x + r * dim;
@@ -65,7 +64,7 @@ extern "C" void rms_norm_gradient(const float* x, const float* weight, const flo
   });
   for (int64_t d = 0; d < dim; d += 16) {
     __m512 total = _mm512_setzero_ps();
-    for (int64_t part = 0; part < PARTS; part++)
+    for (int64_t part = 0; part < parts; part++)
       total = _mm512_add_ps(total, load16(sums + part * dim + d));
     store16(grad_weight + d, total);
   }

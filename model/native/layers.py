@@ -8,16 +8,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model import native
+from model.native import LANES
 from model.native.build import load, pointer
 
-LANES = 16  # numbers that one instruction works on: sizes must be multiples of it
-PARTS = 32  # as in layers.cpp
+PARTS = 32  # ranges of rows whose sums are kept apart, whatever the number of threads
 
 
-def usable(x: Tensor, size: int) -> bool:
+def usable(x: Tensor, size: int = LANES) -> bool:
     """Return whether the native layers apply to x: enabled, a CPU in bf16, `size` in whole lanes.
 
-    `size` is the number of neighbouring numbers that one row of the operation has.
+    `size` is the number of neighbouring numbers that one row of the operation has; by default any.
     """
     return (
         native.is_enabled()
@@ -55,7 +55,7 @@ class _RMSNorm(torch.autograd.Function):
         sums = x.new_zeros(PARTS, x.shape[-1])
         tensors = (x, weight, inverse_rms, grad_y.contiguous(), grad_x, grad_weight, sums)  # kept
         load("layers").rms_norm_gradient(
-            *map(pointer, tensors), *map(ctypes.c_int64, (inverse_rms.numel(), x.shape[-1]))
+            *map(pointer, tensors), *map(ctypes.c_int64, (inverse_rms.numel(), x.shape[-1], PARTS))
         )
         return grad_x, grad_weight, None
 

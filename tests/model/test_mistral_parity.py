@@ -12,6 +12,7 @@ import torch
 from small import build, text
 from torch import Tensor
 
+from experiments.benchmarks.peer import OUTER, PARTS, half_split
 from model import Sampling, generate, kernels
 from model.rope import Rope, frequencies
 from model.transformer import Transformer
@@ -20,29 +21,7 @@ transformers = pytest.importorskip(
     "transformers", reason="transformers is not installed: pip install -e '.[dev]'"
 )
 
-PARTS = {
-    "attention.wq": "self_attn.q_proj",
-    "attention.wk": "self_attn.k_proj",
-    "attention.wv": "self_attn.v_proj",
-    "attention.wo": "self_attn.o_proj",
-    "feed_forward.w1": "mlp.gate_proj",
-    "feed_forward.w2": "mlp.down_proj",
-    "feed_forward.w3": "mlp.up_proj",
-    "attention_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-}
 GREEDY = Sampling(temperature=0.0)
-OUTER = {
-    "tok_embeddings.weight": "model.embed_tokens.weight",
-    "norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
-
-
-def half_split(weight: Tensor, head_dim: int) -> Tensor:
-    """Reorder rows from pairs (2n, 2n + 1) to pairs (n, n + Dh / 2), the layout of transformers."""
-    order = [*range(0, head_dim, 2), *range(1, head_dim, 2)]
-    return weight.unflatten(0, (-1, head_dim))[:, order].flatten(0, 1)
 
 
 def theirs(model: Transformer) -> Any:
