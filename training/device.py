@@ -115,9 +115,10 @@ def choose_native(
     if compiled:
         obstacle = "compile is on, and torch.compile cannot compile them"
     elif device.type != "cpu":
-        obstacle = f"they run on a CPU only, this is {device.type}"
+        obstacle = f"native kernels run on a CPU only, and this is {device.type}"
     elif dtype != torch.bfloat16:
-        obstacle = f"they compute in bf16, the precision is {str(dtype).removeprefix('torch.')}"
+        name = str(dtype).removeprefix("torch.")
+        obstacle = f"native kernels compute in bf16, and the precision is {name}"
     else:
         obstacle = refusal()
     if obstacle is None:

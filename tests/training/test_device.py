@@ -56,7 +56,7 @@ NO_GPU = "cpu (no GPU; 2 threads)"
 EAGER = "no (on cpu it takes half a minute and makes nothing faster)"
 NATIVE = "yes (C++ kernels built for this processor)"
 SLOW_BF16 = "float32 (this CPU does not multiply bf16 faster)"
-NEED_BF16 = "no (they compute in bf16, the precision is float32)"
+NEED_BF16 = "no (native kernels compute in bf16, and the precision is float32)"
 FAST_BF16 = "bfloat16 (AVX512-BF16 multiplies bf16 faster)"
 FUSED = "yes (fuses the operations between the matrix products)"
 CHOICES = [
@@ -82,17 +82,17 @@ CHOICES = [
       "no (compile is on, and torch.compile cannot compile them)")),
     (CUDA, {"compiled": False}, ("cuda", BF16, False, False),
      ("cuda (GPU of the year)", "bfloat16 (this GPU multiplies bf16 faster)", f"no ({SET})",
-      "no (they run on a CPU only, this is cuda)")),
+      "no (native kernels run on a CPU only, and this is cuda)")),
     (CUDA, {"device": "cpu"}, ("cpu", FP32, False, False),
      (f"cpu ({SET})", SLOW_BF16, EAGER, NEED_BF16)),
     (MPS, {}, ("mps", FP32, False, False),
      ("mps (Apple GPU)", "float32 (mps (untested) does not multiply bf16 faster)",
       "no (on mps it takes half a minute and makes nothing faster)",
-      "no (they run on a CPU only, this is mps)")),
+      "no (native kernels run on a CPU only, and this is mps)")),
     (MPS, {"precision": "bf16"}, ("mps", BF16, False, False),
      ("mps (Apple GPU)", f"bfloat16 ({SET})",
       "no (on mps it takes half a minute and makes nothing faster)",
-      "no (they run on a CPU only, this is mps)")),
+      "no (native kernels run on a CPU only, and this is mps)")),
 ]  # fmt: skip
 AUTO: dict[str, Any] = dict.fromkeys(("device", "precision", "compiled", "native"), "auto")
 
@@ -118,9 +118,13 @@ def test_choices(
     ("machine", "settings", "message"),
     [
         (AVX512_BF16, {"compiled": True}, "compile is on, and .*"),
-        (AVX512_BF16, {"precision": "fp32"}, "they compute in bf16, the precision is float32"),
+        (
+            AVX512_BF16,
+            {"precision": "fp32"},
+            "native kernels compute in bf16, and the precision is float32",
+        ),
         (WITHOUT_COMPILER, {}, "no C.. compiler was found"),
-        (CUDA, {"compiled": False}, "they run on a CPU only, this is cuda"),
+        (CUDA, {"compiled": False}, "native kernels run on a CPU only, and this is cuda"),
     ],
 )
 def test_native_kernels_that_were_asked_for_run_or_are_refused(
