@@ -759,7 +759,11 @@ def test_compile_compiles_every_block(
 ) -> None:
     """A run could print 'compile: yes' and compute eagerly."""
     compiled: list[str] = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda m: compiled.append(type(m).__name__))
+
+    def record(module: torch.nn.Module, **_: Any) -> None:
+        compiled.append(type(module).__name__)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", record)
     assert start(tmp_path / "no", text, *BASE) == 0
     assert not compiled and "compile    no" in capsys.readouterr().out
     assert start(tmp_path / "yes", text, *BASE, "train.compile=true") == 0
