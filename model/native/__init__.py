@@ -6,7 +6,7 @@
     attention.cpp   sliding-window attention and its gradient, a block of 32 queries at a time
     layers.cpp      RMSNorm, SwiGLU and RoPE with their gradients, one pass over memory each
     loss.cpp        logits to loss and gradient, in place
-    decode.cpp      one decoding step of the whole model; decode.py passes its arguments
+    decode.cpp      the next tokens through the whole model; decode.py passes its arguments
     panels.h        products of a few rows with weights in the order of memory, for decode.cpp
 
 No kernel is required. Each has a PyTorch counterpart, the same function up to rounding (of bf16 in
