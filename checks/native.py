@@ -39,7 +39,7 @@ def _layers(fixture: Fixture) -> Iterator[tuple[Visibility, dict[str, Tensor]]]:
         yield Visibility(window, sinks), inputs
 
 
-@check("mask", "native bf16 attention: exactly 0 from all keys not seen")
+@check("mask", "native attention: exactly 0 from all keys not seen")
 @torch.enable_grad()
 def check_mask(fixture: Fixture) -> Findings:
     if reason := _refusal(fixture):
@@ -73,7 +73,7 @@ def _reach(fixture: Fixture) -> Findings:
 
 # A result passes at most four roundings to bf16, of half an epsilon each: of the weights or of the
 # gradients of the scores, of the output, of sinks merged into it, and of the result itself.
-@check("rounding", "native bf16 attention and gradients, in epsilons", 2.0)
+@check("rounding", "native attention and gradients, in bf16 epsilons", 2.0)
 @torch.enable_grad()
 def check_rounding(fixture: Fixture) -> Findings:
     if reason := _refusal(fixture):
@@ -98,7 +98,7 @@ def _joined(tensors: Sequence[Tensor]) -> Tensor:
 
 
 # Sums of a few hundred products in fp32, through all layers: as for PyTorch in `precision`.
-@check("step", "native fp32 decoding equals uncached, in epsilons", 32.0)
+@check("step", "native decoding equals uncached, in fp32 epsilons", 32.0)
 def check_step(fixture: Fixture) -> Findings:
     model, exact = rounded(fixture.model, torch.float32)
     longest = 3 * fixture.widest + fixture.sinks
