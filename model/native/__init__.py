@@ -1,5 +1,6 @@
 """Native kernels: what PyTorch's operators do slowly on a CPU, in a few short C++ files.
 
+    guard.h         exceptions of C++ as text
     simd.h          16 numbers at a time: exp, bf16 rounding, tiles in the order of the matrix unit
     tiles.h         small blocks of a matrix, transposed and packed for the matrix unit
     attention.h     a block of queries, and the keys that it sees
