@@ -11,6 +11,7 @@ from torch import Tensor
 
 from errors import UserError
 from model.cache import RollingKVCache
+from model.config import WeightFormat
 from model.decoding import Decoder
 from model.sampling import Sampling, choose, streams
 from model.transformer import Transformer
@@ -27,14 +28,15 @@ def generate(
     stop: Sequence[int] = (),
     first_allowed: Tensor | None = None,
     native: bool | None = None,
+    weights: WeightFormat = "fp32",
 ) -> Iterator[list[int | None]]:
     """Continue each prompt. Each step yields a list: a token per row, None if the row has ended.
 
     A row ends after a token of `stop`, which is yielded; all rows end after `max_tokens`. Row r has
     a random stream of its own, (seed, r), so its text does not depend on other rows.
     `first_allowed` (B, V) bool marks the tokens that may come first in each row; None: all.
-    `native` is as in `Decoder`. Raises `UserError` for an empty prompt or an id outside the
-    vocabulary.
+    `native` and `weights` are as in `Decoder`. Raises `UserError` for an empty prompt or an id
+    outside the vocabulary.
     """
     sampling = sampling or Sampling()
     _check_prompts(prompts, model.config.vocab_size)
@@ -44,7 +46,7 @@ def generate(
     if sampling.repetition_penalty != 1.0:
         occurred = _occurred(prompts, model.config.vocab_size).to(device)
     stops, running = frozenset(stop), [True] * len(prompts)
-    logits = (decoder := Decoder(model, cache, native)).prefill(prompts)
+    logits = (decoder := Decoder(model, cache, native, weights)).prefill(prompts)
     if first_allowed is not None:
         logits = logits.masked_fill(~first_allowed.to(device), -torch.inf)
     for left, numbers in zip(range(max_tokens, 0, -1), streams(seed, len(prompts)), strict=False):

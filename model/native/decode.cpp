@@ -1,4 +1,4 @@
-// One decoding step of the whole model: a token in each of B rows, logits (B, V) out. fp32.
+// One decoding step of the whole model: a token in each of B rows, logits (B, V) out.
 //
 //   token --> x
 //   each layer:
@@ -18,7 +18,7 @@
 #include "panels.h"
 
 struct Layer {
-  const float *qkv, *wo, *gate_up, *down;  // panels; gate_up has LANES gates, then their LANES ups
+  Panels qkv, wo, gate_up, down;           // gate_up has LANES gates, then their LANES ups
   const float* sink_logits;                // (H,) or null
   float *k, *v;                            // (B, K, slots + 1, Dh): the ring of `model/cache.py`
   int64_t* positions;                      // (B, slots + 1), -1 for empty
@@ -36,7 +36,8 @@ struct Rotation {
 struct Model {
   int64_t dim, hidden, heads, kv_heads, head_dim, vocab, n_layers, n_rotations, first_position;
   double eps;
-  const float *embeddings, *output;  // (V, D) as in the model; panels
+  const float* embeddings;  // (V, D)
+  Panels output;
   const Layer* layers;
   const Rotation* rotations;
   float *x, *qkv, *heads_out, *hidden_out, *turns;  // scratch, each row padded to P: see `padded`
@@ -154,11 +155,6 @@ static bool place(const Model& m, int64_t B, const int64_t* tokens, int64_t* see
 }
 
 extern "C" int64_t lanes() { return LANES; }
-
-extern "C" void pack_panels(const float* W, const float* g, int64_t N, int64_t K, int64_t first,
-                            int64_t gap, float* panels) {
-  pack(W, g, N, K, first, gap, panels);
-}
 
 extern "C" bool decode(const Model* model, int64_t B, const int64_t* tokens, int64_t* seen,
                        float* logits, int threads) {
