@@ -9,6 +9,7 @@ model, n is the number of its sinks.
     attention.py       rule  kernels  logits  gradients  precision
     reach.py           perturbation  reach  windows  rope  sinks  documents
     rolling_cache.py   cache  memory  ragged  crop  restore  rescore
+    native.py          mask  rounding  step     (in bf16 and fp32: these kernels have no float64)
 
     oracle.py          the expected results         fixture.py       the model and its inputs
     passes.py          forward and backward passes  differences.py   how results are compared
@@ -19,7 +20,7 @@ seed draws other inputs.
 
 from collections.abc import Iterator, Sequence
 
-from checks import attention, reach, rolling_cache  # noqa: F401  importing them fills CHECKS
+from checks import attention, native, reach, rolling_cache  # noqa: F401  importing them fills CHECKS
 from checks.check import CHECKS, Check
 from errors import UserError
 from model.transformer import Transformer

@@ -1,6 +1,5 @@
 """Checks of what attention computes: the rule, the kernels, the logits, the gradients, rounding."""
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,11 +8,10 @@ from torch import Tensor
 
 from checks import oracle
 from checks.check import Findings, check
-from checks.differences import max_difference, require, row_differences
-from checks.fixture import Fixture
+from checks.differences import max_difference, require, rounding_error, row_differences
+from checks.fixture import Fixture, rounded
 from checks.passes import cached_logits, weighted_gradients
 from model.kernels import Visibility, attend, attend_with
-from model.transformer import Transformer
 from model.window import reach, visible, visible_pairs
 
 
@@ -42,7 +40,7 @@ def check_kernels(fixture: Fixture) -> Findings:
     for window, sinks in fixture.layer_kinds:
         width = window or fixture.widest
         for length in sorted({1, width - 1, width, width + 1, fixture.length} - {0}):
-            leaves, arguments = _attention_inputs(fixture, length, window, sinks)
+            leaves, arguments = attention_inputs(fixture, length, window, sinks)
             expected = oracle.attention(**arguments, window=window, sinks=sinks)
             weights = fixture.noise(*expected.shape)
             expected_gradients = weighted_gradients(expected, weights, leaves)
@@ -54,7 +52,7 @@ def check_kernels(fixture: Fixture) -> Findings:
                     yield max(map(max_difference, gradients, expected_gradients))
 
 
-def _attention_inputs(
+def attention_inputs(
     fixture: Fixture, length: int, window: int | None, sinks: int
 ) -> tuple[list[Tensor], dict[str, Any]]:
     """Draw the inputs of attention in the shapes of the model's heads.
@@ -137,24 +135,12 @@ def check_precision(fixture: Fixture) -> Findings:
     tokens = fixture.text(fixture.length)
     for dtype in (torch.float32, torch.bfloat16):
         for kernel in fixture.kernels:
-            rounded, exact = _rounded(fixture.variant(attention=kernel), dtype)
-            yield _rounding_error(rounded(tokens), exact(tokens))
+            tested, exact = rounded(fixture.variant(attention=kernel), dtype)
+            yield rounding_error(tested(tokens), exact(tokens))
         # Sinks are the first positions, so a text that starts at a later position has none.
-        rounded, exact = _rounded(fixture.variant(sink_token=False, attention_sinks=0), dtype)
+        tested, exact = rounded(fixture.variant(sink_token=False, attention_sinks=0), dtype)
         for start in (0, 100_000):
-            cache = fixture.cache(model=rounded, dtype=dtype)
+            cache = fixture.cache(model=tested, dtype=dtype)
             cache.first_position += start
-            actual = cached_logits(rounded, cache, tokens, fixture.widest + 1)
-            yield _rounding_error(actual, exact(tokens))
-
-
-def _rounded(tested: Transformer, dtype: torch.dtype) -> tuple[Transformer, Transformer]:
-    """Return the model in `dtype`, and in float64 with the same rounded weights."""
-    rounded = copy.deepcopy(tested).to(dtype)
-    return rounded, copy.deepcopy(rounded).double()
-
-
-def _rounding_error(actual: Tensor, exact: Tensor) -> float:
-    """Return the relative error in units of the dtype's rounding (epsilon)."""
-    error = (actual.double() - exact).norm() / exact.norm()
-    return error.item() / torch.finfo(actual.dtype).eps
+            actual = cached_logits(tested, cache, tokens, fixture.widest + 1)
+            yield rounding_error(actual, exact(tokens))

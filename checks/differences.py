@@ -33,6 +33,12 @@ def max_difference(actual: Tensor, expected: Tensor) -> float:
     return max(row_differences(actual.reshape(-1, 1), expected.reshape(-1, 1)))
 
 
+def rounding_error(actual: Tensor, exact: Tensor) -> float:
+    """Return the relative error of a tensor, in units of its dtype's epsilon."""
+    error = (actual.double() - exact).norm() / exact.norm()
+    return error.item() / torch.finfo(actual.dtype).eps
+
+
 def exact_difference(actual: Tensor, expected: Tensor) -> float:
     """Return 0 if all values are exactly equal, otherwise the largest difference, above 0."""
     if torch.equal(actual, expected):

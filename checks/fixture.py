@@ -106,3 +106,9 @@ class Fixture:
         """Return the oracle's logits (T, V) for a text (1, T)."""
         weights = dict(self.model.named_parameters())
         return oracle.logits(weights, self.config, tokens[0].tolist(), windows or self.windows)
+
+
+def rounded(model: Transformer, dtype: torch.dtype) -> tuple[Transformer, Transformer]:
+    """Return copies of the model: in `dtype`, and in float64 with the same rounded weights."""
+    narrow = copy.deepcopy(model).to(dtype)
+    return narrow, copy.deepcopy(narrow).double()

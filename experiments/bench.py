@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from errors import ArgumentParser, UserError, command
-from experiments.benchmarks import attention, decode, every, learn, start, train
+from experiments.benchmarks import attention, decode, every, learn, prompt, start, train
 from experiments.benchmarks.benchmark import Benchmark, WrongResult
 from experiments.benchmarks.picture import add_png, refuse_png, write_png
 from experiments.result import add_json, write_json
@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "attention": attention,
     "train": train,
     "decode": decode,
+    "prompt": prompt,
     "learn": learn,
     "start": start,
     "all": every,

@@ -1,8 +1,8 @@
-"""Decoder: read prompts into a cache, then compute one step of all rows at a time.
+"""Decoder: read prompts into a cache, then continue all rows token by token.
 
-A step runs in `native/decode.cpp` if this machine can build it and the model is in fp32 on a CPU,
-and otherwise in PyTorch. Both use the same cache, and their logits agree up to rounding. So calls
-of `step`, and of the model itself with this cache, may follow each other in any order.
+Tokens are read by `native/decode.cpp` if this machine can build it and the model is in fp32 on a
+CPU, and otherwise by PyTorch. Both use the same cache, and their logits agree up to rounding. So
+calls of the decoder, and of the model itself with this cache, may follow each other in any order.
 """
 
 from collections.abc import Sequence
@@ -13,15 +13,17 @@ from torch import Tensor
 from model.cache import RollingKVCache
 from model.config import WeightFormat
 from model.native import build
-from model.native.decode import NativeStep
+from model.native.decode import NativeModel
 from model.quantization import round_weights
 from model.transformer import Transformer
 
-PREFILL_CHUNK = 256  # tokens per forward pass over the prompt: bounds the memory of its scores
+PREFILL_CHUNK = (
+    256  # tokens of each prompt that are read at once: bounds the memory of their scores
+)
 
 
 class Decoder:
-    """A model and a cache. `reason` says in words what computes its steps, and why.
+    """A model and a cache. `reason` says in words what reads its tokens, and why.
 
     `native` forces the choice: True, native code (it must be possible); False, PyTorch. With the
     weights in int8, `model` is the rounded model (see `quantization.py`): native code reads int8,
@@ -40,7 +42,7 @@ class Decoder:
         self.cache = cache
         refusal = "the caller asks for it" if native is False else _refusal(model, cache)
         assert refusal is None or native is not True, refusal
-        self._native = None if refusal else NativeStep(self.model, cache, weights)
+        self._native = None if refusal else NativeModel(self.model, cache, weights)
         if refusal:
             rounded = " with weights rounded to int8" if weights == "int8" else ""
             self.reason = f"PyTorch{rounded}: {refusal}"
@@ -58,24 +60,34 @@ class Decoder:
         for row, prompt in enumerate(prompts):
             tokens[row, longest - len(prompt) :] = torch.tensor(prompt)
         logits = torch.empty(0)
-        for chunk in tokens.to(self.cache.seen.device).split(PREFILL_CHUNK, dim=1):
-            logits = self.model(chunk, cache=self.cache)[:, -1]
-        return logits
+        for chunk in tokens.to(self.cache.seen.device).split(self._chunk(), dim=1):
+            logits = self.read(chunk, last_only=True)
+        return logits[:, -1]
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Add a token to each row, (B,) int64, and return the logits (B, V) of the next.
+        """Add a token to each row, (B,) int64, and return the logits (B, V) of the next."""
+        return self.read(tokens[:, None])[:, -1]
 
-        A token of -1 is padding: its row does not change, and its logits have no meaning. Raises
-        `UserError` if a layer that must keep every token is full.
+    def read(self, tokens: Tensor, last_only: bool = False) -> Tensor:
+        """Add tokens (B, T) int64 to the rows; return the logits (B, T, V) after each of them.
+
+        With `last_only`, (B, 1, V) after the last. A token of -1 is padding: its row does not
+        change, and its logits have no meaning. Raises `UserError` if a layer that must keep every
+        token is full.
         """
         if self._native is None or not self.cache.primed:
-            return self.model(tokens[:, None], cache=self.cache)[:, -1]
-        self.cache.reserve(1)
-        return self._native(tokens)
+            return self.model(tokens, cache=self.cache, last_only=last_only)
+        self.cache.reserve(tokens.shape[1])
+        return self._native(tokens, last_only)
+
+    def _chunk(self) -> int:
+        """Return how many tokens of each prompt are read at once."""
+        most = self._native.most_tokens if self._native is not None else PREFILL_CHUNK
+        return min(most, PREFILL_CHUNK)
 
 
 def _refusal(model: Transformer, cache: RollingKVCache) -> str | None:
-    """Return why native code cannot compute the steps, in words; None if it can."""
+    """Return why native code cannot read the tokens, in words; None if it can."""
     weight = model.tok_embeddings.weight
     if weight.device.type != "cpu":
         return f"the model is on {weight.device.type}"

@@ -5,8 +5,6 @@ Sources: penalty, CTRL (arXiv 1909.05858, section 4.1); top-p, arXiv 1904.09751,
 arXiv 2407.01082, section 3.
 """
 
-import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -142,14 +140,24 @@ def uniform(seed: int, rows: Tensor, step: int | Tensor) -> Tensor:
     return _shift(bits, 12).double() * 2.0**-52
 
 
-def streams(seed: int, n_rows: int) -> Iterator[Tensor]:
-    """Yield the random numbers (B,) of rows 0 to B - 1 in steps 0, 1, ..., without end.
+class RandomStreams:
+    """The random numbers of rows 0 to B - 1 by step, as `uniform` defines them.
 
     Many steps are computed at once, because one call costs as much as for a single step.
     """
-    rows = torch.arange(n_rows)[:, None]
-    for step in itertools.count(0, STEPS_AT_ONCE):
-        yield from uniform(seed, rows, torch.arange(step, step + STEPS_AT_ONCE)).unbind(dim=1)
+
+    def __init__(self, seed: int, n_rows: int) -> None:
+        self._seed, self._rows = seed, torch.arange(n_rows)[:, None]
+        self._first, self._numbers = 0, torch.empty(n_rows, 0, dtype=torch.float64)
+
+    def at(self, step: int, n_steps: int = 1) -> Tensor:
+        """Return the numbers (B, n) of n steps, from `step`."""
+        begin = step - self._first
+        if begin < 0 or begin + n_steps > self._numbers.shape[1]:
+            steps = torch.arange(step, step + max(STEPS_AT_ONCE, n_steps))
+            self._first, self._numbers = step, uniform(self._seed, self._rows, steps)
+            begin = 0
+        return self._numbers[:, begin : begin + n_steps]
 
 
 def _mix(bits: Tensor) -> Tensor:

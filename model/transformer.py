@@ -89,10 +89,12 @@ class Transformer(nn.Module):
         cache: RollingKVCache | None = None,
         documents: Tensor | None = None,
         targets: Tensor | None = None,
+        last_only: bool = False,
     ) -> Tensor:
         """Compute logits (B, T, V) for tokens (B, T) int64; with `targets` (B, T) the mean loss.
 
-        The loss is the cross-entropy in nats, a scalar (see `loss.linear_cross_entropy`).
+        The loss is the cross-entropy in nats, a scalar (see `loss.linear_cross_entropy`). With
+        `last_only`, logits (B, 1, V) are computed after the last token only.
 
         `documents` (B, T) numbers the documents that are packed in a row: neighbouring tokens with
         equal numbers are one document, and each is read as if it were alone.
@@ -106,7 +108,7 @@ class Transformer(nn.Module):
         else:
             assert documents is None, "a cache holds one document a row"
             x = self._continue(tokens, cache)
-        x = self.norm(x)
+        x = self.norm(x[:, -1:] if last_only else x)
         if targets is not None:
             return linear_cross_entropy(x, self.output.weight, targets)
         return self.output(x)

@@ -20,9 +20,11 @@ import torch
 from torch import Tensor
 
 from checks import CHECKS, Check
-from model import attention, cache, generation, kernels, rope, transformer, window
+from model import attention, cache, generation, kernels, native, rope, transformer, window
 from model.config import ModelConfig
 from model.kernels import Visibility, flex, scores
+from model.native import decode
+from model.native.build import refusal
 from model.transformer import Transformer
 
 W = 3  # the window of every model here, unless it has another
@@ -756,6 +758,64 @@ def test_the_named_check_finds_it(bug: Bug, monkeypatch: Patch) -> None:
     assert not check.holds, f"{check.name} did not find it: {check}"
     crashes = "IndexError" in bug.what
     assert ("Error:" in check.note) == crashes, f"the mutation itself is broken: {check.note}"
+
+
+def first_key_of_native_attention(patch: Patch) -> None:
+    """Let each query of native attention see a key too many: W + 1."""
+
+    def make(first_keys: Any) -> Any:
+        def wide(seen: Visibility, length: int) -> Tensor:
+            window = None if seen.window is None else seen.window + 1
+            return first_keys(seen._replace(window=window), length)
+
+        return wide
+
+    wrap(patch, kernels.native, "first_keys", make)
+
+
+def window_of_the_native_step(patch: Patch, more: int = 1) -> None:
+    """Let each native decoding step see W + `more` keys."""
+
+    def make(describe: Any) -> Any:
+        def changed(*args: Any) -> Any:
+            layer = describe(*args)
+            layer.window += more
+            return layer
+
+        return changed
+
+    wrap(patch, decode.NativeStep, "_layer", make)
+
+
+def narrow_window_of_the_native_step(patch: Patch) -> None:
+    """Let each native decoding step see W - 1 keys."""
+    window_of_the_native_step(patch, -1)
+
+
+WHY_NOT = {"attention": native.training_refusal(), "step": refusal("decode", bf16=False)}
+
+
+@pytest.mark.parametrize("model", [{}, SINKS], ids=["window", "sinks"])
+@pytest.mark.parametrize(
+    ("kernel", "apply", "caught_by"),
+    [
+        ("attention", first_key_of_native_attention, ["mask", "rounding"]),
+        ("step", window_of_the_native_step, ["step"]),
+        ("step", narrow_window_of_the_native_step, ["step"]),
+    ],
+)
+def test_native_kernels_are_checked_too(
+    kernel: str, apply: Any, caught_by: list[str], model: dict[str, Any], monkeypatch: Patch
+) -> None:
+    """A window could be wrong in C++ only, which computes in no dtype of the other checks."""
+    if reason := WHY_NOT[kernel]:
+        pytest.skip(reason)
+    fits = {"dim": 64} | model  # heads of 16 numbers
+    for applied in (apply, lambda patch: None):
+        tried = Bug(kernel, "", "", "", fits, applied)
+        found = [check.name for check in run_with(tried, monkeypatch, list(CHECKS))
+                 if not check.holds]  # fmt: skip
+        assert found == (caught_by if applied is apply else [])
 
 
 def test_without_a_bug_every_check_holds() -> None:

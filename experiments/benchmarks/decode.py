@@ -128,12 +128,12 @@ def measure(arguments: argparse.Namespace) -> DecodeResult:
 def _measure_batch(
     name: str, model: "Transformer", batch_size: int, n_tokens: int, rounds: int
 ) -> list[DecodeRow]:
-    prompts = _prompts(model.config, batch_size)
+    prompts = drawn_prompts(model.config, batch_size)
     with ExitStack() as stack:
         writers = _writers(model, prompts, n_tokens, stack)
         written = {contender: write() for contender, write in writers.items()}
         for contender, texts in written.items():
-            _check(f"{contender}, {name}, batch {batch_size}", model, prompts, texts)
+            check(f"{contender}, {name}, batch {batch_size}", model, prompts, texts)
         readings = {contender: timed(write) for contender, write in writers.items()}
         seconds = interleaved(readings, rounds, f"decode {name}, batch {batch_size}")
     counts = {contender: len(texts[0]) for contender, texts in written.items()}
@@ -157,15 +157,15 @@ def _measure_first(name: str, model: "Transformer", rounds: int) -> list[DecodeR
 
     full = Transformer(replace(model.config, sliding_window=None)).eval()
     full.load_state_dict(model.state_dict())
-    prompts = _prompts(model.config, 1)
+    prompts = drawn_prompts(model.config, 1)
     n_tokens = CAPACITY - PROMPT_LENGTH
     window = f"window of {model.config.sliding_window}"
     writers = {
-        contender: _breeze(each, prompts, n_tokens, n_first=N_FIRST)
+        contender: breeze(each, prompts, n_tokens, n_first=N_FIRST)
         for contender, each in ((window, model), ("full attention", full))
     }
     for (contender, write), each in zip(writers.items(), (model, full), strict=True):
-        _check(f"{contender}, {name}", each, prompts, write())
+        check(f"{contender}, {name}", each, prompts, write())
     readings = {contender: timed(write) for contender, write in writers.items()}
     seconds = interleaved(readings, rounds, f"decode {name}, first tokens")
     speeds = {contender: N_FIRST / median(found) for contender, found in seconds.items()}
@@ -181,11 +181,11 @@ def _writers(
     model: "Transformer", prompts: Text, n_tokens: int, stack: ExitStack
 ) -> dict[str, Callable[[], Text]]:
     """Return the contenders that this machine can run, each as a function that writes the texts."""
-    found = {BREEZE: _breeze(model, prompts, n_tokens)}
+    found = {BREEZE: breeze(model, prompts, n_tokens)}
     if native_refusal() is None:
-        found[PLAIN] = _breeze(model, prompts, n_tokens, native=False)
+        found[PLAIN] = breeze(model, prompts, n_tokens, native=False)
     if peer.has_transformers():
-        found[TRANSFORMERS] = _transformers(model, prompts, n_tokens)
+        found[TRANSFORMERS] = transformers(model, prompts, n_tokens)
     window = model.config.windows[0]
     if llama.has_llama() and len(prompts) == 1 and (window is None or window > PROMPT_LENGTH):
         length = PROMPT_LENGTH + n_tokens if window is None else window
@@ -195,20 +195,24 @@ def _writers(
     return found
 
 
-def _breeze(
+def breeze(
     model: "Transformer",
     prompts: Text,
     n_tokens: int,
     native: bool | None = None,
     n_first: int | None = None,
 ) -> Callable[[], Text]:
-    """Write with Breeze; only the first `n_first` of `n_tokens` are written if it is given."""
+    """Write with Breeze; only the first `n_first` of `n_tokens` are written if it is given.
+
+    Without look-up: random weights repeat themselves, so guesses would be right more often than in
+    the text of a trained model.
+    """
     from model import Sampling, generate
 
     greedy = Sampling(temperature=0.0)
 
     def write() -> Text:
-        steps = generate(model, prompts, n_tokens, sampling=greedy, native=native)
+        steps = generate(model, prompts, n_tokens, sampling=greedy, native=native, look_up=False)
         return [
             [token for token in row if token is not None]
             for row in zip(*islice(steps, n_first), strict=True)
@@ -217,7 +221,8 @@ def _breeze(
     return write
 
 
-def _transformers(model: "Transformer", prompts: Text, n_tokens: int) -> Callable[[], Text]:
+def transformers(model: "Transformer", prompts: Text, n_tokens: int) -> Callable[[], Text]:
+    """Write with transformers."""
     import torch
 
     other: Any = peer.same_model(model).eval()
@@ -234,16 +239,17 @@ def _transformers(model: "Transformer", prompts: Text, n_tokens: int) -> Callabl
     return write
 
 
-def _prompts(config: ModelConfig, batch_size: int) -> Text:
+def drawn_prompts(config: ModelConfig, batch_size: int, length: int = PROMPT_LENGTH) -> Text:
+    """Draw prompts of equal length."""
     import torch
 
     draw = torch.Generator().manual_seed(2)
-    sizes = (batch_size, PROMPT_LENGTH)
+    sizes = (batch_size, length)
     prompts: Text = torch.randint(config.vocab_size, sizes, generator=draw).tolist()
     return prompts
 
 
-def _check(name: str, model: "Transformer", prompts: Text, texts: Sequence[Sequence[int]]) -> None:
+def check(name: str, model: "Transformer", prompts: Text, texts: Sequence[Sequence[int]]) -> None:
     """Raise `WrongResult` if a token is not the most likely one when `model` reads the text."""
     import torch
 

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from errors import ArgumentParser
-from experiments.benchmarks import attention, decode, learn, start, train
+from experiments.benchmarks import attention, decode, learn, prompt, start, train
 from experiments.benchmarks.attention import BenchResult
 from experiments.benchmarks.benchmark import Benchmark, Panel, add_rounds, refuse_rounds
 from experiments.benchmarks.decode import DecodeResult
 from experiments.benchmarks.learn import LearnResult
+from experiments.benchmarks.prompt import PromptResult
 from experiments.benchmarks.start import StartResult
 from experiments.benchmarks.train import TrainResult
 
@@ -30,6 +31,7 @@ class AllResult:
 
     train: TrainResult
     decode: DecodeResult
+    prompt: PromptResult
     start: StartResult
     attention: BenchResult
     learn: LearnResult | None
@@ -56,6 +58,7 @@ def measure(arguments: argparse.Namespace) -> AllResult:
     return AllResult(
         train=train.measure(_own(train, rounds=rounds, compiled=arguments.compiled)),
         decode=decode.measure(_own(decode, rounds=rounds)),
+        prompt=prompt.measure(_own(prompt, rounds=rounds)),
         start=start.measure(_own(start, rounds=rounds)),
         attention=attention.measure(_own(attention, lengths=LENGTHS)),
         learn=learn.measure(_own(learn, words=arguments.words)) if arguments.words else None,
@@ -91,6 +94,7 @@ def _parts(result: AllResult) -> list[tuple[Benchmark, object]]:
     parts: list[tuple[Benchmark, object]] = [
         (train, result.train),
         (decode, result.decode),
+        (prompt, result.prompt),
         (start, result.start),
         (attention, result.attention),
     ]

@@ -84,7 +84,8 @@ class _Attention(torch.autograd.Function):
         *qkv, first = inputs
         q, k, v = (_readable(x) for x in qkv)
         out, lse = _empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
-        build.load("attention").attention_forward(ctypes.byref(_call(q, k, v, first, out, lse)))
+        call = _call(q, k, v, first, out, lse)
+        build.call("attention", "attention_forward", ctypes.byref(call))
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.first = first
         ctx.set_materialize_grads(False)
@@ -100,7 +101,7 @@ class _Attention(torch.autograd.Function):
         d_q, d_k, d_v = (_empty_like(x) for x in (q, k, v))
         gradients = _Gradients(*map(_view, (d_out, d_q, d_k, d_v)), _address(d_lse))
         call = _call(q, k, v, ctx.first, out, lse)
-        build.load("attention").attention_backward(ctypes.byref(call), ctypes.byref(gradients))
+        build.call("attention", "attention_backward", *map(ctypes.byref, (call, gradients)))
         return d_q, d_k, d_v, None
 
 

@@ -1,12 +1,13 @@
 """Native kernels: what PyTorch's operators do slowly on a CPU, in a few short C++ files.
 
+    guard.h         exceptions of C++ as text
     simd.h          16 numbers at a time: exp, bf16 rounding, tiles in the order of the matrix unit
     tiles.h         small blocks of a matrix, transposed and packed for the matrix unit
     attention.h     a block of queries, and the keys that it sees
     attention.cpp   sliding-window attention and its gradient, a block of 32 queries at a time
     layers.cpp      RMSNorm, SwiGLU and RoPE with their gradients, one pass over memory each
     loss.cpp        logits to loss and gradient, in place
-    decode.cpp      one decoding step of the whole model; decode.py passes its arguments
+    decode.cpp      the next tokens through the whole model; decode.py passes its arguments
     panels.h        products of a few rows with weights in the order of memory, for decode.cpp
 
 No kernel is required. Each has a PyTorch counterpart, the same function up to rounding (of bf16 in

@@ -65,7 +65,7 @@ static void finish(const Softmax& s, const Queries& q, float scale, float* lse, 
   _mm512_mask_storeu_ps(lse, q.exist, load16(largest));
 }
 
-extern "C" void attention_forward(const Call* call) {
+extern "C" const char* attention_forward(const Call* call) try {
   const Call& c = *call;
   const float scale = c.scale() / LN2;  // of scores in base 2
   Transposed v_t(c, c.v);
@@ -97,6 +97,9 @@ extern "C" void attention_forward(const Call* call) {
       write_rows(out, factor, c.out.at(x.b, x.h, x.i0), c.out.token, x.rows, c.E);
     }
   });
+  return nullptr;
+} catch (...) {
+  return caught();
 }
 
 struct Memory {  // of a thread in the backward pass, for one block and one chunk
@@ -192,7 +195,7 @@ static void add_segments(const Call& c, const Gradients& g, int64_t b, int64_t k
     }
 }
 
-extern "C" void attention_backward(const Call* call, const Gradients* gradients) {
+extern "C" const char* attention_backward(const Call* call, const Gradients* gradients) try {
   const Call& c = *call;
   const Gradients& g = *gradients;
   const int64_t heads = c.B * c.K, group = c.H / c.K;
@@ -220,4 +223,7 @@ extern "C" void attention_backward(const Call* call, const Gradients* gradients)
       if (--left[bh] == 0) add_segments(c, g, b, key_head, n, sums + bh * n * size, span);
     }
   });
+  return nullptr;
+} catch (...) {
+  return caught();
 }

@@ -84,15 +84,17 @@ struct Transposed {
 };
 
 // Let each thread take the next of n tasks whenever it is free: work(next) calls next() for a task,
-// until that is negative.
+// until that is negative. An exception of one thread is thrown here after all have ended.
 template <class Work>
 static void share_out(int64_t n, const Work& work) {
   std::atomic<int64_t> taken{0};
   at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) {
+    struct Release {
+      ~Release() { brgemm_release(); }
+    } at_the_end;
     work([&] {
       const int64_t task = taken++;
       return task < n ? task : -1;
     });
-    brgemm_release();
   });
 }

@@ -13,8 +13,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,7 +29,7 @@ SOURCES = Path(__file__).parent
 # not -ffinite-math-only: it may drop NaN, which tells that training diverged.
 MATH = ("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math",
         "-freciprocal-math", "-ffp-contract=fast")  # fmt: skip
-FLAGS = ("-O3", "-march=native", *MATH, "-std=c++20", "-fopenmp", "-fPIC", "-shared")
+FLAGS = ("-O3", *MATH, "-std=c++20", "-fopenmp", "-fPIC", "-shared")
 
 
 class BuildError(Exception):
@@ -35,15 +37,19 @@ class BuildError(Exception):
 
 
 @cache
-def load(name: str) -> ctypes.CDLL:
-    """Return the library of `name`.cpp, built if it is not in the cache. Raises `BuildError`."""
+def load(name: str, processor: str = "native") -> ctypes.CDLL:
+    """Return the library of `name`.cpp, built if it is not in the cache. Raises `BuildError`.
+
+    `processor` is the compiler's -march: by default this machine's own.
+    """
+    flags = (f"-march={processor}", *FLAGS)
     source = SOURCES / f"{name}.cpp"
     if not source.exists():
         raise BuildError(f"{source.name} is missing")
     compiler = _compiler()
     parts = [source, *sorted(SOURCES.glob("*.h"))]
     depends_on = [path.read_bytes() for path in parts]
-    depends_on += [" ".join(FLAGS).encode(), compiler.encode(), _compiler_version(compiler)]
+    depends_on += [" ".join(flags).encode(), compiler.encode(), _compiler_version(compiler)]
     depends_on += [torch.__version__.encode(), _processor().encode()]
     digest = hashlib.sha256(b"\0".join(depends_on)).hexdigest()[:16]
     folder = cache_folder() / "native"
@@ -52,8 +58,20 @@ def load(name: str) -> ctypes.CDLL:
     if not library.exists():
         with lock(folder, wait=True):
             if not library.exists():  # another process may have built it while this one waited
-                _build(compiler, source, library)
+                _build([compiler, *flags], source, library)
     return ctypes.CDLL(str(library))
+
+
+def call(name: str, function: str, *arguments: Any) -> None:
+    """Call a function of `name`.cpp. It returns null, or the text of an exception of C++.
+
+    Raises `RuntimeError` with that text, and `BuildError` as `load` does.
+    """
+    run = getattr(load(name), function)
+    run.restype = ctypes.c_char_p
+    text: bytes | None = run(*arguments)
+    if text is not None:
+        raise RuntimeError(f"{function} in {name}.cpp failed: {text.decode()}")
 
 
 def pointer(tensor: torch.Tensor) -> ctypes.c_void_p:
@@ -81,13 +99,13 @@ def refusal(*names: str, bf16: bool = True) -> str | None:
     return None
 
 
-def _build(compiler: str, source: Path, library: Path) -> None:
-    """Compile `source`; the library appears under its name only when it is complete."""
+def _build(compiler: Sequence[str], source: Path, library: Path) -> None:
+    """Compile with the command `compiler`; the library appears only when it is complete."""
     print(f"building {source.name} for this machine (once) ...", file=sys.stderr, flush=True)
     folder = Path(torch.__file__).parent
     with tempfile.TemporaryDirectory() as build_folder:
         built = Path(build_folder) / "library.so"
-        command = [compiler, *FLAGS, "-DAT_PARALLEL_OPENMP=1", f"-I{folder / 'include'}",
+        command = [*compiler, "-DAT_PARALLEL_OPENMP=1", f"-I{folder / 'include'}",
                    f"-I{folder / 'include/torch/csrc/api/include'}", str(source), "-o", str(built),
                    f"-L{folder / 'lib'}", "-ltorch_cpu", "-lc10",
                    f"-Wl,-rpath,{folder / 'lib'}"]  # fmt: skip
@@ -95,7 +113,7 @@ def _build(compiler: str, source: Path, library: Path) -> None:
         if done.returncode:
             errors = (line for line in done.stderr.splitlines() if "error" in line)
             reason = next(errors, done.stderr).strip()[:200]
-            raise BuildError(f"{Path(compiler).name} cannot build {source.name}: {reason}")
+            raise BuildError(f"{Path(compiler[0]).name} cannot build {source.name}: {reason}")
         atomic_write(library, built.read_bytes())
 
 

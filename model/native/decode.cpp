@@ -1,21 +1,23 @@
-// One decoding step of the whole model: a token in each of B rows, logits (B, V) out.
+// The next T tokens of B texts through the whole model, T = 1 in decoding: logits out.
 //
-//   token --> x
+//   tokens (B, T) --> x (B * T, D)
 //   each layer:
 //     x --> q k v --> rotate --> k, v into the ring --> attend --> wo ------> added to x
 //     x --> gate, up --> silu(gate) * up --> down -------------------------> added to x
 //   x --> logits
 //
-// One parallel region computes the whole step. Threads share the outputs of each product, and the
-// (row, key head) pairs of attention. A barrier stands wherever one thread reads what others wrote.
+// One parallel region computes all of it. Threads share the outputs of each product, and the pairs
+// of a text and a key head in attention. A barrier stands where a thread reads what others wrote.
+//
+// A later token may overwrite a key that an earlier one still sees. So the thread of a pair takes
+// its tokens in turn: it writes the key of one, attends, and goes on to the next.
 //
 // A norm's weight g is folded into the product after it: W (x / rms(x) * g) = (W g) x / rms(x).
 // `panels.h` computes the products. `decode.py` fills the structs below.
-#include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "panels.h"
+#include "vectors.h"
 
 struct Layer {
   Panels qkv, wo, gate_up, down;           // gate_up has LANES gates, then their LANES ups
@@ -41,21 +43,8 @@ struct Model {
   const Layer* layers;
   const Rotation* rotations;
   float *x, *qkv, *heads_out, *hidden_out, *turns;  // scratch, each row padded to P: see `padded`
-  int64_t* at;                                      // (B,) positions, -1 for padding
+  int64_t* at;                                      // (B, T) positions, -1 for padding
 };
-
-// e^x, relative error about 2e-7: x = n ln 2 + r, |r| <= ln 2 / 2, and e^x = 2^n e^r.
-static inline float exponential(float x) {
-  x = std::min(std::max(x, -87.f), 88.f);
-  const float n = std::nearbyint(x * 1.44269504f);
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.f / 720;  // Taylor's polynomial of degree 6
-  for (float c : {1.f / 120, 1.f / 24, 1.f / 6, .5f, 1.f, 1.f}) p = p * r + c;
-  const int32_t bits = ((int32_t)n + 127) << 23;
-  float power;
-  std::memcpy(&power, &bits, 4);
-  return p * power;
-}
 
 static int64_t slot_of(const Layer& layer, int64_t position) {
   const int64_t n = layer.ring_sinks;
@@ -69,156 +58,161 @@ static void rotate(const float* x, const float* turns, int64_t head_dim, float* 
   }
 }
 
-static float dot(const float* a, const float* b, int64_t n) {
-  float sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
-  return sum;
-}
+// What a thread needs to attend.
+struct Workspace {
+  std::vector<float> query, sink_query, weights;
+  std::vector<int64_t> positions;  // of the slots, as the present token finds them
+  Workspace(int64_t head_dim, int64_t slots)
+      : query(head_dim), sink_query(head_dim), weights(slots), positions(slots) {}
+};
 
-// C columns of the weighted mean of S rows, `stride` apart. The sums stay in registers.
-template <int C>
-static int mean(const float* weights, const float* rows, int64_t S, int64_t stride, float total,
-                float* out) {
-  constexpr int N = C >= LANES ? C / LANES : 1;
-  if constexpr (C < LANES) {
-    float sum = 0;
-    for (int64_t s = 0; s < S; ++s) sum += weights[s] * rows[s * stride];
-    *out = sum / total;
-  } else {
-    vec sums[N] = {};
-    for (int64_t s = 0; s < S; ++s)
-#pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) sums[n] += weights[s] * load(rows + s * stride + n * LANES);
-#pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) store(out + n * LANES, sums[n] / total);
+// Attend with a query of head h, at position i, over the first S slots of its key head.
+static void attend(const Layer& layer, int64_t Dh, int64_t h, int64_t i, int64_t S,
+                   const float* keys, const float* values, Workspace& w, float* out) {
+  const float scale = 1 / std::sqrt((float)Dh);
+  float largest = layer.sink_logits ? layer.sink_logits[h] : -1e30f;
+  for (int64_t s = 0; s < S; ++s) {
+    const int64_t j = w.positions[s];
+    const bool is_sink = j < layer.sinks;
+    const bool visible = j >= 0 && j <= i && (i - j < layer.window || is_sink);
+    const float* query = is_sink ? w.sink_query.data() : w.query.data();
+    w.weights[s] = visible ? dot(query, keys + s * Dh, Dh) * scale : -1e30f;
+    largest = std::max(largest, w.weights[s]);
   }
-  return C;
+  float total = layer.sink_logits ? exponential(layer.sink_logits[h] - largest) : 0.f;
+  for (int64_t s = 0; s < S; ++s) {
+    float& weight = w.weights[s];
+    weight = weight == -1e30f ? 0.f : exponential(weight - largest);  // NaN stays
+    total += weight;
+  }
+  const float* weights = w.weights.data();
+  int64_t d = 0;
+  while (d + 4 * LANES <= Dh) d += mean<4 * LANES>(weights, values + d, S, Dh, total, out + d);
+  while (d + LANES <= Dh) d += mean<LANES>(weights, values + d, S, Dh, total, out + d);
+  while (d < Dh) d += mean<1>(weights, values + d, S, Dh, total, out + d);
 }
 
-// Rotate the queries and the key of one row and key head, write the key and value, and attend.
-static void attend(const Model& m, const Layer& layer, int64_t B, int64_t b, int64_t head,
-                   std::vector<float>& scratch) {
-  const int64_t Dh = m.head_dim, group = m.heads / m.kv_heads, i = m.at[b];
-  if (i < 0) return;  // padding
-  float* q = m.qkv + b * padded((m.heads + 2 * m.kv_heads) * Dh) + head * group * Dh;
-  float* new_k = q + ((m.heads - head * group) + head) * Dh;
-  const float* new_v = new_k + m.kv_heads * Dh;
+// One text and key head: for each token, write its rotated key and its value, and attend.
+static void attend_in_turn(const Model& m, const Layer& layer, int64_t B, int64_t T, int64_t b,
+                           int64_t head, Workspace& w) {
+  const int64_t Dh = m.head_dim, group = m.heads / m.kv_heads;
   const int64_t first = (b * m.kv_heads + head) * (layer.slots + 1) * Dh;
   float *keys = layer.k + first, *values = layer.v + first;
   const int64_t* positions = layer.positions + b * (layer.slots + 1);
-  const int64_t slot = slot_of(layer, i);
-  const float* turns = m.turns + (layer.rotation * B + b) * Dh;
-  rotate(new_k, turns, Dh, keys + slot * Dh);
-  std::copy(new_v, new_v + Dh, values + slot * Dh);
-
-  const int64_t S = std::min(layer.slots, i + 1);  // later slots are still empty
-  float *query = scratch.data(), *sink_query = query + Dh, *weights = sink_query + Dh;
-  for (int64_t g = 0; g < group; ++g, q += Dh) {
-    const int64_t h = head * group + g;
-    rotate(q, turns, Dh, query);
-    if (layer.sinks) rotate(q, m.turns + (layer.sink_rotation * B + b) * Dh, Dh, sink_query);
-    const float scale = 1 / std::sqrt((float)Dh);
-    float largest = layer.sink_logits ? layer.sink_logits[h] : -1e30f;
-    for (int64_t s = 0; s < S; ++s) {
-      const int64_t j = positions[s];
-      const bool is_sink = j < layer.sinks;
-      const bool visible = j >= 0 && j <= i && (i - j < layer.window || is_sink);
-      const float score = dot(is_sink ? sink_query : query, keys + s * Dh, Dh) * scale;
-      weights[s] = visible ? score : -1e30f;
-      largest = std::max(largest, weights[s]);
+  std::copy(positions, positions + layer.slots, w.positions.begin());
+  for (int64_t row = b * T; row < (b + 1) * T; ++row) {
+    const int64_t i = m.at[row];
+    if (i < 0) continue;  // padding
+    const float* q = m.qkv + row * padded((m.heads + 2 * m.kv_heads) * Dh) + head * group * Dh;
+    const float* new_k = q + ((m.heads - head * group) + head) * Dh;
+    const float* new_v = new_k + m.kv_heads * Dh;
+    const int64_t slot = slot_of(layer, i);
+    const float* turns = m.turns + (layer.rotation * B * T + row) * Dh;
+    rotate(new_k, turns, Dh, keys + slot * Dh);
+    std::copy(new_v, new_v + Dh, values + slot * Dh);
+    w.positions[slot] = i;
+    const int64_t S = std::min(layer.slots, i + 1);  // later slots hold nothing that it sees
+    for (int64_t h = head * group; h < (head + 1) * group; ++h, q += Dh) {
+      const float* sink_turns = m.turns + (layer.sink_rotation * B * T + row) * Dh;
+      rotate(q, turns, Dh, w.query.data());
+      if (layer.sinks) rotate(q, sink_turns, Dh, w.sink_query.data());
+      float* out = m.heads_out + row * padded(m.heads * Dh) + h * Dh;
+      attend(layer, Dh, h, i, S, keys, values, w, out);
     }
-    float total = layer.sink_logits ? exponential(layer.sink_logits[h] - largest) : 0.f;
-    for (int64_t s = 0; s < S; ++s) {
-      weights[s] = weights[s] == -1e30f ? 0.f : exponential(weights[s] - largest);  // NaN stays
-      total += weights[s];
-    }
-    float* out = m.heads_out + b * padded(m.heads * Dh) + h * Dh;
-    int64_t d = 0;
-    while (d + 4 * LANES <= Dh) d += mean<4 * LANES>(weights, values + d, S, Dh, total, out + d);
-    while (d + LANES <= Dh) d += mean<LANES>(weights, values + d, S, Dh, total, out + d);
-    while (d < Dh) d += mean<1>(weights, values + d, S, Dh, total, out + d);
   }
 }
 
-// Give each token its position and its slot in every ring. Returns whether all are in the vocabulary.
-static bool place(const Model& m, int64_t B, const int64_t* tokens, int64_t* seen) {
-  for (int64_t b = 0; b < B; ++b)
-    if (tokens[b] >= m.vocab) return false;
-  for (int64_t b = 0; b < B; ++b) {
-    m.at[b] = tokens[b] < 0 ? -1 : m.first_position + seen[b]++;
-    for (int64_t l = 0; l < m.n_layers && m.at[b] >= 0; ++l) {
-      const Layer& layer = m.layers[l];
-      layer.positions[b * (layer.slots + 1) + slot_of(layer, m.at[b])] = m.at[b];
-    }
-  }
+// Give each token its position. Returns whether all are in the vocabulary.
+static bool place(const Model& m, int64_t B, int64_t T, const int64_t* tokens, int64_t* seen) {
+  for (int64_t row = 0; row < B * T; ++row)
+    if (tokens[row] >= m.vocab) return false;
+  for (int64_t row = 0; row < B * T; ++row)
+    m.at[row] = tokens[row] < 0 ? -1 : m.first_position + seen[row / T]++;
   return true;
+}
+
+// Write the positions of the new tokens to their slots.
+static void record(const Model& m, int64_t B, int64_t T) {
+  for (int64_t l = 0; l < m.n_layers; ++l)
+    for (int64_t row = 0; row < B * T; ++row) {
+      const Layer& layer = m.layers[l];
+      int64_t* positions = layer.positions + row / T * (layer.slots + 1);
+      if (m.at[row] >= 0) positions[slot_of(layer, m.at[row])] = m.at[row];
+    }
 }
 
 extern "C" int64_t lanes() { return LANES; }
 
-extern "C" bool decode(const Model* model, int64_t B, const int64_t* tokens, int64_t* seen,
-                       float* logits, int threads) {
+// Returns false, with nothing changed, if a token is outside the vocabulary. Logits are computed
+// after each token (B, T, V), or with `last_only` after the last (B, 1, V).
+extern "C" bool decode(const Model* model, int64_t B, int64_t T, const int64_t* tokens,
+                       int64_t* seen, bool last_only, float* logits, int threads) {
   const Model& m = *model;
-  if (!place(m, B, tokens, seen)) return false;
+  if (!place(m, B, T, tokens, seen)) return false;
+  const int64_t rows = B * T, every = last_only ? T : 1;
   const int64_t D = m.dim, Dh = m.head_dim, x_width = padded(D), hidden_width = padded(m.hidden);
   const int64_t n_qkv = (m.heads + 2 * m.kv_heads) * Dh, heads_width = padded(m.heads * Dh);
   int64_t slots = 0;
   for (int64_t l = 0; l < m.n_layers; ++l) slots = std::max(slots, m.layers[l].slots);
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<float> scale(B), scratch(2 * Dh + slots);
-    for (Share rows(B); rows.begin < rows.end; ++rows.begin) {
-      const int64_t b = rows.begin;
-      const float* embedding = m.embeddings + std::max<int64_t>(tokens[b], 0) * D;
-      std::copy(embedding, embedding + D, m.x + b * x_width);
+    std::vector<float> scale(rows);
+    Workspace workspace(Dh, slots);
+    for (Share share(rows); share.begin < share.end; ++share.begin) {
+      const int64_t row = share.begin;
+      const float* embedding = m.embeddings + std::max<int64_t>(tokens[row], 0) * D;
+      std::copy(embedding, embedding + D, m.x + row * x_width);
       for (int64_t t = 0; t < m.n_rotations; ++t)
         for (int64_t n = 0; n < Dh / 2; ++n) {
           const Rotation& r = m.rotations[t];
-          const double angle = r.speeds[n] * (double)std::min(m.at[b], r.last);
-          float* turn = m.turns + (t * B + b) * Dh + 2 * n;
+          const double angle = r.speeds[n] * (double)std::min(m.at[row], r.last);
+          float* turn = m.turns + (t * rows + row) * Dh + 2 * n;
           turn[0] = r.magnitude * std::cos(angle), turn[1] = r.magnitude * std::sin(angle);
         }
     }
     auto norms = [&] {  // 1 / rms of each row of x
 #pragma omp barrier
-      for (int64_t b = 0; b < B; ++b) {
-        const float* x = m.x + b * x_width;
-        scale[b] = 1 / std::sqrt(dot(x, x, D) / D + (float)m.eps);
+      for (int64_t row = 0; row < rows; ++row) {
+        const float* x = m.x + row * x_width;
+        scale[row] = 1 / std::sqrt(dot(x, x, D) / D + (float)m.eps);
       }
     };
-    auto add_to_x = [&](int64_t b, int64_t panel, vec left, vec right) {
-      float* x = m.x + b * x_width + panel * P;
+    auto add_to_x = [&](int64_t row, int64_t panel, vec left, vec right) {
+      float* x = m.x + row * x_width + panel * P;
       store(x, load(x) + left), store(x + LANES, load(x + LANES) + right);
     };
-    auto scaled_to = [&](float* out, int64_t width) {
-      return [&scale, out, width](int64_t b, int64_t panel, vec left, vec right) {
-        float* y = out + b * width + panel * P;
-        store(y, left * scale[b]), store(y + LANES, right * scale[b]);
+    auto scaled_to = [&](float* out, int64_t width, int64_t every) {  // of one row in `every`
+      return [&scale, out, width, every](int64_t n, int64_t panel, vec left, vec right) {
+        float* y = out + n * width + panel * P;
+        const float factor = scale[n * every + every - 1];
+        store(y, left * factor), store(y + LANES, right * factor);
       };
     };
     for (int64_t l = 0; l < m.n_layers; ++l) {
       const Layer& layer = m.layers[l];
       norms();
-      product(layer.qkv, n_qkv, D, m.x, x_width, B, scaled_to(m.qkv, padded(n_qkv)));
+      product(layer.qkv, n_qkv, D, m.x, x_width, rows, scaled_to(m.qkv, padded(n_qkv), 1));
 #pragma omp barrier
       for (Share task(B * m.kv_heads); task.begin < task.end; ++task.begin)
-        attend(m, layer, B, task.begin / m.kv_heads, task.begin % m.kv_heads, scratch);
+        attend_in_turn(m, layer, B, T, task.begin / m.kv_heads, task.begin % m.kv_heads, workspace);
 #pragma omp barrier
-      product(layer.wo, D, m.heads * Dh, m.heads_out, heads_width, B, add_to_x);
+      product(layer.wo, D, m.heads * Dh, m.heads_out, heads_width, rows, add_to_x);
       norms();
-      product(layer.gate_up, 2 * hidden_width, D, m.x, x_width, B,
-              [&](int64_t b, int64_t panel, vec gate, vec up) {
-                float* hidden = m.hidden_out + b * hidden_width + panel * LANES;
+      product(layer.gate_up, 2 * hidden_width, D, m.x, x_width, rows,
+              [&](int64_t row, int64_t panel, vec gate, vec up) {
+                float* hidden = m.hidden_out + row * hidden_width + panel * LANES;
                 for (int n = 0; n < LANES; ++n) {
-                  const float g = gate[n] * scale[b];
-                  hidden[n] = g / (1 + exponential(-g)) * (up[n] * scale[b]);
+                  const float g = gate[n] * scale[row];
+                  hidden[n] = g / (1 + exponential(-g)) * (up[n] * scale[row]);
                 }
               });
 #pragma omp barrier
-      product(layer.down, D, m.hidden, m.hidden_out, hidden_width, B, add_to_x);
+      product(layer.down, D, m.hidden, m.hidden_out, hidden_width, rows, add_to_x);
     }
     norms();
-    product(m.output, m.vocab, D, m.x, x_width, B, scaled_to(logits, padded(m.vocab)));
+    product(m.output, m.vocab, D, m.x + (every - 1) * x_width, every * x_width, rows / every,
+            scaled_to(logits, padded(m.vocab), every));
   }
+  record(m, B, T);
   return true;
 }

@@ -1,8 +1,8 @@
-"""NativeStep: the arguments of `decode` in decode.cpp, pointers to weights, rings and scratch."""
+"""NativeModel: the arguments of `decode` in decode.cpp, pointers to weights, rings and scratch."""
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import c_double, c_int, c_int64, c_void_p
+from ctypes import c_bool, c_double, c_int, c_int64, c_void_p
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from model.transformer import Transformer
 from model.window import Window
 
 WORK_PER_THREAD = 500_000  # weights times rows: with less, waiting for others takes longer
+MOST_ROWS = 128  # tokens of all texts in one call: bounds the scratch memory
 NO_LIMIT = 2**62  # stands for no window, and for no last position
 
 
@@ -59,8 +60,8 @@ class _Model(ctypes.Structure):
     ]
 
 
-class NativeStep:
-    """One step of a model with a cache, both in fp32 on a CPU.
+class NativeModel:
+    """A model with a cache, both in fp32 on a CPU, that reads tokens in native code.
 
     Weights are copied into panels, as fp32 or rounded to int8 (see `model.quantization`). Keys and
     values are read and written in the cache's own memory.
@@ -70,7 +71,9 @@ class NativeStep:
         self, model: Transformer, cache: RollingKVCache, weights: WeightFormat = "fp32"
     ) -> None:
         self._library = build.load("decode")
-        self._library.decode.argtypes = [c_void_p, c_int64, *[c_void_p] * 3, c_int]
+        self._library.decode.argtypes = [
+            c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_bool, c_void_p, c_int
+        ]  # fmt: skip
         self._library.decode.restype = ctypes.c_bool
         self._lanes = self._library.lanes()
         self._weights = weights
@@ -80,8 +83,8 @@ class NativeStep:
         config = model.config
         assert config.head_dim is not None and config.hidden_dim is not None
         self._vocab = config.vocab_size
-        work = len(cache.seen) * sum(config.parameter_counts().values())
-        self._most_threads = 1 + work // WORK_PER_THREAD
+        self._n_weights = sum(config.parameter_counts().values())
+        self.most_tokens = max(1, MOST_ROWS // len(cache.seen))
         layers = [
             self._layer(layer, ring) for layer, ring in zip(model.layers, cache.layers, strict=True)
         ]
@@ -89,7 +92,7 @@ class NativeStep:
             _Rotation(self._keep(frequencies(config.head_dim, rope)), rope.magnitude, last)
             for rope, last in self._rotations
         ]
-        rows, heads = len(cache.seen), config.n_heads + 2 * config.n_kv_heads
+        rows, heads = len(cache.seen) * self.most_tokens, config.n_heads + 2 * config.n_kv_heads
         scratch = [
             torch.zeros(rows, self._padded(width))
             for width in (config.dim, heads * config.head_dim, config.n_heads * config.head_dim,
@@ -101,21 +104,26 @@ class NativeStep:
             config.norm_eps, self._keep(model.tok_embeddings.weight),
             self._panels(model.output.weight * model.norm.weight),
             self._array(_Layer, layers), self._array(_Rotation, rotations),
-            *map(self._keep, scratch), self._keep(torch.empty_like(cache.seen)),
+            *map(self._keep, scratch), self._keep(torch.empty(rows, dtype=torch.int64)),
         )  # fmt: skip
 
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """Compute the logits (B, V) after tokens (B,)."""
-        rows = len(self._seen)
-        assert tokens.shape == (rows,) and tokens.dtype == torch.int64
+    def __call__(self, tokens: Tensor, last_only: bool) -> Tensor:
+        """Read tokens (B, T), at most `most_tokens` of each text, into the cache.
+
+        Returns the logits (B, T, V) after each, or (B, 1, V) after the last.
+        """
+        rows, length = tokens.shape
+        assert rows == len(self._seen) and 1 <= length <= self.most_tokens
+        assert tokens.dtype == torch.int64
         tokens = tokens.contiguous()
-        logits = torch.empty(rows, self._padded(self._vocab))
+        logits = torch.empty(rows, 1 if last_only else length, self._padded(self._vocab))
+        threads = 1 + rows * length * self._n_weights // WORK_PER_THREAD
         known = self._library.decode(
-            ctypes.byref(self._model), rows, tokens.data_ptr(), self._seen.data_ptr(),
-            logits.data_ptr(), min(self._most_threads, torch.get_num_threads()),
+            ctypes.byref(self._model), rows, length, tokens.data_ptr(), self._seen.data_ptr(),
+            last_only, logits.data_ptr(), min(threads, torch.get_num_threads()),
         )  # fmt: skip
         assert known, f"a token is outside the vocabulary: {tokens.tolist()}"
-        return logits[:, : self._vocab]
+        return logits[..., : self._vocab]
 
     def _layer(self, layer: Any, ring: Ring) -> _Layer:
         attention: Attention = layer.attention

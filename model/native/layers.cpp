@@ -14,8 +14,8 @@ static inline __m512 sigmoid16(__m512 x) {
 }
 
 // y (rows, dim) bf16 = x * inverse_rms * weight; inverse_rms (rows) is kept for the gradient.
-extern "C" void rms_norm(const float* x, const float* weight, bf16* y, float* inverse_rms,
-                         int64_t rows, int64_t dim, float eps) {
+extern "C" const char* rms_norm(const float* x, const float* weight, bf16* y, float* inverse_rms,
+                                int64_t rows, int64_t dim, float eps) try {
   at::parallel_for(0, rows, ROWS, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++) {
       const float* row = x + r * dim;
@@ -31,14 +31,18 @@ extern "C" void rms_norm(const float* x, const float* weight, bf16* y, float* in
                 _mm512_mul_ps(_mm512_mul_ps(load16(row + d), scale), load16(weight + d)));
     }
   });
+  return nullptr;
+} catch (...) {
+  return caught();
 }
 
 // With n = x * inverse_rms and g = grad_y * weight:
 //   grad_x = inverse_rms * (g - n * mean(g * n)),   grad_weight = sum over rows of grad_y * n.
 // `sums` (parts, dim) is scratch memory of zeros: one row for each range of rows.
-extern "C" void rms_norm_gradient(const float* x, const float* weight, const float* inverse_rms,
-                                  const bf16* grad_y, float* grad_x, float* grad_weight,
-                                  float* sums, int64_t rows, int64_t dim, int64_t parts) {
+extern "C" const char* rms_norm_gradient(const float* x, const float* weight,
+                                         const float* inverse_rms, const bf16* grad_y,
+                                         float* grad_x, float* grad_weight, float* sums,
+                                         int64_t rows, int64_t dim, int64_t parts) try {
   const int64_t length = (rows + parts - 1) / parts;
   at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; part++)
@@ -68,11 +72,14 @@ extern "C" void rms_norm_gradient(const float* x, const float* weight, const flo
       total = _mm512_add_ps(total, load16(sums + part * dim + d));
     store16(grad_weight + d, total);
   }
+  return nullptr;
+} catch (...) {
+  return caught();
 }
 
 // y (rows, hidden) = silu(gate) * up, where gate and up are the halves of each row of
 // x (rows, 2 hidden), bf16.
-extern "C" void swiglu(const bf16* x, bf16* y, int64_t rows, int64_t hidden) {
+extern "C" const char* swiglu(const bf16* x, bf16* y, int64_t rows, int64_t hidden) try {
   at::parallel_for(0, rows, ROWS, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++)
       for (int64_t d = 0; d < hidden; d += 16) {
@@ -81,12 +88,15 @@ extern "C" void swiglu(const bf16* x, bf16* y, int64_t rows, int64_t hidden) {
         store16(y + r * hidden + d, _mm512_mul_ps(_mm512_mul_ps(gate, sigmoid16(gate)), up));
       }
   });
+  return nullptr;
+} catch (...) {
+  return caught();
 }
 
 // With s = sigmoid(gate):  grad_up = grad_y * gate * s,
 //                          grad_gate = grad_y * up * s * (1 + gate * (1 - s)).
-extern "C" void swiglu_gradient(const bf16* x, const bf16* grad_y, bf16* grad_x, int64_t rows,
-                                int64_t hidden) {
+extern "C" const char* swiglu_gradient(const bf16* x, const bf16* grad_y, bf16* grad_x,
+                                       int64_t rows, int64_t hidden) try {
   const __m512 one = _mm512_set1_ps(1.f);
   at::parallel_for(0, rows, ROWS, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++)
@@ -99,15 +109,18 @@ extern "C" void swiglu_gradient(const bf16* x, const bf16* grad_y, bf16* grad_x,
         store16(grad_x + at + hidden, _mm512_mul_ps(scaled, gate));
       }
   });
+  return nullptr;
+} catch (...) {
+  return caught();
 }
 
 // Rotate each pair (a, b) of x by its factor (c, s): (a c - b s, a s + b c). `inverse` rotates back.
 // x (batch, heads, tokens, head_dim) bf16 with the strides of its first three dimensions;
 // y (batch, tokens, heads, head_dim) is contiguous. factors (batch, tokens, head_dim) fp32 hold
 // c s c s ...; factor_stride is 0 if all rows of the batch have the same.
-extern "C" void rotate(const bf16* x, const int64_t* stride, const float* factors,
-                       int64_t factor_stride, bf16* y, int64_t batch, int64_t heads,
-                       int64_t tokens, int64_t head_dim, bool inverse) {
+extern "C" const char* rotate(const bf16* x, const int64_t* stride, const float* factors,
+                              int64_t factor_stride, bf16* y, int64_t batch, int64_t heads,
+                              int64_t tokens, int64_t head_dim, bool inverse) try {
   at::parallel_for(0, batch * tokens, ROWS, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; row++) {
       const int64_t b = row / tokens, t = row % tokens;
@@ -125,4 +138,7 @@ extern "C" void rotate(const bf16* x, const int64_t* stride, const float* factor
       }
     }
   });
+  return nullptr;
+} catch (...) {
+  return caught();
 }

@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from model import native
 from model.native import LANES
-from model.native.build import load, pointer
+from model.native.build import call, pointer
 
 PARTS = 32  # ranges of rows whose sums are kept apart, whatever the number of threads
 
@@ -39,7 +39,9 @@ class _RMSNorm(torch.autograd.Function):
         x = x.contiguous()
         y = torch.empty_like(x, dtype=torch.bfloat16)
         inverse_rms = x.new_empty(x.shape[:-1])
-        load("layers").rms_norm(
+        call(
+            "layers",
+            "rms_norm",
             *map(pointer, (x, weight, y, inverse_rms)),
             *map(ctypes.c_int64, (inverse_rms.numel(), x.shape[-1])),
             ctypes.c_float(eps),
@@ -54,8 +56,11 @@ class _RMSNorm(torch.autograd.Function):
         grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)
         sums = x.new_zeros(PARTS, x.shape[-1])
         tensors = (x, weight, inverse_rms, grad_y.contiguous(), grad_x, grad_weight, sums)  # kept
-        load("layers").rms_norm_gradient(
-            *map(pointer, tensors), *map(ctypes.c_int64, (inverse_rms.numel(), x.shape[-1], PARTS))
+        call(
+            "layers",
+            "rms_norm_gradient",
+            *map(pointer, tensors),
+            *map(ctypes.c_int64, (inverse_rms.numel(), x.shape[-1], PARTS)),
         )
         return grad_x, grad_weight, None
 
@@ -68,8 +73,12 @@ class _SwiGLU(torch.autograd.Function):
         assert x.dtype == torch.bfloat16 and x.is_contiguous()
         hidden = x.shape[-1] // 2
         y = x.new_empty(*x.shape[:-1], hidden)
-        load("layers").swiglu(
-            pointer(x), pointer(y), *map(ctypes.c_int64, (y.numel() // hidden, hidden))
+        call(
+            "layers",
+            "swiglu",
+            pointer(x),
+            pointer(y),
+            *map(ctypes.c_int64, (y.numel() // hidden, hidden)),
         )
         ctx.save_for_backward(x)
         return y
@@ -80,7 +89,9 @@ class _SwiGLU(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         grad_x, hidden = torch.empty_like(x), x.shape[-1] // 2
         grad_y = grad_y.contiguous()
-        load("layers").swiglu_gradient(
+        call(
+            "layers",
+            "swiglu_gradient",
             *map(pointer, (x, grad_y, grad_x)),
             *map(ctypes.c_int64, (grad_x.numel() // (2 * hidden), hidden)),
         )
@@ -108,8 +119,8 @@ def _rotate(x: Tensor, factors: Tensor, inverse: bool) -> Tensor:
     y = x.new_empty(batch, length, heads, head_dim)
     real = torch.view_as_real(factors.contiguous())
     per_row = factors.dim() == 4 and factors.shape[0] > 1
-    load("layers").rotate(
-        pointer(x), (ctypes.c_int64 * 3)(*x.stride()[:3]), pointer(real),
+    call(
+        "layers", "rotate", pointer(x), (ctypes.c_int64 * 3)(*x.stride()[:3]), pointer(real),
         ctypes.c_int64(length * head_dim if per_row else 0), pointer(y),
         *map(ctypes.c_int64, (batch, heads, length, head_dim)), ctypes.c_bool(inverse),
     )  # fmt: skip

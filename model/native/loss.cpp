@@ -3,8 +3,8 @@
 
 // logits (rows, vocab) bf16 -> (softmax - one_hot(target)) * scale; losses (rows) fp32 =
 // log(sum(exp(logits))) - logits[target], in nats. Sums are in fp32.
-extern "C" void cross_entropy(bf16* logits, const int64_t* targets, float* losses, int64_t rows,
-                              int64_t vocab, float scale) {
+extern "C" const char* cross_entropy(bf16* logits, const int64_t* targets, float* losses,
+                                     int64_t rows, int64_t vocab, float scale) try {
   const int64_t whole = vocab / 16 * 16, padded = whole + 16;
   at::parallel_for(0, rows, 4, [&](int64_t begin, int64_t end) {
     Scratch<float> row(padded);
@@ -31,4 +31,7 @@ extern "C" void cross_entropy(bf16* logits, const int64_t* targets, float* losse
       for (int64_t v = whole; v < vocab; v++) at[v] = row[v] * factor;
     }
   });
+  return nullptr;
+} catch (...) {
+  return caught();
 }

@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from model.native.build import load, pointer
+from model.native.build import call, pointer
 
 
 def cross_entropy_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
@@ -18,8 +18,8 @@ def cross_entropy_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
     assert logits.is_contiguous() and targets.dtype == torch.int64
     assert rows == 0 or 0 <= int(targets.min()) <= int(targets.max()) < vocab
     losses, targets = torch.empty(rows), targets.contiguous()
-    load("loss").cross_entropy(
-        *map(pointer, (logits, targets, losses)),
+    call(
+        "loss", "cross_entropy", *map(pointer, (logits, targets, losses)),
         *map(ctypes.c_int64, (rows, vocab)), ctypes.c_float(scale),
     )  # fmt: skip
     return losses.sum()

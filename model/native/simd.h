@@ -13,6 +13,9 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <new>
+
+#include "guard.h"
 
 using bf16 = at::BFloat16;
 using at::native::cpublas::brgemm;          // C (M, N) fp32 = or += A (M, K) bf16 x B (K, N) VNNI bf16
@@ -52,11 +55,13 @@ static inline __m512i interleave(__m512 even, __m512 odd) {
   return _mm512_permutexvar_epi16(order, both);
 }
 
-// Scratch memory of one thread, aligned to a cache line.
+// Scratch memory of one thread, aligned to a cache line. Throws std::bad_alloc.
 template <class T>
 struct Scratch {
   T* p;
-  explicit Scratch(size_t n) : p((T*)aligned_alloc(64, (n * sizeof(T) + 63) / 64 * 64)) {}
+  explicit Scratch(size_t n) : p((T*)aligned_alloc(64, (n * sizeof(T) + 63) / 64 * 64)) {
+    if (!p) throw std::bad_alloc();
+  }
   Scratch(const Scratch&) = delete;
   ~Scratch() { free(p); }
   operator T*() { return p; }

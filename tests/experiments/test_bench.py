@@ -19,6 +19,7 @@ from experiments.benchmarks import (
     machine,
     peer,
     picture,
+    prompt,
     start,
     timing,
     train,
@@ -183,6 +184,32 @@ def test_decoding_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert (llama.MISSING in out) != llama.has_llama()
 
 
+def test_reading_a_prompt_is_measured(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Speeds of another number of tokens, or of look-up that is on, or off, in both columns."""
+    path, found = tmp_path / "prompt.json", []
+    generate = generation.generate
+
+    def counted(*arguments: Any, look_up: bool, **options: Any) -> Any:
+        found.append((look_up, arguments[2]))
+        return generate(*arguments, look_up=look_up, **options)
+
+    monkeypatch.setattr("model.generate", counted)
+    monkeypatch.setattr(prompt, "N_TOKENS", 20)
+    words = ["--rounds", "1", "--length", "30", "--json", str(path)]
+    assert bench.main(["prompt", str(finished), *words]) == 0
+    result = json.loads(path.read_text())
+    for row in result["rows"]:
+        assert row["tokens_per_s"] == pytest.approx(30 / row["seconds"][0])
+    assert [row["n_equal"] for row in result["lookup"]] == [4, 4]
+    assert found.count((True, 20)) == found.count((False, 20)) == 2 * 3 * 4  # samplings, passes
+    assert "4 of 4" in capsys.readouterr().out
+    assert bench.main(["prompt", "--rounds", "1", "--length", "9"]) == 0
+    assert "add RUN" in capsys.readouterr().out
+
+
 def test_a_text_that_is_not_the_most_likely_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -264,7 +291,7 @@ def test_all_runs_each_with_its_own_defaults(
 ) -> None:
     """An option of one benchmark that another does not have."""
     seen: dict[str, dict[str, Any]] = {}
-    parts = ("train", "decode", "start", "attention", "learn")
+    parts = ("train", "decode", "prompt", "start", "attention", "learn")
     for name in parts:
         module = getattr(every, name)
         monkeypatch.setattr(
@@ -273,7 +300,7 @@ def test_all_runs_each_with_its_own_defaults(
         monkeypatch.setattr(module, "report", lambda result: iter(["measured"]))
     assert bench.main(["all", "--rounds", "2", "--compiled"]) == 0
     assert every.NO_TEXT in capsys.readouterr().out
-    assert list(seen) == ["train", "decode", "start", "attention"]
+    assert list(seen) == ["train", "decode", "prompt", "start", "attention"]
     assert seen["train"] == {"shapes": ["A"], "compiled": True, "growth": False, "rounds": 2}
     assert seen["attention"]["lengths"] == every.LENGTHS and seen["decode"]["rounds"] == 2
     assert bench.main(["all", "data.path=README.md"]) == 0
@@ -300,6 +327,7 @@ def test_pictures_are_drawn(no_memory: None, tmp_path: Path) -> None:
         (["train", "--rounds", "0"], "--rounds is 0: give 1 or more"),
         (["train", "--shapes", "Z"], "invalid choice: 'Z'"),
         (["decode", "--batches", "0"], "--batches [0]: give numbers from 1"),
+        (["prompt", "--length", "0"], "--length 0: give a number from 1"),
         (["decode", "--tokens", "0"], "--tokens 0: give numbers from 1"),
         (["learn"], "a text is needed: add data.path=FILE"),
         (["all", "train.lr=0.01"], "a text is needed"),

@@ -1,4 +1,4 @@
-"""A native step is the model's own step: equal logits, and a cache that both may continue."""
+"""Native code is the model: equal logits, and a cache that both may continue."""
 
 from typing import Any
 
@@ -77,6 +77,41 @@ def test_native_steps_are_the_uncached_model(name: str, rows: int) -> None:
     decoder, expected = decoder_of(model, rows), exact(name, tokens)
     close(decoder.prefill(tokens[:, :5].tolist()), expected[:, 4])
     close(steps(decoder, tokens[:, 5:]), expected[:, 5:])
+
+
+@pytest.mark.parametrize("chunk", [2, 7, 50])
+@pytest.mark.parametrize("name", CASES)
+def test_native_chunks_are_the_uncached_model(name: str, chunk: int) -> None:
+    """A token could see the key that a later one of its chunk writes over an earlier one."""
+    tokens, expected = text(LENGTH, 2), exact(name, text(LENGTH, 2))
+    decoder = decoder_of(model_of(name), 2)
+    steps(decoder, tokens[:, :4])  # also primes a sink token, which PyTorch computes
+    parts = tokens[:, 4:].split(chunk, dim=1)
+    close(torch.cat([decoder.read(part) for part in parts], dim=1), expected[:, 4:])
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("name", ["W7", "all sinks"])
+def test_only_the_last_logits(name: str, native: bool) -> None:
+    """`last_only` could return the logits after another token, or of another row."""
+    tokens, ends = text(LENGTH, 3), [6, 13, 20, 27, 34, 41, 48, 55, LENGTH - 1]
+    decoder = decoder_of(model_of(name), 3, native=native)
+    last = [decoder.read(part, last_only=True) for part in tokens.split(7, dim=1)]
+    close(torch.cat(last, dim=1), exact(name, tokens)[:, ends])
+
+
+def test_native_chunks_skip_padding() -> None:
+    """Padding between the tokens of a chunk could take a position, or hide a key."""
+    tokens, model = text(20, 3), model_of("all sinks")
+    padded = torch.full((3, 29), -1)
+    columns = [torch.randperm(29)[:20].sort().values for _ in tokens]
+    for row, column in enumerate(columns):
+        padded[row, column] = tokens[row]
+    decoder = decoder_of(model, 3)
+    logits = torch.cat([decoder.read(part) for part in padded.split(8, dim=1)], dim=1)
+    kept = torch.stack([logits[row, column] for row, column in enumerate(columns)])
+    close(kept, exact("all sinks", tokens))
+    assert decoder.cache.seen.tolist() == [20, 20, 20]
 
 
 @pytest.mark.parametrize("rows", [2, 5, 8, 13, 23])

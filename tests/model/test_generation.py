@@ -1,6 +1,6 @@
 """Generation gives the same tokens as without a cache, in every row."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -131,21 +131,58 @@ def test_a_stop_ends_its_row_only(dtype: torch.dtype) -> None:
     ]
 
 
-def test_tokens_come_one_by_one(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list to which each forward pass appends the number of its tokens."""
+    reads: list[int] = []
+    read = Decoder.read
+
+    def counted(decoder: Decoder, tokens: Tensor, **options: Any) -> Tensor:
+        reads.append(tokens.shape[1])
+        return read(decoder, tokens, **options)
+
+    monkeypatch.setattr(Decoder, "read", counted)
+    return reads
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_tokens_come_one_by_one(
+    dtype: torch.dtype, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Tokens could be held back. Each must come after one forward pass, when it is requested."""
-    model = build(3, dtype=dtype)
-    passes: list[int] = []
-
-    def counted(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return lambda *arguments: passes.append(1) or compute(*arguments)
-
-    for name in ("prefill", "step"):
-        monkeypatch.setattr(Decoder, name, counted(getattr(Decoder, name)))
+    model, reads = build(3, dtype=dtype), count_reads(monkeypatch)
     counts = []
-    for step in generate(model, [prompt_of(5)], 4, sampling=GREEDY):
-        assert len(step) == 1
-        counts.append(len(passes))
-    assert counts == [1, 2, 3, 4] and len(passes) == 4  # none after the last token
+    for step in generate(model, [prompt_of(5)] * rows, 4, sampling=GREEDY, look_up=False):
+        assert len(step) == rows
+        counts.append(len(reads))
+    assert counts == [1, 2, 3, 4] and reads == [5, 1, 1, 1]  # none after the last token
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(top_k=2)])
+@pytest.mark.parametrize("sinks", SINKS)
+@pytest.mark.parametrize("window", [1, 3, None, (3, None), (1, 3, None)])
+def test_look_up_changes_no_token(
+    dtype: torch.dtype, window: Any, sinks: str, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong guess could stay in the text or in the cache, or use up a random number."""
+    model, ids = build(window, **SINKS[sinks], dtype=dtype), prompt_of(6) * 3
+    expected = texts(model, [ids], 100, sampling=sampling, seed=3, look_up=False)
+    reads = count_reads(monkeypatch)
+    assert texts(model, [ids], 100, sampling=sampling, seed=3) == expected
+    if sampling is GREEDY:
+        assert len(reads) < 100  # some guesses were right
+    elif sinks == "plain":
+        assert sum(reads[1:]) > 99  # some guesses were wrong
+
+
+def test_a_text_ends_within_right_guesses(dtype: torch.dtype) -> None:
+    """Guesses that were right could be yielded after a stop, or after `max_tokens`."""
+    model, ids = build(3, dtype=dtype), prompt_of(6) * 3
+    (whole,) = texts(model, [ids], 40, sampling=GREEDY, look_up=False)
+    for n in range(1, 40):
+        assert texts(model, [ids], n, sampling=GREEDY)[0] == whole[:n]
+    for token in set(whole):
+        end = whole.index(token) + 1
+        assert texts(model, [ids], 40, sampling=GREEDY, stop=[token])[0] == whole[:end]
 
 
 @pytest.mark.parametrize("wrong", [[], [VOCAB], [-1], [3, 999]])

@@ -1,7 +1,7 @@
 """From logits to a token, each filter against numbers worked out by hand."""
 
 import math
-from itertools import accumulate, islice
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from errors import UserError
-from model.sampling import Sampling, choose, draw, probabilities, streams, uniform
+from model.sampling import RandomStreams, Sampling, choose, draw, probabilities, uniform
 
 INF = math.inf
 P = [0.1, 0.4, 0.2, 0.3]  # not sorted, so that a filter that does not restore the order fails
@@ -143,8 +143,10 @@ def test_a_random_number_depends_on_seed_row_and_step_only() -> None:
 
 def test_streams_are_these_numbers() -> None:
     """Numbers that are computed for many steps at once could be shifted between rows or steps."""
-    steps = torch.stack(list(islice(streams(3, 5), 150)), dim=1)
-    assert torch.equal(steps, uniforms(3, 5, 150))
+    expected, streams = uniforms(3, 5, 200), RandomStreams(3, 5)
+    for step, n_steps in [(0, 1), (1, 1), (2, 4), (6, 1), (62, 4), (66, 70), (3, 2), (140, 60)]:
+        actual = streams.at(step, n_steps)
+        assert torch.equal(actual, expected[:, step : step + n_steps]), step
 
 
 def test_the_hash_is_splitmix64() -> None:

@@ -13,8 +13,9 @@ import torch
 from checks import CHECKS, run_checks
 from checks.models import random_model
 from inference.trained import open_trained
-from model import kernels
+from model import decoding, kernels, native
 from model.config import ModelConfig
+from model.native.build import refusal
 from model.transformer import Transformer
 from scripts import verify
 
@@ -38,6 +39,15 @@ def verdicts(text: str) -> dict[str, str]:
     return {match[2]: match[1] for match in found if match}
 
 
+def expected_verdicts(inapplicable: set[str], head_dim: int) -> dict[str, str]:
+    """All checks hold but those that do not apply, to the model or to this machine."""
+    if head_dim % native.LANES or native.training_refusal():
+        inapplicable = inapplicable | {"mask", "rounding"}
+    if refusal("decode", bf16=False):
+        inapplicable = inapplicable | {"step"}
+    return {name: "-" if name in inapplicable else "holds" for name in CHECKS}
+
+
 def bars(text: str) -> list[list[str]]:
     """Of each layer: the bar alone, its count, the bar through the stack, its count."""
     lines = text.partition("REACH")[2].splitlines()
@@ -47,10 +57,10 @@ def bars(text: str) -> list[list[str]]:
 def test_a_trained_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A check that is left out, or random weights in place of the trained ones."""
     text = report(capsys, str(finished))
-    assert verdicts(text) == {name: "-" if name == "sinks" else "holds" for name in CHECKS}
+    assert verdicts(text) == expected_verdicts({"sinks"}, head_dim=16)
     size = sum(weight.numel() for weight in open_trained(finished).model.parameters())
     assert f"{size:,} weights, 2 layers with windows 2 x 8; 2 query heads, 1 key" in text
-    assert "random" not in text and "all checks that apply hold (17 checks" in text
+    assert "random" not in text and "all checks that apply hold (20 checks" in text
     assert max(map(len, text.splitlines()[1:])) <= 100  # the first is the checkpoint's path
 
 
@@ -73,7 +83,8 @@ def test_any_config_holds(
 ) -> None:
     """A stack of layers that a check refuses, or mistakes for another."""
     text = report(capsys, *SMALL, *settings)
-    assert verdicts(text) == {name: "-" if name in inapplicable else "holds" for name in CHECKS}
+    assert verdicts(text) == expected_verdicts(inapplicable, head_dim=4)
+    assert text.count("native attention needs heads of a multiple of 16 numbers") == 2
     assert described in text and "random weights" in text
 
 
@@ -115,6 +126,22 @@ def test_the_model_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(torch.equal(before[name], held) for name, held in model.state_dict().items())
     report(capsys, *SMALL, "--only", "rule")
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("reason", [None, "no C++ compiler was found (g++, clang++)"])
+def test_native_checks_hold_or_say_why_not(
+    reason: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A machine without a compiler could fail, or pass without a word."""
+    if reason:
+        monkeypatch.setattr(native, "training_refusal", lambda: reason)
+        monkeypatch.setattr(decoding.build, "refusal", lambda *_, **__: reason)
+    elif found := native.training_refusal():
+        pytest.skip(found)
+    names = ["mask", "rounding", "step"]
+    text = report(capsys, *SMALL, "model.head_dim=16", "--only", *names)
+    assert verdicts(text) == dict.fromkeys(names, "-" if reason else "holds")
+    assert not reason or text.count(reason) == len(names)
 
 
 @pytest.mark.parametrize("window", ["[5, null, 3]", "2", "[1, 4]"])
