@@ -5,7 +5,8 @@ interleaved. The weights are drawn at random, so two tokens may be almost equall
 rounding decides between them: texts may differ although all are right. So before the clock starts,
 each text is read by Breeze's model in one pass, without a cache and without native kernels. Each
 token of the text must be the most likely one there, up to a small difference of logits. A contender
-that writes another token ends the command.
+that writes another token ends the command. Int8 weights are another model, the rounded one, so
+their text is checked against that; a line below the table says how far its logits are from fp32.
 
 A second table compares a window with full attention at the beginning of a long text: what is not
 yet written should cost nothing.
@@ -33,7 +34,7 @@ from experiments.benchmarks.contenders import BREEZE, PLAIN
 from experiments.benchmarks.machine import Machine, describe_machine
 from experiments.benchmarks.picture import bars
 from experiments.benchmarks.timing import interleaved, timed
-from model.config import ModelConfig
+from model.config import ModelConfig, WeightFormat
 
 if TYPE_CHECKING:
     from model import Transformer
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 SHOWS = "Tokens per second of greedy decoding, beside transformers and llama.cpp."
 EXAMPLE = "decode --models 2.4M --batches 1"
 
+INT8 = "Breeze, int8 weights"
 TRANSFORMERS, LLAMA = "transformers, fp32", "llama.cpp, fp32"
 MODELS = {
     "2.4M": ModelConfig(4096, 192, 4, 4, 2, hidden_dim=512, tie_embeddings=True, sliding_window=64),
@@ -72,6 +74,16 @@ class DecodeRow:
 
 
 @dataclass(frozen=True)
+class Rounding:
+    """What int8 weights save and cost in one model."""
+
+    model: str
+    fp32_bytes: int  # of all matrices, which one token reads
+    int8_bytes: int
+    difference: float  # of the logits, root mean square, as a share of that of the fp32 logits
+
+
+@dataclass(frozen=True)
 class DecodeResult:
     """All models, batches and contenders."""
 
@@ -80,6 +92,7 @@ class DecodeResult:
     rounds: int
     rows: list[DecodeRow]
     first: list[DecodeRow]  # the first tokens of a long text: with a window, and with all keys
+    rounding: list[Rounding]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -114,26 +127,30 @@ def measure(arguments: argparse.Namespace) -> DecodeResult:
     from training.device import keep_freed_memory
 
     keep_freed_memory()  # as scripts.sample does
-    rows, first = [], []
+    rows, first, rounding = [], [], []
     for name in dict.fromkeys(arguments.models):
         model = peer.drawn_model(MODELS[name]).eval()
         for batch_size in dict.fromkeys(arguments.batches):
             rows += _measure_batch(name, model, batch_size, arguments.tokens, arguments.rounds)
         first += _measure_first(name, model, arguments.rounds)
+        rounding.append(_measure_rounding(name, model))
     refusal = native_refusal()
     native = "yes" if refusal is None else f"no: {refusal}"
-    return DecodeResult(describe_machine(), native, arguments.rounds, rows, first)
+    return DecodeResult(describe_machine(), native, arguments.rounds, rows, first, rounding)
 
 
 def _measure_batch(
     name: str, model: "Transformer", batch_size: int, n_tokens: int, rounds: int
 ) -> list[DecodeRow]:
+    from model.quantization import round_weights
+
     prompts = drawn_prompts(model.config, batch_size)
     with ExitStack() as stack:
         writers = _writers(model, prompts, n_tokens, stack)
         written = {contender: write() for contender, write in writers.items()}
         for contender, texts in written.items():
-            check(f"{contender}, {name}, batch {batch_size}", model, prompts, texts)
+            written_by = round_weights(model) if contender == INT8 else model
+            check(f"{contender}, {name}, batch {batch_size}", written_by, prompts, texts)
         readings = {contender: timed(write) for contender, write in writers.items()}
         seconds = interleaved(readings, rounds, f"decode {name}, batch {batch_size}")
     counts = {contender: len(texts[0]) for contender, texts in written.items()}
@@ -177,12 +194,27 @@ def _measure_first(name: str, model: "Transformer", rounds: int) -> list[DecodeR
     ]
 
 
+def _measure_rounding(name: str, model: "Transformer") -> Rounding:
+    """Compare the logits of a random text."""
+    import torch
+
+    from model.quantization import bytes_per_token, round_weights
+
+    text = torch.tensor(drawn_prompts(model.config, 4, CAPACITY // 4))
+    with torch.inference_mode():
+        logits, rounded = model(text), round_weights(model)(text)
+    difference = ((rounded - logits).norm() / logits.norm()).item()
+    sizes = bytes_per_token(model, "fp32"), bytes_per_token(model, "int8")
+    return Rounding(name, *sizes, difference)
+
+
 def _writers(
     model: "Transformer", prompts: Text, n_tokens: int, stack: ExitStack
 ) -> dict[str, Callable[[], Text]]:
     """Return the contenders that this machine can run, each as a function that writes the texts."""
     found = {BREEZE: breeze(model, prompts, n_tokens)}
     if native_refusal() is None:
+        found[INT8] = breeze(model, prompts, n_tokens, weights="int8")
         found[PLAIN] = breeze(model, prompts, n_tokens, native=False)
     if peer.has_transformers():
         found[TRANSFORMERS] = transformers(model, prompts, n_tokens)
@@ -201,6 +233,7 @@ def breeze(
     n_tokens: int,
     native: bool | None = None,
     n_first: int | None = None,
+    weights: WeightFormat = "fp32",
 ) -> Callable[[], Text]:
     """Write with Breeze; only the first `n_first` of `n_tokens` are written if it is given.
 
@@ -212,7 +245,10 @@ def breeze(
     greedy = Sampling(temperature=0.0)
 
     def write() -> Text:
-        steps = generate(model, prompts, n_tokens, sampling=greedy, native=native, look_up=False)
+        steps = generate(
+            model, prompts, n_tokens, sampling=greedy, native=native, weights=weights,
+            look_up=False,
+        )  # fmt: skip
         return [
             [token for token in row if token is not None]
             for row in zip(*islice(steps, n_first), strict=True)
@@ -283,6 +319,11 @@ def report(result: DecodeResult) -> Iterator[str]:
         f"to transformers, and to the window. Checked before: each token's logit is within "
         f"{TOLERANCE:g} of the largest."
     )
+    for each in result.rounding if INT8 in lengths else ():
+        yield (
+            f"Int8 weights of {each.model}: {each.int8_bytes / 1e6:.1f} MB read per token instead "
+            f"of {each.fp32_bytes / 1e6:.1f}; logits differ by {each.difference:.2%} (rms)."
+        )
     if LLAMA in lengths:
         yield (
             f"llama.cpp writes {lengths[LLAMA]} tokens, because it has no window here; a second "
