@@ -8,7 +8,7 @@ Nothing is guessed in a text that does not, so it loses nothing.
 
 from collections.abc import Iterable
 
-CONTEXT = 3  # tokens that must have occurred before; with 2, most guesses of a story are wrong
+CONTEXT = 8  # tokens that must have occurred before: fewer lead to more wrong guesses
 HISTORY = 4096  # of the last so many tokens of a text, so that memory stays bounded
 
 

@@ -784,7 +784,7 @@ def window_of_the_native_step(patch: Patch, more: int = 1) -> None:
 
         return changed
 
-    wrap(patch, decode.NativeStep, "_layer", make)
+    wrap(patch, decode.NativeModel, "_layer", make)
 
 
 def narrow_window_of_the_native_step(patch: Patch) -> None:

@@ -88,12 +88,19 @@ def choose_precision(setting: str, device: torch.device) -> tuple[torch.dtype, s
 
 
 def choose_compile(setting: bool | str, device: torch.device) -> tuple[bool, str]:
-    """Choose for `auto | true | false` whether to compile the blocks; returns it and the reason."""
+    """Choose for `auto | true | false` whether to compile the blocks; returns it and the reason.
+
+    On a CPU `auto` never compiles: it gains less than native kernels where these run, and elsewhere
+    only long runs earn the time of compiling back (docs/speed.md has the numbers). It also needs a
+    C++ compiler and Python's headers.
+    """
     if isinstance(setting, bool):
         return setting, "set by the config"
     if device.type == "cuda":
         return True, "fuses the operations between the matrix products"
-    return False, f"on {device.type} it takes half a minute and makes nothing faster"
+    if device.type == "cpu":
+        return False, "half a minute of compiling pays only in long runs without native kernels"
+    return False, f"untested on {device.type}"
 
 
 def choose_native(

@@ -3,7 +3,8 @@
 A mask over dense attention saves nothing: T * T scores are computed, and most are discarded. The
 kernel `blocked` computes only the band, so its memory and time grow with T. This command measures
 each kernel on the same inputs, each measurement in a new process, and compares every result with
-the oracle of the checks.
+the oracle of the checks. All compute in fp32, except `native`, which training uses and which exists
+in bf16 only: its result may differ by the rounding of bf16.
 
 Memory is the peak of the first call beyond what the process held before: torch, a short call of the
 same kernel and the inputs are not counted; the output and, with --backward, the gradients are.
@@ -22,15 +23,24 @@ from experiments.benchmarks.kernel_cost import (
     Measurement,
     Skipped,
     measure_in_process,
+    refusal,
     short_difference,
 )
 from experiments.benchmarks.picture import curves
 from experiments.benchmarks.timing import exponent
 from experiments.process_memory import peak_bytes
 
-MARKS = {"dense": "d", "blocked": "b", "full": "f", "flex": "x"}  # letters of the plot
+MARKS = {
+    "dense": "d",
+    "blocked": "b",
+    "full": "f",
+    "native": "n",
+    "flex": "x",
+}  # letters of the plot
+BANDED = ("blocked", "native")  # kernels that compute only the band of the window
 LENGTHS = [2048, 4096, 8192, 16_384, 32_768]
 TOLERANCE = 1e-4  # fp32 against float64, for values around 1
+BF16_TOLERANCE = 0.05  # the same for bf16; a key too many or too few changes more than 0.15
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class Growth:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """The costs of all kernels at all lengths, fp32 on the CPU, one text."""
+    """The costs of all kernels at all lengths, on the CPU, one text."""
 
     window: int  # keys
     sinks: int
@@ -53,7 +63,8 @@ class BenchResult:
     head_dim: int
     backward: bool
     repeat: int  # calls
-    kernels: list[str]
+    kernels: list[str]  # those that were measured
+    left_out: dict[str, str]  # kernels that cannot run here, each with the reason
     lengths: list[int]  # tokens
     measurements: list[Measurement]
     skipped: list[Skipped]
@@ -73,8 +84,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--sinks", type=int, default=0, help="first tokens that every query sees (0)")
     add("--heads", type=int, default=1, help="number of heads (1)")
     add("--head-dim", type=int, default=64, help="width of a head (64)")
-    add("--kernels", nargs="+", choices=KERNELS, default=list(KERNELS[:3]),
-        help="kernels to measure; full has no window, flex is made for CUDA")  # fmt: skip
+    add("--kernels", nargs="+", choices=KERNELS, default=list(KERNELS[:4]),
+        help="kernels to measure; full has no window, native computes in bf16, flex is made "
+        "for CUDA")  # fmt: skip
     add("--backward", action="store_true", help="measure the gradients as well")
     add("--repeat", type=int, default=3, help="calls, of which the fastest counts (3)")
 
@@ -95,32 +107,40 @@ def refuse(arguments: argparse.Namespace) -> None:
 
 
 def measure(arguments: argparse.Namespace) -> BenchResult:
-    """Measure all cases. Raises `WrongResult` if a kernel differs from the oracle."""
+    """Measure all cases. Raises `WrongResult` if a kernel differs from the oracle.
+
+    Raises `UserError` if none of the kernels can run here.
+    """
     names = ("window", "sinks", "heads", "head_dim", "backward", "repeat")
     settings = {name: getattr(arguments, name) for name in names}
-    cases = [
-        Case(kernel, length, **settings)
-        for length in arguments.lengths
-        for kernel in arguments.kernels
-    ]
+    reasons = {kernel: refusal(kernel, arguments.head_dim) for kernel in arguments.kernels}
+    left_out = {kernel: reason for kernel, reason in reasons.items() if reason is not None}
+    kernels = [kernel for kernel in arguments.kernels if kernel not in left_out]
+    if not kernels:
+        raise UserError("; ".join(f"{name} cannot run: {why}" for name, why in left_out.items()))
+    cases = [Case(kernel, length, **settings) for length in arguments.lengths for kernel in kernels]
     peak_bytes()  # raises before anything is measured, if the system has no such number
-    for case in cases[-len(arguments.kernels) :]:
+    for case in cases[-len(kernels) :]:
         difference = short_difference(case)
-        if not difference <= TOLERANCE:  # also true for NaN
+        if not difference <= _tolerance(case.kernel):  # also true for NaN
             raise _wrong(f"{case.kernel}, all rows of a short text", difference)
     measurements, skipped = [], []
     for case, outcome in _measured(cases):
         if isinstance(outcome, Skipped):
             skipped.append(outcome)
-        elif outcome.max_difference <= TOLERANCE:
+        elif outcome.max_difference <= _tolerance(outcome.kernel):
             measurements.append(outcome)
         else:
             raise _wrong(str(case), outcome.max_difference)
-    growth = [_growth(kernel, measurements) for kernel in arguments.kernels]
+    growth = [_growth(kernel, measurements) for kernel in kernels]
     return BenchResult(
-        kernels=arguments.kernels, lengths=arguments.lengths, measurements=measurements,
+        kernels=kernels, left_out=left_out, lengths=arguments.lengths, measurements=measurements,
         skipped=skipped, growth=growth, **settings,
     )  # fmt: skip
+
+
+def _tolerance(kernel: str) -> float:
+    return BF16_TOLERANCE if kernel == "native" else TOLERANCE
 
 
 def _wrong(where: str, difference: float) -> WrongResult:
@@ -132,7 +152,7 @@ def _measured(cases: Sequence[Case]) -> Iterator[tuple[Case, Measurement | Skipp
     from tqdm import tqdm
 
     def work(case: Case) -> float:  # scored pairs, and the start of a process
-        return case.length * (case.window if case.kernel == "blocked" else case.length) + 2e7
+        return case.length * (case.window if case.kernel in BANDED else case.length) + 2e7
 
     shape = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
     total = sum(map(work, cases))
@@ -163,11 +183,23 @@ def report(result: BenchResult) -> Iterator[str]:
     yield ""
     for growth in result.growth:
         yield _growth_line(growth)
-    worst = max((m.max_difference for m in result.measurements), default=0.0)
-    yield f"largest difference from the oracle in the compared rows: {worst:.1g}"
+    yield from _worst(result)
+    for kernel, reason in result.left_out.items():
+        yield f"{kernel} was left out: {reason}"
     for case in result.skipped:
         yield f"{case.kernel} at T = {case.length:,} was not measured: {case.reason}"
     yield from _plot(result.measurements)
+
+
+def _worst(result: BenchResult) -> Iterator[str]:
+    """Yield the largest difference of the fp32 kernels, then that of `native`."""
+    for is_native in (False, True):
+        found = [
+            m.max_difference for m in result.measurements if (m.kernel == "native") == is_native
+        ]
+        if found:
+            name = "native's (bf16) largest difference" if is_native else "largest difference"
+            yield f"{name} from the oracle in the compared rows: {max(found):.1g}"
 
 
 def _title(result: BenchResult) -> Iterator[str]:
@@ -176,6 +208,8 @@ def _title(result: BenchResult) -> Iterator[str]:
         f"W = {result.window:,}, sinks {result.sinks:,}, heads {result.heads} x {result.head_dim}, "
         f"fp32, {'forward and backward' if result.backward else 'forward'}"
     )
+    if "native" in names:
+        text += "; native is bf16"
     if "full" in names:
         text += "; full sees every key"
     if len(names) > 1:

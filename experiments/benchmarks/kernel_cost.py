@@ -1,7 +1,8 @@
 """Peak memory and time of one attention kernel at one length, measured in its own process.
 
 `measure_in_process` starts this module as a new process, so that no measurement depends on an
-earlier one. Each result is compared with the oracle of the checks.
+earlier one. Each result is compared with the oracle of the checks, which reads the same inputs in
+float64. `native` computes in bf16 and gets bf16 inputs; the other kernels get fp32.
 """
 
 import json
@@ -19,19 +20,20 @@ from experiments.process_memory import free_bytes, peak_bytes, reset_peak
 from model.window import Window
 
 if TYPE_CHECKING:  # torch is imported only where something is computed
+    import torch
     from torch import Tensor
 
     Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 ROOT = Path(__file__).resolve().parents[2]
-KERNELS = ("dense", "blocked", "full", "flex")
+KERNELS = ("dense", "blocked", "full", "native", "flex")
 SHORT_LENGTH = 1024  # tokens: of the warm-up call, and at most of the complete comparison
 COMPARED_ROWS = 32  # rows of each measured result that are compared with the oracle
 
 
 @dataclass(frozen=True)
 class Case:
-    """What to measure: attention of one text, shapes (1, heads, length, head_dim), fp32."""
+    """What to measure: attention of one text, shapes (1, heads, length, head_dim)."""
 
     kernel: str
     length: int  # tokens
@@ -46,6 +48,13 @@ class Case:
     def rule(self) -> tuple[Window, int]:
         """Window and sinks that the kernel obeys; `full` has neither."""
         return (None, 0) if self.kernel == "full" else (self.window, self.sinks)
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        """The dtype of the inputs and of the result."""
+        import torch
+
+        return torch.bfloat16 if self.kernel == "native" else torch.float32
 
     def __str__(self) -> str:
         return f"{self.kernel} at T = {self.length:,}"
@@ -71,6 +80,18 @@ class Skipped:
     reason: str
 
 
+def refusal(kernel: str, head_dim: int) -> str | None:
+    """Return why this kernel cannot run here, in words; None if it can. Builds `native`."""
+    if kernel != "native":
+        return None
+    from model import native
+    from model.native.build import refusal
+
+    if head_dim % native.LANES:
+        return f"it needs heads of a multiple of {native.LANES} numbers"
+    return refusal("attention")
+
+
 def attention(case: Case) -> "Attention":
     """Return the kernel of `case` as a function of q, k, v, each (1, H, T, Dh)."""
     from model.kernels import Visibility, attend_with
@@ -87,7 +108,9 @@ def draw(case: Case, length: int) -> "list[Tensor]":
     generator = torch.Generator().manual_seed(0)
     shape = (1, case.heads, length, case.head_dim)
     return [
-        torch.randn(shape, generator=generator).requires_grad_(case.backward and n < 3)
+        torch.randn(shape, generator=generator)
+        .to(case.dtype)
+        .requires_grad_(case.backward and n < 3)
         for n in range(4)
     ]
 
@@ -165,7 +188,7 @@ def needed_bytes(case: Case) -> int:
     `dense` holds the scores and, while it makes the mask, 10 more bytes a pair; then the mask, the
     scores and the weights, and their gradients.
     """
-    width = {"full": 0, "blocked": min(case.length, case.window + 128) + case.sinks}
+    width = {"full": 0, "native": 0, "blocked": min(case.length, case.window + 128) + case.sinks}
     pairs = case.length * width.get(case.kernel, case.length)
     scores = 4 * case.heads * pairs
     rows = 4 * case.heads * case.length * case.head_dim  # queries, keys or values

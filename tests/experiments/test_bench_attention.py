@@ -17,6 +17,7 @@ from experiments import bench
 from experiments.benchmarks import attention, kernel_cost, timing
 from experiments.benchmarks.kernel_cost import Case, Measurement, Skipped
 from model import kernels
+from model.native import build
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,6 +46,58 @@ def test_right_kernels_pass(kernel: str, window: int, sinks: int) -> None:
     """A kernel that is refused although it is right."""
     case = Case(kernel, 2048, window, sinks, heads=2, head_dim=8, backward=kernel != "flex")
     assert kernel_cost.short_difference(case) < 1e-5 < attention.TOLERANCE
+
+
+def test_native_passes_in_bf16() -> None:
+    """A comparison of numbers that were rounded before with those that were not."""
+    if build.refusal("attention"):
+        pytest.skip("native kernels cannot run here")
+    for backward in (False, True):
+        case = Case("native", 2048, 50, 3, heads=2, head_dim=16, backward=backward)
+        assert case.dtype == torch.bfloat16
+        assert 1e-3 < kernel_cost.short_difference(case) < attention.BF16_TOLERANCE / 2
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+@pytest.mark.parametrize("window", [16, 256])
+def test_a_wrong_native_kernel_is_not_measured(
+    window: int, change: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tolerance for bf16 so wide that a key too many or too few passes."""
+    if build.refusal("attention"):
+        pytest.skip("native kernels cannot run here")
+    right = kernels.KERNELS["native"]
+
+    def mutant(q: Any, k: Any, v: Any, visibility: Any, return_lse: bool = False) -> Any:
+        other = visibility._replace(window=visibility.window + change)
+        return right(q, k, v, other, return_lse)
+
+    monkeypatch.setitem(kernels.KERNELS, "native", mutant)
+    monkeypatch.setattr(attention, "measure_in_process", lambda case: pytest.fail("measured"))
+    words = ["attention", "--lengths", "2048", "--window", str(window), "--kernels", "native"]
+    assert bench.main(words) == 1
+    assert "wrong result: native, all rows of a short text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words, reason",
+    [([], "this processor has no AVX512-BF16"),
+     (["--head-dim", "8"], "it needs heads of a multiple of 16 numbers")],
+)  # fmt: skip
+def test_native_is_left_out_where_it_cannot_run(
+    words: list[str], reason: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """A traceback instead of the other kernels, or a missing column without a word."""
+    if not words:
+        monkeypatch.setattr(build, "refusal", lambda *names: reason)
+    monkeypatch.setattr(attention, "measure_in_process", invented)
+    alone = ["attention", "--lengths", "1024", "2048", "--window", "8", *words, "--kernels"]
+    assert bench.main([*alone, "blocked", "native"]) == 0
+    out = capsys.readouterr().out
+    assert f"native was left out: {reason}\n" in out and "bf16" not in out.replace(reason, "")
+    assert bench.main([*alone, "native"]) == 2
+    assert capsys.readouterr().err == f"error: native cannot run: {reason}\n"
 
 
 def wider(original: kernels.Kernel) -> kernels.Kernel:

@@ -9,7 +9,7 @@ from small import VOCAB, build, oracle, text
 from torch import Tensor
 
 from errors import UserError
-from model import decoding
+from model import decoding, lookup
 from model.cache import RollingKVCache
 from model.decoding import Decoder
 from model.generation import generate
@@ -164,6 +164,7 @@ def test_look_up_changes_no_token(
     dtype: torch.dtype, window: Any, sinks: str, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wrong guess could stay in the text or in the cache, or use up a random number."""
+    monkeypatch.setattr(lookup, "CONTEXT", 3)  # more guesses, right and wrong
     model, ids = build(window, **SINKS[sinks], dtype=dtype), prompt_of(6) * 3
     expected = texts(model, [ids], 100, sampling=sampling, seed=3, look_up=False)
     reads = count_reads(monkeypatch)

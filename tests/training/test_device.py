@@ -53,7 +53,7 @@ MPS = Machine(mps=True)
 # Settings other than auto -> device, dtype, compiled, native, and their reasons in this order.
 SET = "set by the config"
 NO_GPU = "cpu (no GPU; 2 threads)"
-EAGER = "no (on cpu it takes half a minute and makes nothing faster)"
+EAGER = "no (half a minute of compiling pays only in long runs without native kernels)"
 NATIVE = "yes (C++ kernels built for this processor)"
 SLOW_BF16 = "float32 (this CPU does not multiply bf16 faster)"
 NEED_BF16 = "no (native kernels compute in bf16, and the precision is float32)"
@@ -87,11 +87,11 @@ CHOICES = [
      (f"cpu ({SET})", SLOW_BF16, EAGER, NEED_BF16)),
     (MPS, {}, ("mps", FP32, False, False),
      ("mps (Apple GPU)", "float32 (mps (untested) does not multiply bf16 faster)",
-      "no (on mps it takes half a minute and makes nothing faster)",
+      "no (untested on mps)",
       "no (native kernels run on a CPU only, and this is mps)")),
     (MPS, {"precision": "bf16"}, ("mps", BF16, False, False),
      ("mps (Apple GPU)", f"bfloat16 ({SET})",
-      "no (on mps it takes half a minute and makes nothing faster)",
+      "no (untested on mps)",
       "no (native kernels run on a CPU only, and this is mps)")),
 ]  # fmt: skip
 AUTO: dict[str, Any] = dict.fromkeys(("device", "precision", "compiled", "native"), "auto")
