@@ -93,9 +93,12 @@ def _cost(trained: "TrainedModel", prompt: str, texts: Sequence[str]) -> str:
     from inference.rounding import rounding_cost
 
     cost = rounding_cost(trained, prompt, texts)
+    loss = (
+        f"loss of this text {cost.int8_nats:.4f} nats per token, {cost.fp32_nats:.4f} in fp32 "
+        f"({cost.n_tokens:,} tokens)"
+    )
     return (
-        f"[int8 weights: loss of this text {cost.int8_nats:.4f} nats per token, "
-        f"{cost.fp32_nats:.4f} in fp32 ({cost.n_tokens:,} tokens); "
+        f"[int8 weights: {loss if cost.n_tokens else 'no token to score'}; "
         f"{cost.int8_bytes / 1e6:,.2f} MB of weights read per token, {cost.fp32_bytes / 1e6:,.2f} "
         "in fp32]"
     )
