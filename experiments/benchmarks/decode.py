@@ -33,6 +33,7 @@ from experiments.benchmarks.benchmark import (
 from experiments.benchmarks.contenders import BREEZE, PLAIN
 from experiments.benchmarks.machine import Machine, describe_machine
 from experiments.benchmarks.picture import bars
+from experiments.benchmarks.rounding import Rounding, measure_rounding
 from experiments.benchmarks.timing import interleaved, timed
 from model.config import ModelConfig, WeightFormat
 
@@ -71,16 +72,6 @@ class DecodeRow:
     tokens_per_s: float  # of all texts together, in the median round
     ratio: float | None  # to transformers; in `first`: to the window
     goal: float | None
-
-
-@dataclass(frozen=True)
-class Rounding:
-    """What int8 weights save and cost in one model."""
-
-    model: str
-    fp32_bytes: int  # of all matrices, which one token reads
-    int8_bytes: int
-    difference: float  # of the logits, root mean square, as a share of that of the fp32 logits
 
 
 @dataclass(frozen=True)
@@ -133,7 +124,8 @@ def measure(arguments: argparse.Namespace) -> DecodeResult:
         for batch_size in dict.fromkeys(arguments.batches):
             rows += _measure_batch(name, model, batch_size, arguments.tokens, arguments.rounds)
         first += _measure_first(name, model, arguments.rounds)
-        rounding.append(_measure_rounding(name, model))
+        text = drawn_prompts(model.config, 4, CAPACITY // 4)
+        rounding.append(measure_rounding(name, model, text))
     refusal = native_refusal()
     native = "yes" if refusal is None else f"no: {refusal}"
     return DecodeResult(describe_machine(), native, arguments.rounds, rows, first, rounding)
@@ -192,20 +184,6 @@ def _measure_first(name: str, model: "Transformer", rounds: int) -> list[DecodeR
         )
         for contender, speed in speeds.items()
     ]
-
-
-def _measure_rounding(name: str, model: "Transformer") -> Rounding:
-    """Compare the logits of a random text."""
-    import torch
-
-    from model.quantization import bytes_per_token, round_weights
-
-    text = torch.tensor(drawn_prompts(model.config, 4, CAPACITY // 4))
-    with torch.inference_mode():
-        logits, rounded = model(text), round_weights(model)(text)
-    difference = ((rounded - logits).norm() / logits.norm()).item()
-    sizes = bytes_per_token(model, "fp32"), bytes_per_token(model, "int8")
-    return Rounding(name, *sizes, difference)
 
 
 def _writers(
@@ -320,10 +298,7 @@ def report(result: DecodeResult) -> Iterator[str]:
         f"{TOLERANCE:g} of the largest."
     )
     for each in result.rounding if INT8 in lengths else ():
-        yield (
-            f"Int8 weights of {each.model}: {each.int8_bytes / 1e6:.1f} MB read per token instead "
-            f"of {each.fp32_bytes / 1e6:.1f}; logits differ by {each.difference:.2%} (rms)."
-        )
+        yield str(each)
     if LLAMA in lengths:
         yield (
             f"llama.cpp writes {lengths[LLAMA]} tokens, because it has no window here; a second "
