@@ -16,6 +16,7 @@ from torch import Tensor
 
 from configs.settings import SampleSettings
 from data.tokenizer import Tokenizer, TokenStream
+from model.config import WeightFormat
 from model.generation import generate
 from model.sampling import Sampling
 from model.transformer import Transformer
@@ -54,13 +55,14 @@ def continue_text(
     sampling: Sampling | None = None,
     seed: int = 0,
     stops: Sequence[str] = (),
+    weights: WeightFormat = "fp32",
 ) -> Iterator[Piece]:
     """Continue each prompt; yield one `Piece` for each token of each row, as it is generated.
 
     A row ends before the first string of `stops`, at the end of a document (BOS or EOS) or after
     `max_tokens`, whatever the other rows do. The texts of a row's pieces, joined, are its whole
-    continuation, without the prompt. Row r draws from its own random stream, (seed, r). Raises
-    `UserError` if there is no prompt.
+    continuation, without the prompt. Row r draws from its own random stream, (seed, r). `weights`
+    is as in `Decoder`. Raises `UserError` if there is no prompt.
     """
     tokenizer = trained.tokenizer
     ends = (tokenizer.bos_id, tokenizer.eos_id)
@@ -70,7 +72,7 @@ def continue_text(
     running = list(range(len(prompts)))
     steps = generate(
         trained.model, tokens, max_tokens, sampling=sampling, seed=seed, stop=ends,
-        first_allowed=first_allowed,
+        first_allowed=first_allowed, weights=weights,
     )  # fmt: skip
     for count, step in enumerate(steps, 1):
         for row in tuple(running):

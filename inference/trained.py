@@ -18,6 +18,7 @@ from errors import UserError
 from inference.text import configured_sampling
 from model import ModelConfig, Sampling, Transformer
 from model.loss import next_token_loss
+from model.quantization import round_weights
 from model.transformer import empty_model
 from training.checkpoint import Checkpoint, find
 from training.device import keep_freed_memory
@@ -76,6 +77,10 @@ class TrainedModel:
                 )
         model = _build(replace(self.model.config, **changes), self.model.state_dict())
         return replace(self, model=model)
+
+    def rounded(self) -> "TrainedModel":
+        """Return the model that is computed with int8 weights (see `model.quantization`)."""
+        return replace(self, model=round_weights(self.model))
 
 
 def open_trained(

@@ -5,12 +5,15 @@ It does not import torch, so that `--help` and `scripts/plan.py` start at once.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from errors import UserError
 from model.window import Window, layer_windows
 
 ATTENTION = ("auto", "dense", "blocked", "flex")  # see model/kernels/__init__.py
 SCALING = ("none", "linear", "ntk", "yarn")  # see model/rope.py
+
+WeightFormat = Literal["fp32", "int8"]  # of the matrices in decoding, see model/quantization.py
 
 
 @dataclass(frozen=True)

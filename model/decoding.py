@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from model.cache import RollingKVCache
+from model.config import WeightFormat
 from model.native import build
 from model.native.decode import NativeModel
+from model.quantization import round_weights
 from model.transformer import Transformer
 
 PREFILL_CHUNK = (
@@ -23,18 +25,29 @@ PREFILL_CHUNK = (
 class Decoder:
     """A model and a cache. `reason` says in words what reads its tokens, and why.
 
-    `native` forces the choice: True, native code (it must be possible); False, PyTorch. The weights
-    are copied into another layout, so a change of the model needs another decoder.
+    `native` forces the choice: True, native code (it must be possible); False, PyTorch. With the
+    weights in int8, `model` is the rounded model (see `quantization.py`): native code reads int8,
+    and PyTorch the rounded numbers in the model's dtype. The weights are copied, so a change of the
+    model needs another decoder.
     """
 
     def __init__(
-        self, model: Transformer, cache: RollingKVCache, native: bool | None = None
+        self,
+        model: Transformer,
+        cache: RollingKVCache,
+        native: bool | None = None,
+        weights: WeightFormat = "fp32",
     ) -> None:
-        self.model, self.cache = model, cache
+        self.model = round_weights(model) if weights == "int8" else model
+        self.cache = cache
         refusal = "the caller asks for it" if native is False else _refusal(model, cache)
         assert refusal is None or native is not True, refusal
-        self._native = None if refusal else NativeModel(model, cache)
-        self.reason = f"PyTorch: {refusal}" if refusal else "native code: fp32 weights on a CPU"
+        self._native = None if refusal else NativeModel(self.model, cache, weights)
+        if refusal:
+            rounded = " with weights rounded to int8" if weights == "int8" else ""
+            self.reason = f"PyTorch{rounded}: {refusal}"
+        else:
+            self.reason = f"native code: {weights} weights on a CPU"
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Read the prompts into the cache and return the logits (B, V) after each.

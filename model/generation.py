@@ -13,6 +13,7 @@ from torch import Tensor
 
 from errors import UserError
 from model.cache import RollingKVCache
+from model.config import WeightFormat
 from model.decoding import Decoder
 from model.lookup import Lookup
 from model.sampling import RandomStreams, Sampling, choose
@@ -32,6 +33,7 @@ def generate(
     stop: Sequence[int] = (),
     first_allowed: Tensor | None = None,
     native: bool | None = None,
+    weights: WeightFormat = "fp32",
     look_up: bool = True,
 ) -> Iterator[list[int | None]]:
     """Continue each prompt. Each step yields a list: a token per row, None if the row has ended.
@@ -39,16 +41,16 @@ def generate(
     A row ends after a token of `stop`, which is yielded; all rows end after `max_tokens`. Row r has
     a random stream of its own, (seed, r), so its text does not depend on other rows.
     `first_allowed` (B, V) bool marks the tokens that may come first in each row; None: all.
-    `native` is as in `Decoder`. With `look_up`, the tokens of a single text are guessed and then
-    checked (see `lookup.py`), which changes its speed and not its tokens. Raises `UserError` for an
-    empty prompt or an id outside the vocabulary.
+    `native` and `weights` are as in `Decoder`. With `look_up`, the tokens of a single text are
+    guessed and then checked (see `lookup.py`), which changes its speed and not its tokens. Raises
+    `UserError` for an empty prompt or an id outside the vocabulary.
     """
     sampling = sampling or Sampling()
     _check_prompts(prompts, model.config.vocab_size)
     # The repetition penalty of a token depends on all tokens before it, so they cannot be guessed.
     guesses = look_up and len(prompts) == 1 and sampling.repetition_penalty == 1.0
     cache = _cache_for(model, prompts, max_tokens, spare=MOST_GUESSED if guesses else 0)
-    logits = (decoder := Decoder(model, cache, native)).prefill(prompts)
+    logits = (decoder := Decoder(model, cache, native, weights)).prefill(prompts)
     if first_allowed is not None:
         logits = logits.masked_fill(~first_allowed.to(logits.device), -torch.inf)
     if guesses:

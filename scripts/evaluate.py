@@ -2,7 +2,8 @@
 
 Loss (nats per token), perplexity and bits per byte over the whole text; every token is predicted
 once. Windows have no weights, so the same model can be scored under other windows than the one it
-was trained with: the table shows what a narrow window loses, and whether a wide one helps.
+was trained with: the table shows what a narrow window loses, and whether a wide one helps. With
+--weights it also shows what weights rounded to int8 lose.
 """
 
 import argparse
@@ -22,7 +23,7 @@ if TYPE_CHECKING:  # torch is imported only when a model is opened
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a row for each window."""
+    """Print a row for each window and each format of the weights."""
     arguments = _parser().parse_args(argv)
     if arguments.seq_len is not None and arguments.seq_len < 1:
         raise UserError(f"--seq-len is {arguments.seq_len}: it must be at least 1")
@@ -36,14 +37,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokens, n_bytes = read(trained, arguments)
     seq_len = arguments.seq_len or trained.config.data.seq_len
     print(f"{trained.checkpoint.path}, {len(tokens):,} tokens in sequences of {seq_len:,}")
-    print(f"{'window':>10} {'loss':>8} {'perplexity':>11} {'bits per byte':>14}")
+    # The column of the weights is there if the option is given.
+    print(_row("window", arguments.weights and "weights", "loss", "perplexity", "bits per byte"))
     for word, window in zip(arguments.window, windows, strict=True):
         changed = trained if word == "trained" else trained.with_settings(sliding_window=window)
-        score = _score(changed, tokens, n_bytes, seq_len)
-        print(
-            f"{word:>10} {score.loss:8.4f} {score.perplexity:11.2f} {score.bpb:14.4f}", flush=True
-        )
+        for weights in arguments.weights or [None]:
+            chosen = changed.rounded() if weights == "int8" else changed
+            score = _score(chosen, tokens, n_bytes, seq_len)
+            numbers = f"{score.loss:.4f}", f"{score.perplexity:.2f}", f"{score.bpb:.4f}"
+            print(_row(word, weights, *numbers), flush=True)
     return 0
+
+
+def _row(window: str, weights: str | None, loss: str, perplexity: str, bpb: str) -> str:
+    middle = f" {weights:>8}" if weights else ""
+    return f"{window:>10}{middle} {loss:>8} {perplexity:>11} {bpb:>14}"
 
 
 def _parser() -> ArgumentParser:
@@ -65,6 +73,12 @@ def _parser() -> ArgumentParser:
         default=["trained"],
         metavar="W",
         help="sliding windows: numbers of keys, `full`, `trained`",
+    )
+    add(
+        "--weights",
+        nargs="+",
+        choices=("fp32", "int8"),
+        help="formats of the weights, a row each: as trained, rounded to int8 (fp32)",
     )
     return parser
 

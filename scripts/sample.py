@@ -67,13 +67,12 @@ def _write(
     texts = [""] * arguments.samples
     for piece in continue_text(
         trained, [prompt] * arguments.samples, max_tokens=arguments.max_tokens, sampling=sampling,
-        seed=arguments.seed, stops=arguments.stop,
+        seed=arguments.seed, stops=arguments.stop, weights=arguments.weights,
     ):  # fmt: skip
         n_generated += 1
+        texts[piece.row] += piece.text
         if single:
             print(piece.text, end="", flush=True)
-        else:
-            texts[piece.row] += piece.text
     seconds = time.perf_counter() - start
     if single:
         print()
@@ -84,6 +83,24 @@ def _write(
         f"[prompt {len(tokens):,} tokens, wrote {n_generated:,}, "
         f"{n_generated / seconds:,.0f} tokens/s]",
         file=sys.stderr,
+    )
+    if arguments.weights == "int8":
+        print(_cost(trained, prompt, texts), file=sys.stderr)
+
+
+def _cost(trained: "TrainedModel", prompt: str, texts: Sequence[str]) -> str:
+    """Say in one line what int8 weights cost on these texts, and what they save."""
+    from inference.rounding import rounding_cost
+
+    cost = rounding_cost(trained, prompt, texts)
+    loss = (
+        f"loss of this text {cost.int8_nats:.4f} nats per token, {cost.fp32_nats:.4f} in fp32 "
+        f"({cost.n_tokens:,} tokens)"
+    )
+    return (
+        f"[int8 weights: {loss if cost.n_tokens else 'no token to score'}; "
+        f"{cost.int8_bytes / 1e6:,.2f} MB of weights read per token, {cost.fp32_bytes / 1e6:,.2f} "
+        "in fp32]"
     )
 
 
@@ -176,6 +193,9 @@ def _parser() -> ArgumentParser:
         help="drop tokens below P times the largest probability (the config's)")  # fmt: skip
     add("--repetition-penalty", type=float, metavar="X",
         help="above 1: repeat less (the config's)")  # fmt: skip
+    add("--weights", choices=("fp32", "int8"), default="fp32",
+        help="int8: round the weights, print the loss that this costs; faster for one text if the "
+        "weights in fp32 exceed the processor's cache, otherwise about as fast (fp32)")  # fmt: skip
     add("--stop", type=_unescape, action="append", default=[], metavar="TEXT",
         help=r"end the text before TEXT; may be repeated; \n and \t as in --prompt")  # fmt: skip
     return parser

@@ -5,7 +5,8 @@ interleaved. The weights are drawn at random, so two tokens may be almost equall
 rounding decides between them: texts may differ although all are right. So before the clock starts,
 each text is read by Breeze's model in one pass, without a cache and without native kernels. Each
 token of the text must be the most likely one there, up to a small difference of logits. A contender
-that writes another token ends the command.
+that writes another token ends the command. Int8 weights are another model, the rounded one, so
+their text is checked against that; a line below the table says how far its logits are from fp32.
 
 A second table compares a window with full attention at the beginning of a long text: what is not
 yet written should cost nothing.
@@ -32,8 +33,9 @@ from experiments.benchmarks.benchmark import (
 from experiments.benchmarks.contenders import BREEZE, PLAIN
 from experiments.benchmarks.machine import Machine, describe_machine
 from experiments.benchmarks.picture import bars
+from experiments.benchmarks.rounding import Rounding, measure_rounding
 from experiments.benchmarks.timing import interleaved, timed
-from model.config import ModelConfig
+from model.config import ModelConfig, WeightFormat
 
 if TYPE_CHECKING:
     from model import Transformer
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 SHOWS = "Tokens per second of greedy decoding, beside transformers and llama.cpp."
 EXAMPLE = "decode --models 2.4M --batches 1"
 
+INT8 = "Breeze, int8 weights"
 TRANSFORMERS, LLAMA = "transformers, fp32", "llama.cpp, fp32"
 MODELS = {
     "2.4M": ModelConfig(4096, 192, 4, 4, 2, hidden_dim=512, tie_embeddings=True, sliding_window=64),
@@ -80,6 +83,7 @@ class DecodeResult:
     rounds: int
     rows: list[DecodeRow]
     first: list[DecodeRow]  # the first tokens of a long text: with a window, and with all keys
+    rounding: list[Rounding]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -114,26 +118,31 @@ def measure(arguments: argparse.Namespace) -> DecodeResult:
     from training.device import keep_freed_memory
 
     keep_freed_memory()  # as scripts.sample does
-    rows, first = [], []
+    rows, first, rounding = [], [], []
     for name in dict.fromkeys(arguments.models):
         model = peer.drawn_model(MODELS[name]).eval()
         for batch_size in dict.fromkeys(arguments.batches):
             rows += _measure_batch(name, model, batch_size, arguments.tokens, arguments.rounds)
         first += _measure_first(name, model, arguments.rounds)
+        text = drawn_prompts(model.config, 4, CAPACITY // 4)
+        rounding.append(measure_rounding(name, model, text))
     refusal = native_refusal()
     native = "yes" if refusal is None else f"no: {refusal}"
-    return DecodeResult(describe_machine(), native, arguments.rounds, rows, first)
+    return DecodeResult(describe_machine(), native, arguments.rounds, rows, first, rounding)
 
 
 def _measure_batch(
     name: str, model: "Transformer", batch_size: int, n_tokens: int, rounds: int
 ) -> list[DecodeRow]:
+    from model.quantization import round_weights
+
     prompts = drawn_prompts(model.config, batch_size)
     with ExitStack() as stack:
         writers = _writers(model, prompts, n_tokens, stack)
         written = {contender: write() for contender, write in writers.items()}
         for contender, texts in written.items():
-            check(f"{contender}, {name}, batch {batch_size}", model, prompts, texts)
+            written_by = round_weights(model) if contender == INT8 else model
+            check(f"{contender}, {name}, batch {batch_size}", written_by, prompts, texts)
         readings = {contender: timed(write) for contender, write in writers.items()}
         seconds = interleaved(readings, rounds, f"decode {name}, batch {batch_size}")
     counts = {contender: len(texts[0]) for contender, texts in written.items()}
@@ -183,6 +192,7 @@ def _writers(
     """Return the contenders that this machine can run, each as a function that writes the texts."""
     found = {BREEZE: breeze(model, prompts, n_tokens)}
     if native_refusal() is None:
+        found[INT8] = breeze(model, prompts, n_tokens, weights="int8")
         found[PLAIN] = breeze(model, prompts, n_tokens, native=False)
     if peer.has_transformers():
         found[TRANSFORMERS] = transformers(model, prompts, n_tokens)
@@ -201,6 +211,7 @@ def breeze(
     n_tokens: int,
     native: bool | None = None,
     n_first: int | None = None,
+    weights: WeightFormat = "fp32",
 ) -> Callable[[], Text]:
     """Write with Breeze; only the first `n_first` of `n_tokens` are written if it is given.
 
@@ -212,7 +223,10 @@ def breeze(
     greedy = Sampling(temperature=0.0)
 
     def write() -> Text:
-        steps = generate(model, prompts, n_tokens, sampling=greedy, native=native, look_up=False)
+        steps = generate(
+            model, prompts, n_tokens, sampling=greedy, native=native, weights=weights,
+            look_up=False,
+        )  # fmt: skip
         return [
             [token for token in row if token is not None]
             for row in zip(*islice(steps, n_first), strict=True)
@@ -283,6 +297,8 @@ def report(result: DecodeResult) -> Iterator[str]:
         f"to transformers, and to the window. Checked before: each token's logit is within "
         f"{TOLERANCE:g} of the largest."
     )
+    for each in result.rounding if INT8 in lengths else ():
+        yield str(each)
     if LLAMA in lengths:
         yield (
             f"llama.cpp writes {lengths[LLAMA]} tokens, because it has no window here; a second "

@@ -8,7 +8,7 @@
     layers.cpp      RMSNorm, SwiGLU and RoPE with their gradients, one pass over memory each
     loss.cpp        logits to loss and gradient, in place
     decode.cpp      the next tokens through the whole model; decode.py passes its arguments
-    panels.h        products of a few rows with weights in the order of memory, for decode.cpp
+    panels.h        products of a few rows with weights in the order of memory, fp32 or int8
 
 No kernel is required. Each has a PyTorch counterpart, the same function up to rounding (of bf16 in
 training, of fp32 in decoding), and the same tests judge both. A kernel is built with the machine's

@@ -1,4 +1,4 @@
-// The next T tokens of B texts through the whole model, T = 1 in decoding: logits out. fp32.
+// The next T tokens of B texts through the whole model, T = 1 in decoding: logits out.
 //
 //   tokens (B, T) --> x (B * T, D)
 //   each layer:
@@ -20,7 +20,7 @@
 #include "vectors.h"
 
 struct Layer {
-  const float *qkv, *wo, *gate_up, *down;  // panels; gate_up has LANES gates, then their LANES ups
+  Panels qkv, wo, gate_up, down;           // gate_up has LANES gates, then their LANES ups
   const float* sink_logits;                // (H,) or null
   float *k, *v;                            // (B, K, slots + 1, Dh): the ring of `model/cache.py`
   int64_t* positions;                      // (B, slots + 1), -1 for empty
@@ -38,7 +38,8 @@ struct Rotation {
 struct Model {
   int64_t dim, hidden, heads, kv_heads, head_dim, vocab, n_layers, n_rotations, first_position;
   double eps;
-  const float *embeddings, *output;  // (V, D) as in the model; panels
+  const float* embeddings;  // (V, D)
+  Panels output;
   const Layer* layers;
   const Rotation* rotations;
   float *x, *qkv, *heads_out, *hidden_out, *turns;  // scratch, each row padded to P: see `padded`
@@ -141,11 +142,6 @@ static void record(const Model& m, int64_t B, int64_t T) {
 }
 
 extern "C" int64_t lanes() { return LANES; }
-
-extern "C" void pack_panels(const float* W, const float* g, int64_t N, int64_t K, int64_t first,
-                            int64_t gap, float* panels) {
-  pack(W, g, N, K, first, gap, panels);
-}
 
 // Returns false, with nothing changed, if a token is outside the vocabulary. Logits are computed
 // after each token (B, T, V), or with `last_only` after the last (B, 1, V).

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Linear
+from torch.nn import functional as F
 
 from model.attention import Attention
 from model.cache import Ring, RollingKVCache
-from model.layers import RMSNorm
+from model.config import WeightFormat
 from model.native import build
+from model.quantization import to_int8
 from model.rope import Rope, frequencies
 from model.transformer import Transformer
 from model.window import Window
@@ -22,12 +23,18 @@ MOST_ROWS = 128  # tokens of all texts in one call: bounds the scratch memory
 NO_LIMIT = 2**62  # stands for no window, and for no last position
 
 
+class _Panels(ctypes.Structure):
+    """`struct Panels` of panels.h."""
+
+    _fields_ = [("numbers", c_void_p), ("scales", c_void_p)]
+
+
 class _Layer(ctypes.Structure):
     """`struct Layer` of decode.cpp."""
 
     _fields_ = [
-        *((name, c_void_p) for name in ("qkv", "wo", "gate_up", "down", "sink_logits")),
-        *((name, c_void_p) for name in ("k", "v", "positions")),
+        *((name, _Panels) for name in ("qkv", "wo", "gate_up", "down")),
+        *((name, c_void_p) for name in ("sink_logits", "k", "v", "positions")),
         *((name, c_int64) for name in ("slots", "ring_sinks", "window", "sinks")),
         *((name, c_int64) for name in ("rotation", "sink_rotation")),
     ]
@@ -46,7 +53,9 @@ class _Model(ctypes.Structure):
         *((name, c_int64) for name in ("dim", "hidden", "heads", "kv_heads", "head_dim", "vocab")),
         *((name, c_int64) for name in ("n_layers", "n_rotations", "first_position")),
         ("eps", c_double),
-        *((name, c_void_p) for name in ("embeddings", "output", "layers", "rotations")),
+        ("embeddings", c_void_p),
+        ("output", _Panels),
+        *((name, c_void_p) for name in ("layers", "rotations")),
         *((name, c_void_p) for name in ("x", "qkv", "heads_out", "hidden_out", "turns", "at")),
     ]
 
@@ -54,17 +63,20 @@ class _Model(ctypes.Structure):
 class NativeModel:
     """A model with a cache, both in fp32 on a CPU, that reads tokens in native code.
 
-    Weights are copied into panels; keys and values are read and written in the cache's own memory.
+    Weights are copied into panels, as fp32 or rounded to int8 (see `model.quantization`). Keys and
+    values are read and written in the cache's own memory.
     """
 
-    def __init__(self, model: Transformer, cache: RollingKVCache) -> None:
+    def __init__(
+        self, model: Transformer, cache: RollingKVCache, weights: WeightFormat = "fp32"
+    ) -> None:
         self._library = build.load("decode")
         self._library.decode.argtypes = [
             c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_bool, c_void_p, c_int
         ]  # fmt: skip
         self._library.decode.restype = ctypes.c_bool
-        self._library.pack_panels.argtypes = [c_void_p] * 2 + [c_int64] * 4 + [c_void_p]
         self._lanes = self._library.lanes()
+        self._weights = weights
         self._kept: list[Any] = [model, cache]  # memory that the pointers point to
         self._rotations: dict[tuple[Rope, int], int] = {}
         self._seen = cache.seen
@@ -90,7 +102,7 @@ class NativeModel:
             config.dim, config.hidden_dim, config.n_heads, config.n_kv_heads, config.head_dim,
             config.vocab_size, config.n_layers, len(rotations), cache.first_position,
             config.norm_eps, self._keep(model.tok_embeddings.weight),
-            self._panels([model.output], model.norm),
+            self._panels(model.output.weight * model.norm.weight),
             self._array(_Layer, layers), self._array(_Rotation, rotations),
             *map(self._keep, scratch), self._keep(torch.empty(rows, dtype=torch.int64)),
         )  # fmt: skip
@@ -116,14 +128,16 @@ class NativeModel:
     def _layer(self, layer: Any, ring: Ring) -> _Layer:
         attention: Attention = layer.attention
         feed_forward = layer.feed_forward
+        qkv = [linear.weight for linear in (attention.wq, attention.wk, attention.wv)]
+        gate_up = self._alternate(feed_forward.w1.weight, feed_forward.w3.weight)
         window, sinks = attention.window, attention.sinks
         plain = self._rotation(attention.rope, None, 0)
         slots = ring.k.shape[2]
         return _Layer(
-            self._panels([attention.wq, attention.wk, attention.wv], layer.attention_norm),
-            self._panels([attention.wo]),
-            self._alternating(feed_forward.w1, feed_forward.w3, layer.ffn_norm),
-            self._panels([feed_forward.w2]),
+            self._panels(torch.cat(qkv) * layer.attention_norm.weight),
+            self._panels(attention.wo.weight),
+            self._panels(gate_up * layer.ffn_norm.weight),
+            self._panels(feed_forward.w2.weight),
             None if attention.sink_logits is None else self._keep(attention.sink_logits),
             *map(self._keep, ring.storage), slots, ring.sinks,
             NO_LIMIT if window is None else window, sinks,
@@ -135,40 +149,24 @@ class NativeModel:
         last = NO_LIMIT if window is None else window + sinks - 1
         return self._rotations.setdefault((rope, last), len(self._rotations))
 
-    def _panels(self, parts: Sequence[Linear], norm: RMSNorm | None = None) -> int:
-        """Copy matrices (N, K), one below the other, into panels; return their address.
-
-        The weight of the norm before the product is folded in.
-        """
-        panels = self._empty(sum(part.out_features for part in parts), parts[0].in_features)
-        first = 0
-        for part in parts:
-            self._pack(part, norm, first, 0, panels)
-            first += part.out_features
-        return self._keep(panels)
-
-    def _alternating(self, gate: Linear, up: Linear, norm: RMSNorm) -> int:
-        """Copy two matrices into panels whose left half is of `gate`, and right half of `up`."""
-        panels = self._empty(2 * self._padded(gate.out_features), gate.in_features)
-        self._pack(gate, norm, 0, self._lanes, panels)
-        self._pack(up, norm, self._lanes, self._lanes, panels)
-        return self._keep(panels)
-
-    def _pack(
-        self, part: Linear, norm: RMSNorm | None, first: int, gap: int, panels: Tensor
-    ) -> None:
-        weight = part.weight.detach().contiguous()
-        scale = None if norm is None else norm.weight.data_ptr()
-        self._library.pack_panels(
-            weight.data_ptr(), scale, *weight.shape, first, gap, panels.data_ptr()
+    def _panels(self, matrix: Tensor) -> _Panels:
+        """Copy a matrix (N, K) into panels (see `panels.h`); the last one is filled with zeros."""
+        numbers, scales = (matrix, None) if self._weights == "fp32" else to_int8(matrix)
+        numbers = self._fill(numbers).unflatten(0, (-1, 2 * self._lanes)).transpose(1, 2)
+        return _Panels(
+            self._keep(numbers),
+            None if scales is None else self._keep(self._fill(scales[:, None])),
         )
 
-    def _empty(self, outputs: int, inputs: int) -> Tensor:
-        """Return memory for the panels of a matrix. The last two panels are zero: they may have
-        more rows than the matrix."""
-        panels = torch.empty(self._padded(outputs), inputs)
-        panels[-4 * self._lanes :] = 0.0
-        return panels
+    def _alternate(self, gate: Tensor, up: Tensor) -> Tensor:
+        """Return `lanes` rows of gate (N, K), then as many of up, and so on: N is filled up."""
+        parts = [self._fill(part).unflatten(0, (-1, self._lanes)) for part in (gate, up)]
+        return torch.stack(parts, dim=1).flatten(0, 2)
+
+    def _fill(self, matrix: Tensor) -> Tensor:
+        """Add rows of zeros to a matrix (N, K), so that they fill the last panel."""
+        rows = len(matrix)
+        return F.pad(matrix, (0, 0, 0, self._padded(rows) - rows))
 
     def _keep(self, tensor: Tensor) -> int:
         """Return the address of a tensor's numbers, one after another, and keep them alive."""

@@ -181,6 +181,11 @@ def test_decoding_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert {(1, "Breeze"), (3, "Breeze")} <= set(found)
     out = capsys.readouterr().out
     assert "| 2.4M  | 1     | full attention" in out
+    if decode.native_refusal() is None:
+        assert (3, "Breeze, int8 weights") in found
+        (rounding,) = result["rounding"]
+        assert 0 < rounding["difference"] < 0.1
+        assert f"logits differ by {rounding['difference']:.2%}" in out
     assert (llama.MISSING in out) != llama.has_llama()
 
 

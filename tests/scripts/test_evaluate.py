@@ -71,6 +71,29 @@ def test_windows_in_any_order(finished: Path, capsys: pytest.CaptureFixture[str]
     assert rows["trained"] == rows["8"] and len({row[0] for row in rows.values()}) == 3
 
 
+def test_weights_are_a_column_of_their_own(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each row has its own window and format; without the option the table stays as it was."""
+    words = ["--window", "trained", "2", "--weights", "int8", "fp32"]
+    assert evaluate.main([str(finished), *words]) == 0
+    title, *rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert title[:3] == ["window", "weights", "loss"]
+    assert [row[:2] for row in rows] == [
+        ["trained", "int8"], ["trained", "fp32"], ["2", "int8"], ["2", "fp32"],
+    ]  # fmt: skip
+    tokens = corpus_of(finished).tokens("test").tolist()
+    for row, window in ((rows[1], 8), (rows[3], 2)):
+        assert float(row[2]) == pytest.approx(by_hand(finished, tokens, window, 32), abs=6e-5)
+    rounded = open_trained(finished).rounded()
+    inputs = torch.tensor([tokens[:-1]]).split(32, dim=1)
+    targets = torch.tensor([tokens[1:]]).split(32, dim=1)
+    nats = sum(rounded.loss(x, y).item() * y.numel() for x, y in zip(inputs, targets, strict=True))
+    assert float(rows[0][2]) == pytest.approx(nats / (len(tokens) - 1), abs=6e-5)
+    assert evaluate.main([str(finished)]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["window", "loss"]
+
+
 def test_a_file_and_another_length(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

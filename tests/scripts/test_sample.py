@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import tiny
 
+from inference.rounding import rounding_cost
+from inference.text import continue_text
 from inference.trained import open_trained
 from scripts import sample
 
@@ -159,6 +161,41 @@ def test_what_is_written_is_what_the_model_says(
     out = write(finished, "--prompt", "The qu", "--temperature", "0", "--max-tokens", "12",
                 capsys=capsys)  # fmt: skip
     assert out == trained.tokenizer.decode(ids) + "\n"
+
+
+@pytest.mark.parametrize("samples", ["1", "2"])
+def test_int8_weights_say_what_they_cost(
+    finished: Path, samples: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The text must be that of the rounded model, and the losses those of this text."""
+    options = ["--prompt", "The ", "--max-tokens", "20", "--samples", samples]
+    sample.main([str(finished), *options, "--weights", "int8"])
+    out, err = capsys.readouterr()
+    found = re.search(
+        r"\[int8 weights: loss of this text ([\d.]+) nats per token, ([\d.]+) in fp32 "
+        r"\((\d+) tokens\); ([\d.]+) MB of weights read per token, ([\d.]+) in fp32\]",
+        err,
+    )
+    assert found
+    texts = [text.split("--- sample")[0] for text in re.split(r"--- sample \d ---\n", out)]
+    trained = open_trained(finished)
+    written = [text.removeprefix("The ").removesuffix("\n") for text in texts if text]
+    cost = rounding_cost(trained, "The ", written)
+    assert (found[1], found[2]) == (f"{cost.int8_nats:.4f}", f"{cost.fp32_nats:.4f}")
+    assert int(found[3]) == cost.n_tokens > 0
+    pieces = continue_text(
+        trained.rounded(), ["The "] * int(samples), max_tokens=20, sampling=trained.sampling
+    )
+    texts = [""] * int(samples)
+    for piece in pieces:
+        texts[piece.row] += piece.text
+    assert written == texts
+
+
+def test_fp32_weights_say_nothing(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A second pass over the text costs time that nobody asked for."""
+    sample.main([str(finished), "--prompt", "The ", "--max-tokens", "5"])
+    assert "int8" not in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------- how prompts are given
