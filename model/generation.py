@@ -19,7 +19,7 @@ from model.lookup import Lookup
 from model.sampling import RandomStreams, Sampling, choose
 from model.transformer import Transformer
 
-MOST_GUESSED = 3  # tokens guessed at once: reading 4 tokens costs little more than reading 1
+MOST_GUESSED = 3  # tokens guessed at once: reading 4 costs at most twice as much as reading 1
 
 
 @torch.inference_mode()
@@ -34,7 +34,7 @@ def generate(
     first_allowed: Tensor | None = None,
     native: bool | None = None,
     weights: WeightFormat = "fp32",
-    look_up: bool = True,
+    look_up: bool | None = None,
 ) -> Iterator[list[int | None]]:
     """Continue each prompt. Each step yields a list: a token per row, None if the row has ended.
 
@@ -42,13 +42,15 @@ def generate(
     a random stream of its own, (seed, r), so its text does not depend on other rows.
     `first_allowed` (B, V) bool marks the tokens that may come first in each row; None: all.
     `native` and `weights` are as in `Decoder`. With `look_up`, the tokens of a single text are
-    guessed and then checked (see `lookup.py`), which changes its speed and not its tokens. Raises
-    `UserError` for an empty prompt or an id outside the vocabulary.
+    guessed and then checked (see `lookup.py`), which changes its speed and not its tokens; None: if
+    sampling is greedy, because drawn texts seldom repeat themselves. Raises `UserError` for an
+    empty prompt or an id outside the vocabulary.
     """
     sampling = sampling or Sampling()
     _check_prompts(prompts, model.config.vocab_size)
     # The repetition penalty of a token depends on all tokens before it, so they cannot be guessed.
-    guesses = look_up and len(prompts) == 1 and sampling.repetition_penalty == 1.0
+    guesses = sampling.is_greedy if look_up is None else look_up
+    guesses = guesses and len(prompts) == 1 and sampling.repetition_penalty == 1.0
     cache = _cache_for(model, prompts, max_tokens, spare=MOST_GUESSED if guesses else 0)
     logits = (decoder := Decoder(model, cache, native, weights)).prefill(prompts)
     if first_allowed is not None:
