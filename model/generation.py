@@ -48,9 +48,7 @@ def generate(
     """
     sampling = sampling or Sampling()
     _check_prompts(prompts, model.config.vocab_size)
-    # The repetition penalty of a token depends on all tokens before it, so they cannot be guessed.
-    guesses = sampling.is_greedy if look_up is None else look_up
-    guesses = guesses and len(prompts) == 1 and sampling.repetition_penalty == 1.0
+    guesses = _may_guess(prompts, sampling, look_up)
     cache = _cache_for(model, prompts, max_tokens, spare=MOST_GUESSED if guesses else 0)
     logits = (decoder := Decoder(model, cache, native, weights)).prefill(prompts)
     if first_allowed is not None:
@@ -65,6 +63,13 @@ def generate(
         running = [runs and token not in stops for token, runs in zip(tokens, running, strict=True)]
         if not any(running):
             return
+
+
+def _may_guess(prompts: Sequence[Sequence[int]], sampling: Sampling, look_up: bool | None) -> bool:
+    """Return whether tokens are guessed. The repetition penalty forbids it: the penalty of a token
+    depends on all tokens before it."""
+    wanted = sampling.is_greedy if look_up is None else look_up
+    return wanted and len(prompts) == 1 and sampling.repetition_penalty == 1.0
 
 
 def _one_by_one(
