@@ -38,6 +38,8 @@ def rounding_cost(trained: TextModel, prompt: str, texts: Sequence[str]) -> Roun
         tokens = tokenizer.encode_prompt(prompt + text)
         # A piece may join the end of the prompt and the beginning of the text.
         first = max(1, sum(takewhile(bool, map(eq, before, tokens))))
+        if len(tokens) == first:
+            continue
         n_tokens += len(tokens) - first
         for n, model in enumerate(models):
             nats[n] += _nats(model, tokens, first)

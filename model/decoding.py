@@ -17,9 +17,7 @@ from model.native.decode import NativeModel
 from model.quantization import round_weights
 from model.transformer import Transformer
 
-PREFILL_CHUNK = (
-    256  # tokens of each prompt that are read at once: bounds the memory of their scores
-)
+PREFILL_CHUNK = 256  # tokens of each prompt that are read at once: bounds the memory of scores
 
 
 class Decoder:
@@ -27,7 +25,7 @@ class Decoder:
 
     `native` forces the choice: True, native code (it must be possible); False, PyTorch. With the
     weights in int8, `model` is the rounded model (see `quantization.py`): native code reads int8,
-    and PyTorch the rounded numbers in the model's dtype. The weights are copied, so a change of the
+    and PyTorch the rounded numbers in the model's dtype. Matrices are copied, so a change of the
     model needs another decoder.
     """
 
@@ -60,7 +58,7 @@ class Decoder:
         for row, prompt in enumerate(prompts):
             tokens[row, longest - len(prompt) :] = torch.tensor(prompt)
         logits = torch.empty(0)
-        for chunk in tokens.to(self.cache.seen.device).split(self._chunk(), dim=1):
+        for chunk in tokens.to(self.cache.seen.device).split(PREFILL_CHUNK, dim=1):
             logits = self.read(chunk, last_only=True)
         return logits[:, -1]
 
@@ -75,15 +73,16 @@ class Decoder:
         change, and its logits have no meaning. Raises `UserError` if a layer that must keep every
         token is full.
         """
-        if self._native is None or not self.cache.primed:
+        if self._native is None:
             return self.model(tokens, cache=self.cache, last_only=last_only)
+        if not self.cache.primed:
+            self.model.cache_sink_token(self.cache)
         self.cache.reserve(tokens.shape[1])
-        return self._native(tokens, last_only)
-
-    def _chunk(self) -> int:
-        """Return how many tokens of each prompt are read at once."""
-        most = self._native.most_tokens if self._native is not None else PREFILL_CHUNK
-        return min(most, PREFILL_CHUNK)
+        if tokens.shape[1] <= self._native.most_tokens:
+            return self._native(tokens, last_only)
+        parts = tokens.split(self._native.most_tokens, dim=1)
+        logits = [self._native(part, last_only) for part in parts]
+        return logits[-1] if last_only else torch.cat(logits, dim=1)
 
 
 def _refusal(model: Transformer, cache: RollingKVCache) -> str | None:

@@ -42,9 +42,9 @@ def generate(
     a random stream of its own, (seed, r), so its text does not depend on other rows.
     `first_allowed` (B, V) bool marks the tokens that may come first in each row; None: all.
     `native` and `weights` are as in `Decoder`. With `look_up`, the tokens of a single text are
-    guessed and then checked (see `lookup.py`), which changes its speed and not its tokens; None: if
-    sampling is greedy, because drawn texts seldom repeat themselves. Raises `UserError` for an
-    empty prompt or an id outside the vocabulary.
+    guessed and then checked (see `lookup.py`). This changes its speed, and its tokens only by
+    rounding. None: if sampling is greedy, because drawn texts seldom repeat themselves. Raises
+    `UserError` for an empty prompt or an id outside the vocabulary.
     """
     sampling = sampling or Sampling()
     _check_prompts(prompts, model.config.vocab_size)
@@ -66,8 +66,8 @@ def generate(
 
 
 def _may_guess(prompts: Sequence[Sequence[int]], sampling: Sampling, look_up: bool | None) -> bool:
-    """Return whether tokens are guessed. The repetition penalty forbids it: the penalty of a token
-    depends on all tokens before it."""
+    """Return whether tokens are guessed: not with a repetition penalty, which depends on all
+    earlier tokens."""
     wanted = sampling.is_greedy if look_up is None else look_up
     return wanted and len(prompts) == 1 and sampling.repetition_penalty == 1.0
 

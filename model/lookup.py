@@ -1,15 +1,15 @@
 """Lookup: guess the next tokens from the text itself, so that one pass can check several of them.
 
 Speculative decoding (Leviathan et al., arXiv 2211.17192) lets a cheap model propose tokens, which
-the model then reads all at once. Here the text itself proposes them: where its last tokens stood
-before, it may go on in the same way (prompt lookup decoding). A text that repeats itself gains.
-Nothing is guessed in a text that does not, so it loses nothing.
+the model then reads all at once. Here the text itself proposes them: if its last tokens occurred
+before, it may continue in the same way (prompt lookup decoding). A text that repeats itself gains.
+A text that does not pays only for the search, a few percent.
 """
 
 from collections.abc import Iterable
 
 CONTEXT = 8  # tokens that must have occurred before: fewer lead to more wrong guesses
-HISTORY = 4096  # of the last so many tokens of a text, so that memory stays bounded
+HISTORY = 4096  # number of last tokens that are searched, at least: bounds the memory
 
 
 class Lookup:
@@ -26,14 +26,15 @@ class Lookup:
             if len(self._tokens) >= CONTEXT:
                 self._ends[tuple(self._tokens[-CONTEXT:])] = len(self._tokens)
             self._tokens.append(token)
-        if len(self._tokens) > 2 * HISTORY:
-            kept, self._tokens, self._ends = self._tokens[-HISTORY:], [], {}
-            self.extend(kept)
+            if len(self._tokens) > 2 * HISTORY:
+                kept, self._tokens, self._ends = self._tokens[-HISTORY:], [], {}
+                self.extend(kept)
 
     def guess(self, n: int) -> list[int]:
-        """Return n tokens: those that followed when the last `CONTEXT` stood there before, or none.
+        """Return the n tokens that followed the last `CONTEXT` tokens where they occurred before.
 
-        Where they reach the end of the text they go on with themselves: a, b, a, b gives a, b, a.
+        Returns none if they did not. Past the end of the text, the guess repeats itself: a, b, a, b
+        gives a, b, a.
         """
         end = self._ends.get(tuple(self._tokens[-CONTEXT:]))
         if end is None:

@@ -30,12 +30,12 @@ LARGEST = 127  # of an int8; -128 is not used
 def to_int8(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Return the numbers (N, K) int8 and the scales (N,), fp32 at least, of a matrix (N, K).
 
-    A row of zeros stays zero. A row with a NaN or an infinite weight gets that as its scale, and
-    zeros: so its output is NaN, and a model that diverged does not look sound.
+    A row of zeros stays zero. A row with a NaN or an infinite weight gets that value as its scale,
+    and zeros as numbers. Its output is NaN, so a model that diverged does not look sound.
     """
     wide = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
     scales = wide.abs().amax(dim=1) / LARGEST
-    # Of a scale of 0 the quotient is NaN, or infinite if the largest weight is almost 0.
+    # Division by a scale of 0 gives NaN, or infinity if the largest weight is almost 0.
     numbers = (wide / scales[:, None]).round().nan_to_num(0.0).clamp(-LARGEST, LARGEST)
     return numbers.to(torch.int8), scales
 

@@ -7,6 +7,7 @@ arXiv 2407.01082, section 3.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,14 +59,17 @@ def choose(
     """Choose a token for each row of logits (B, V): (B,) int64.
 
     `uniforms` are as in `draw`, `occurred` as in `probabilities`. Greedy sampling ignores the
-    numbers, and of equal logits it takes the first.
+    numbers, and of equal logits it takes the first. Raises `UserError` if logits are NaN.
     """
     if not sampling.is_greedy:
         return draw(probabilities(logits, sampling, occurred), uniforms)
     logits = _penalise(logits.float(), sampling, occurred)
     if logits.device.type != "cpu":
         return logits.argmax(-1)
-    return torch.from_numpy(logits.detach().numpy().argmax(-1))  # 10 times as fast as torch's
+    rows = logits.detach().numpy()
+    tokens = rows.argmax(-1)  # 10 times as fast as torch's; NaN counts as the largest
+    _refuse_nan(np.isnan(rows[np.arange(len(rows)), tokens]).any())
+    return torch.from_numpy(tokens)
 
 
 def probabilities(logits: Tensor, sampling: Sampling, occurred: Tensor | None = None) -> Tensor:
@@ -118,12 +122,20 @@ def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
     """Draw a token for each row of probs (B, V) by inverting its cumulative distribution.
 
     `uniforms` (B,) float64 are numbers in [0, 1), one a row; returns (B,) int64 on their device. A
-    token without probability is never drawn.
+    token without probability is never drawn. Raises `UserError` if a probability is NaN.
     """
     sums = probs.to(uniforms.device, torch.float64).cumsum(-1)
     # `uniform` returns numbers below 1, so the target is below the last sum: a token always exists.
     target = uniforms[:, None] * sums[:, -1:]
+    _refuse_nan(bool(target.isnan().any()))
     return torch.searchsorted(sums, target, right=True).squeeze(1)
+
+
+def _refuse_nan(found: bool) -> None:
+    if found:
+        raise UserError(
+            "the model computes NaN, as after a training that diverged: use an earlier checkpoint"
+        )
 
 
 def uniform(seed: int, rows: Tensor, step: int | Tensor) -> Tensor:

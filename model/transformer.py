@@ -130,7 +130,7 @@ class Transformer(nn.Module):
     def _continue(self, tokens: Tensor, cache: RollingKVCache) -> Tensor:
         """Pass the next tokens (B, T) of the cached texts through the layers: (B, T, D)."""
         if not cache.primed:
-            self._cache_sink_token(cache)
+            self.cache_sink_token(cache)
         positions = cache.assign_positions(tokens)
         return self._blocks(self.tok_embeddings(tokens.clamp(min=0)), positions, None, cache)
 
@@ -162,7 +162,7 @@ class Transformer(nn.Module):
             x = layer(x, tokens, None if cache is None else cache.layers[n])
         return x
 
-    def _cache_sink_token(self, cache: RollingKVCache) -> None:
+    def cache_sink_token(self, cache: RollingKVCache) -> None:
         """Write the sink token, at position 0, to every row of an empty cache."""
         assert self.sink_token is not None
         rows = len(cache.seen)

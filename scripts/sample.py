@@ -194,8 +194,8 @@ def _parser() -> ArgumentParser:
     add("--repetition-penalty", type=float, metavar="X",
         help="above 1: repeat less (the config's)")  # fmt: skip
     add("--weights", choices=("fp32", "int8"), default="fp32",
-        help="int8: round the weights, print the loss that this costs; faster for one text if the "
-        "weights in fp32 exceed the processor's cache, otherwise about as fast (fp32)")  # fmt: skip
+        help="int8: round the weights, print the loss that this costs; faster for one long text if "
+        "the weights in fp32 exceed the processor's cache (fp32)")  # fmt: skip
     add("--stop", type=_unescape, action="append", default=[], metavar="TEXT",
         help=r"end the text before TEXT; may be repeated; \n and \t as in --prompt")  # fmt: skip
     return parser

@@ -91,8 +91,8 @@ def choose_compile(setting: bool | str, device: torch.device) -> tuple[bool, str
     """Choose for `auto | true | false` whether to compile the blocks; returns it and the reason.
 
     On a CPU `auto` never compiles: it gains less than native kernels where these run, and elsewhere
-    only long runs earn the time of compiling back (docs/speed.md has the numbers). It also needs a
-    C++ compiler and Python's headers.
+    it saves more time than it takes only in long runs (docs/speed.md has the numbers). It also
+    needs a C++ compiler and Python's headers.
     """
     if isinstance(setting, bool):
         return setting, "set by the config"

@@ -147,7 +147,7 @@ def _write(trained: "TrainedModel", sampling: "Sampling", look_up: bool) -> Text
     """Continue the config's own prompt with several seeds; texts do not end early."""
     from model import generate
 
-    ids = trained.tokenizer.encode_document(trained.config.sample.prompt)[:-1]
+    ids = trained.tokenizer.encode_prompt(trained.config.sample.prompt)
     texts = []
     for seed in range(N_TEXTS):
         steps = generate(

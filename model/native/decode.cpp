@@ -10,12 +10,14 @@
 // of a text and a key head in attention. A barrier stands where a thread reads what others wrote.
 //
 // A later token may overwrite a key that an earlier one still sees. So the thread of a pair takes
-// its tokens in turn: it writes the key of one, attends, and goes on to the next.
+// its tokens in turn: it writes the key of one, attends, and continues with the next.
 //
 // A norm's weight g is folded into the product after it: W (x / rms(x) * g) = (W g) x / rms(x).
 // `panels.h` computes the products. `decode.py` fills the structs below.
+#include <stdexcept>
 #include <vector>
 
+#include "guard.h"
 #include "panels.h"
 #include "vectors.h"
 
@@ -42,8 +44,9 @@ struct Model {
   Panels output;
   const Layer* layers;
   const Rotation* rotations;
-  float *x, *qkv, *heads_out, *hidden_out, *turns;  // scratch, each row padded to P: see `padded`
-  int64_t* at;                                      // (B, T) positions, -1 for padding
+  float *x, *qkv, *heads_out, *hidden_out;  // scratch, each row padded to P: see `padded`
+  float* turns;                             // (n_rotations, B, T, Dh): cos, sin of each pair
+  int64_t* at;                              // (B, T) positions, -1 for padding
 };
 
 static int64_t slot_of(const Layer& layer, int64_t position) {
@@ -58,12 +61,13 @@ static void rotate(const float* x, const float* turns, int64_t head_dim, float* 
   }
 }
 
-// What a thread needs to attend.
+// The memory of one thread.
 struct Workspace {
+  std::vector<float> scale;  // of each row of x: 1 / rms
   std::vector<float> query, sink_query, weights;
   std::vector<int64_t> positions;  // of the slots, as the present token finds them
-  Workspace(int64_t head_dim, int64_t slots)
-      : query(head_dim), sink_query(head_dim), weights(slots), positions(slots) {}
+  Workspace(int64_t head_dim, int64_t rows, int64_t slots)
+      : scale(rows), query(head_dim), sink_query(head_dim), weights(slots), positions(slots) {}
 };
 
 // Attend with a query of head h, at position i, over the first S slots of its key head.
@@ -99,7 +103,7 @@ static void attend_in_turn(const Model& m, const Layer& layer, int64_t B, int64_
   const int64_t first = (b * m.kv_heads + head) * (layer.slots + 1) * Dh;
   float *keys = layer.k + first, *values = layer.v + first;
   const int64_t* positions = layer.positions + b * (layer.slots + 1);
-  std::copy(positions, positions + layer.slots, w.positions.begin());
+  std::copy_n(positions, std::min<int64_t>(layer.slots, w.positions.size()), w.positions.begin());
   for (int64_t row = b * T; row < (b + 1) * T; ++row) {
     const int64_t i = m.at[row];
     if (i < 0) continue;  // padding
@@ -122,13 +126,12 @@ static void attend_in_turn(const Model& m, const Layer& layer, int64_t B, int64_
   }
 }
 
-// Give each token its position. Returns whether all are in the vocabulary.
-static bool place(const Model& m, int64_t B, int64_t T, const int64_t* tokens, int64_t* seen) {
+// Give each token its position. Throws, with nothing changed, if one is outside the vocabulary.
+static void place(const Model& m, int64_t B, int64_t T, const int64_t* tokens, int64_t* seen) {
   for (int64_t row = 0; row < B * T; ++row)
-    if (tokens[row] >= m.vocab) return false;
+    if (tokens[row] >= m.vocab) throw std::out_of_range("a token is outside the vocabulary");
   for (int64_t row = 0; row < B * T; ++row)
     m.at[row] = tokens[row] < 0 ? -1 : m.first_position + seen[row / T]++;
-  return true;
 }
 
 // Write the positions of the new tokens to their slots.
@@ -143,21 +146,23 @@ static void record(const Model& m, int64_t B, int64_t T) {
 
 extern "C" int64_t lanes() { return LANES; }
 
-// Returns false, with nothing changed, if a token is outside the vocabulary. Logits are computed
-// after each token (B, T, V), or with `last_only` after the last (B, 1, V).
-extern "C" bool decode(const Model* model, int64_t B, int64_t T, const int64_t* tokens,
-                       int64_t* seen, bool last_only, float* logits, int threads) {
+// Logits are computed after each token (B, T, V), or with `last_only` after the last (B, 1, V).
+// Returns null, or the text of an exception.
+extern "C" const char* decode(const Model* model, int64_t B, int64_t T, const int64_t* tokens,
+                              int64_t* seen, bool last_only, float* logits, int threads) try {
   const Model& m = *model;
-  if (!place(m, B, T, tokens, seen)) return false;
+  place(m, B, T, tokens, seen);
   const int64_t rows = B * T, every = last_only ? T : 1;
   const int64_t D = m.dim, Dh = m.head_dim, x_width = padded(D), hidden_width = padded(m.hidden);
   const int64_t n_qkv = (m.heads + 2 * m.kv_heads) * Dh, heads_width = padded(m.heads * Dh);
   int64_t slots = 0;
   for (int64_t l = 0; l < m.n_layers; ++l) slots = std::max(slots, m.layers[l].slots);
+  slots = std::min(slots, 1 + *std::max_element(m.at, m.at + rows));  // later ones are empty
+  std::vector<Workspace> workspaces(threads, Workspace(Dh, rows, slots));
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<float> scale(rows);
-    Workspace workspace(Dh, slots);
+    Workspace& workspace = workspaces[omp_get_thread_num()];
+    std::vector<float>& scale = workspace.scale;
     for (Share share(rows); share.begin < share.end; ++share.begin) {
       const int64_t row = share.begin;
       const float* embedding = m.embeddings + std::max<int64_t>(tokens[row], 0) * D;
@@ -214,5 +219,7 @@ extern "C" bool decode(const Model* model, int64_t B, int64_t T, const int64_t* 
             scaled_to(logits, padded(m.vocab), every));
   }
   record(m, B, T);
-  return true;
+  return nullptr;
+} catch (...) {
+  return caught();
 }

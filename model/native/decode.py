@@ -74,7 +74,6 @@ class NativeModel:
         self._library.decode.argtypes = [
             c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_bool, c_void_p, c_int
         ]  # fmt: skip
-        self._library.decode.restype = ctypes.c_bool
         self._lanes = self._library.lanes()
         self._weights = weights
         self._kept: list[Any] = [model, cache]  # memory that the pointers point to
@@ -110,19 +109,20 @@ class NativeModel:
     def __call__(self, tokens: Tensor, last_only: bool) -> Tensor:
         """Read tokens (B, T), at most `most_tokens` of each text, into the cache.
 
-        Returns the logits (B, T, V) after each, or (B, 1, V) after the last.
+        Returns the logits (B, T, V) after each, or (B, 1, V) after the last. Raises `RuntimeError`
+        if a token is outside the vocabulary.
         """
         rows, length = tokens.shape
-        assert rows == len(self._seen) and 1 <= length <= self.most_tokens
-        assert tokens.dtype == torch.int64
+        if rows != len(self._seen) or length > self.most_tokens or tokens.dtype != torch.int64:
+            raise ValueError(f"tokens {tuple(tokens.shape)} {tokens.dtype} do not fit the memory")
         tokens = tokens.contiguous()
         logits = torch.empty(rows, 1 if last_only else length, self._padded(self._vocab))
         threads = 1 + rows * length * self._n_weights // WORK_PER_THREAD
-        known = self._library.decode(
-            ctypes.byref(self._model), rows, length, tokens.data_ptr(), self._seen.data_ptr(),
-            last_only, logits.data_ptr(), min(threads, torch.get_num_threads()),
+        build.call(
+            "decode", "decode", ctypes.byref(self._model), rows, length, tokens.data_ptr(),
+            self._seen.data_ptr(), last_only, logits.data_ptr(),
+            min(threads, torch.get_num_threads()),
         )  # fmt: skip
-        assert known, f"a token is outside the vocabulary: {tokens.tolist()}"
         return logits[..., : self._vocab]
 
     def _layer(self, layer: Any, ring: Ring) -> _Layer:
@@ -159,7 +159,7 @@ class NativeModel:
         )
 
     def _alternate(self, gate: Tensor, up: Tensor) -> Tensor:
-        """Return `lanes` rows of gate (N, K), then as many of up, and so on: N is filled up."""
+        """Take turns between `lanes` rows of gate (N, K) and of up; zeros fill the last ones."""
         parts = [self._fill(part).unflatten(0, (-1, self._lanes)) for part in (gate, up)]
         return torch.stack(parts, dim=1).flatten(0, 2)
 

@@ -127,14 +127,14 @@ def test_native_steps_leave_the_cache_of_the_model(name: str) -> None:
     model, tokens = model_of(name), text(LENGTH, 3)
     native, plain = (decoder_of(model, 3, native=kind) for kind in (True, False))
     expected = exact(name, tokens)
-    for begin in range(0, LENGTH, 15):  # a chunk of 4, then steps of one kind, then of the other
-        for first, second in ((native, plain),):
-            chunk = tokens[:, begin : begin + 4]
-            close(model(chunk, cache=native.cache), expected[:, begin : begin + 4])
-            model(chunk, cache=plain.cache)
-            part = tokens[:, begin + 4 : begin + 15]
-            close(steps(first, part), expected[:, begin + 4 : begin + 15])
-            steps(second, part)
+    other = Decoder(model, native.cache, native=False)
+    for begin in range(0, LENGTH, 15):  # a chunk and steps of one kind, then steps of the other
+        chunk, part = tokens[:, begin : begin + 4], tokens[:, begin + 4 : begin + 15]
+        close(model(chunk, cache=native.cache), expected[:, begin : begin + 4])
+        close(steps(native, part[:, :6]), expected[:, begin + 4 : begin + 10])
+        close(steps(other, part[:, 6:]), expected[:, begin + 10 : begin + 15])
+        model(chunk, cache=plain.cache)
+        steps(plain, part)
     ours, theirs = native.cache.state_dict(), plain.cache.state_dict()
     for key in theirs:
         if key.endswith(("k", "v")):
@@ -179,9 +179,21 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -
     """Without a barrier, one thread could read what another has not written yet."""
     model, tokens = model_of("registers"), text(20, 16)
     one = steps(decoder_of(model, 16), tokens)
+    chunks = decoder_of(model, 2).read(tokens[:2])
     monkeypatch.setattr(decode, "WORK_PER_THREAD", 1)  # or a small model uses one thread
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert torch.equal(steps(decoder_of(model, 16), tokens), one)
+    assert torch.equal(decoder_of(model, 2).read(tokens[:2]), chunks)
+
+
+def test_a_chunk_that_is_longer_than_one_call() -> None:
+    """Native code would write behind its scratch memory, or lose tokens."""
+    model, tokens = model_of("W7"), text(150, 2)
+    for last_only in (False, True):
+        decoder = Decoder(model, RollingKVCache(model.config, 2), native=True)
+        assert decoder.read(tokens, last_only).shape[1] == (1 if last_only else 150)
+        expected = exact("W7", torch.cat((tokens, tokens[:, :1]), dim=1))
+        close(decoder.step(tokens[:, 0]), expected[:, -1])
 
 
 @pytest.mark.parametrize("start", [1_000, 10_000_000])
@@ -205,8 +217,10 @@ def test_a_full_cache_refuses() -> None:
 @pytest.mark.parametrize("token", [VOCAB, 10**9])
 def test_a_token_outside_the_vocabulary_is_an_error(token: int) -> None:
     """Native code would read memory that is not the model's."""
-    with pytest.raises(AssertionError, match="vocabulary"):
-        decoder_of(model_of("W7"), 1).step(torch.tensor([token]))
+    decoder = decoder_of(model_of("W7"), 1)
+    with pytest.raises(RuntimeError, match="vocabulary"):
+        decoder.step(torch.tensor([token]))
+    assert decoder.cache.seen.tolist() == [0]
 
 
 def test_other_dtypes_and_autocast_use_pytorch() -> None:

@@ -175,15 +175,35 @@ def test_look_up_changes_no_token(
         assert sum(reads[1:]) > 99  # some guesses were wrong
 
 
-def test_a_text_ends_within_right_guesses(dtype: torch.dtype) -> None:
+def test_a_text_ends_within_right_guesses(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Guesses that were right could be yielded after a stop, or after `max_tokens`."""
-    model, ids = build(3, dtype=dtype), prompt_of(6) * 3
+    monkeypatch.setattr(lookup, "CONTEXT", 3)
+    model, ids = build(1, dtype=dtype), prompt_of(6) * 3  # a window of 1 soon writes in a loop
+    reads = count_reads(monkeypatch)
+    texts(model, [ids], 40, sampling=GREEDY)
+    assert reads.count(4) > 3
     (whole,) = texts(model, [ids], 40, sampling=GREEDY, look_up=False)
     for n in range(1, 40):
         assert texts(model, [ids], n, sampling=GREEDY)[0] == whole[:n]
     for token in set(whole):
         end = whole.index(token) + 1
         assert texts(model, [ids], 40, sampling=GREEDY, stop=[token])[0] == whole[:end]
+
+
+def test_only_greedy_texts_are_guessed(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn texts would pay for the search; with a repetition penalty, guesses would be wrong."""
+    monkeypatch.setattr(lookup, "CONTEXT", 1)
+    model, ids = build(3, dtype=dtype), prompt_of(6) * 3
+    penalty = Sampling(temperature=0.0, repetition_penalty=1.01)
+    for sampling, prompts in ((Sampling(), [ids]), (penalty, [ids]), (GREEDY, [ids, ids])):
+        reads = count_reads(monkeypatch)
+        texts(model, prompts, 20, sampling=sampling)
+        assert max(reads[1:]) == 1
+    reads = count_reads(monkeypatch)
+    texts(model, [ids], 20, sampling=GREEDY)
+    assert max(reads[1:]) == 4
 
 
 @pytest.mark.parametrize("wrong", [[], [VOCAB], [-1], [3, 999]])

@@ -35,6 +35,7 @@ def test_guesses_are_those_of_a_search(n_words: int) -> None:
 def test_a_long_text_needs_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """The history of a text without end could grow without end; its end could be forgotten."""
     monkeypatch.setattr(lookup, "HISTORY", 20)
+    assert len(Lookup(range(500))._tokens) <= 40
     guesser, text = Lookup(), [number % 7 for number in range(500)]
     for end, token in enumerate(text, 1):
         guesser.extend([token])

@@ -122,6 +122,15 @@ def test_refusals_name_the_setting(name: str, wrong: float) -> None:
         Sampling(**{name: wrong})
 
 
+@pytest.mark.parametrize("sampling", [Sampling(temperature=0.0), Sampling(), Sampling(top_p=0.5)])
+def test_nan_is_an_error(sampling: Sampling) -> None:
+    """A model that diverged would write the same token again and again, or one that is none."""
+    logits = torch.zeros(2, 9)
+    logits[1, 4] = torch.nan
+    with pytest.raises(UserError, match="NaN"):
+        choose(logits, sampling, torch.tensor([0.5, 0.5], dtype=torch.float64))
+
+
 def uniforms(seed: int, rows: int, steps: int) -> Tensor:
     """Return random numbers (rows, steps), computed step by step."""
     streams = torch.arange(rows)
