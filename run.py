@@ -15,9 +15,10 @@ from torch import Tensor
 
 from configs.load import config_from_dict, to_yaml
 from configs.settings import Config, keys_of, model_config
-from data.batches import evaluation_sequences
+from data.batches import Batches, evaluation_sequences
 from data.corpus import Corpus
-from data.mixture import MixedCorpus
+from data.drills import DrilledBatches, Drills, longest_segment
+from data.mixture import MixedBatches, MixedCorpus
 from data.text import open_text
 from data.tokenizer import Tokenizer
 from errors import UserError, fields_named
@@ -109,6 +110,28 @@ class TrainingRun:
             choices=train.window_choices or (),
             seed=self.config.seed,
             seq_len=self.config.data.seq_len,
+        )
+
+    def batches(self) -> Batches | MixedBatches | DrilledBatches:
+        """Return the training batches, by step. Raises `UserError` if the text fills no sequence,
+        or if the vocabulary is too small for drills."""
+        config, seq_len = self.config, self.config.data.seq_len
+        has_drills = config.train.drill_steps > 0 or config.train.drill_share > 0
+        batch_size = 1 if has_drills else config.batch_size
+        text = self.corpus.batches(seq_len=seq_len, batch_size=batch_size, seed=config.seed)
+        if not has_drills:
+            return text
+
+        def longest(step: int) -> int:
+            widest = max(window or seq_len for window in self.windows_at(step))
+            return longest_segment(min(widest, seq_len))
+
+        return DrilledBatches(
+            text,
+            Drills(self.tokenizer.piece_ids, seq_len=seq_len, seed=config.seed),
+            batch_size=config.batch_size,
+            drills_before=config.drills_before,
+            longest=longest,
         )
 
     @property

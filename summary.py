@@ -14,6 +14,8 @@ def summary(run: TrainingRun) -> str:
     train = run.config.train
     tokens = run.corpus.n_tokens("train")
     total = run.config.tokens_per_step * train.max_steps
+    drills = run.config.drills_before(train.max_steps) * run.config.data.seq_len
+    drilled = f" and {drills:,} tokens of drills" if drills else ""
     rate = f"; a matrix product reaches {run.peak_flops / 1e9:,.0f} GFLOP/s"
     reasons = run.hardware.reasons
     rows = {
@@ -25,7 +27,7 @@ def summary(run: TrainingRun) -> str:
         "cache": _cache(run),
         "text": f"{tokens:,} training tokens of {run.corpus.n_bytes('train') / tokens:.2f} bytes",
         "step": f"{run.config.tokens_per_step:,} tokens; {total:,} in all steps: "
-        f"{total / tokens:.2f} epochs",
+        f"{(total - drills) / tokens:.2f} epochs{drilled}",
         **reasons,
         "precision": reasons["precision"] + rate,
     }

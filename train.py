@@ -146,9 +146,7 @@ def training_loop(
     run: TrainingRun, metrics: MetricsLog, samples: SamplesLog, stop: StopRequest
 ) -> int:
     """Train to the end: one iteration is one update of the weights. Returns the exit code."""
-    settings, seq_len = run.config.train, run.config.data.seq_len
-    batch_size = settings.micro_batch_size * settings.grad_accum_steps
-    batches = run.corpus.batches(seq_len=seq_len, batch_size=batch_size, seed=run.config.seed)
+    settings, batches = run.config.train, run.batches()
     finished = is_finished(run)
     if finished:
         report_nothing_left(run)
@@ -161,7 +159,7 @@ def training_loop(
                 return diverged(run, f"loss {loss}, gradient norm {grad_norm}")
             run.step += 1
             finished = run.step == settings.max_steps
-            progress.advance(loss)
+            progress.advance(loss, loss_label(drill_share(run)))
             if run.step % settings.log_interval == 0 or finished:
                 log_step(run, metrics, progress, grad_norm, lr_ratio)
             if run.step % settings.eval_interval == 0 or finished:
@@ -178,18 +176,38 @@ def training_loop(
     return 0
 
 
+def drill_share(run: TrainingRun) -> float:
+    """Return the share of the sequences of the last update that were drills."""
+    drills = run.config.drills_before(run.step) - run.config.drills_before(run.step - 1)
+    return drills / run.config.batch_size
+
+
+def loss_label(drills: float) -> str:
+    """Name the loss of an update with a share of drills: it cannot be compared with a text's."""
+    if drills == 1:
+        return "loss of drills"
+    return "loss with drills" if drills else "loss"
+
+
 def log_step(
     run: TrainingRun, metrics: MetricsLog, progress: Progress, grad_norm: float, lr_ratio: float
 ) -> None:
-    """Write a line of metrics: the mean loss since the last line, and the speed so far."""
-    flops = flops_per_token(run.model.config, run.config.data.seq_len) * progress.tokens_per_s
+    """Write a line of metrics: the mean loss since the last line, and the speed so far.
+
+    In a run with drills, `drills` is the share of this step's sequences that are drills; their loss
+    is part of the mean.
+    """
+    config = run.config
+    drills = {"drills": drill_share(run)} if config.drills_before(config.train.max_steps) else {}
+    flops = flops_per_token(run.model.config, config.data.seq_len) * progress.tokens_per_s
     metrics.write(
         run.step,
         train_loss=progress.mean_loss(),
         grad_norm=grad_norm,
-        lr=run.config.train.lr * lr_ratio,
+        lr=config.train.lr * lr_ratio,
         tokens_per_s=round(progress.tokens_per_s),
         mfu=round(flops / run.peak_flops, 3),
+        **drills,
     )
 
 

@@ -15,12 +15,11 @@ from configs import strict_yaml
 from configs.rules import (
     conflicts,
     is_local_path,
-    longest_warmup,
-    shortened_warmup,
+    too_long,
     without_effect,
 )
 from configs.setting import spell
-from configs.settings import SECTIONS, SETTINGS, Config
+from configs.settings import SECTIONS, SETTINGS, Config, value_of
 from configs.spelling import meant_by, refuse_spaces, unknown
 from errors import UserError
 
@@ -214,12 +213,12 @@ def _check(given: Mapping[str, Given], errors: list[str], source: str) -> tuple[
     """Build the config; return it with notes. Raises one `UserError` with all errors."""
     config, wrong = _build(given, errors)
     notes = []
-    warmup = config.train.warmup_steps
-    if warmup > longest_warmup(config) and not _is_asked_for("train.warmup_steps", given):
-        train = replace(config.train, warmup_steps=shortened_warmup(config))
-        config = replace(config, train=train)
-        steps = f"train.max_steps is {train.max_steps}"
-        notes = [f"train.warmup_steps is {train.warmup_steps} instead of {warmup}, because {steps}"]
+    for name, shorter in too_long(config).items():
+        if not _is_asked_for(name, given):
+            because = f"because train.max_steps is {config.train.max_steps}"
+            notes.append(f"{name} is {shorter} instead of {value_of(config, name)}, {because}")
+            shortened = {name.removeprefix("train."): shorter}
+            config = replace(config, train=replace(config.train, **shortened))
     for names, conflict in conflicts(config):
         # A wrong value is replaced by the default, whose conflicts are not the user's.
         if wrong.isdisjoint(names):

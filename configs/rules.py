@@ -44,14 +44,21 @@ def is_local_path(path: str, source: str) -> bool:
     return source != "hub" and looks_like_files is not None
 
 
-def longest_warmup(config: Config) -> int:
+def too_long(config: Config) -> dict[str, Any]:
+    """Return the settings that last too long for a run of `train.max_steps`, with a number of steps
+    that fits: a tenth of the run, or less."""
+    train, tenth = config.train, config.train.max_steps // 10
+    shorter: dict[str, Any] = {}
+    if train.warmup_steps > _longest_warmup(config):
+        shorter["train.warmup_steps"] = min(tenth, _longest_warmup(config))
+    if train.drill_steps >= train.max_steps:
+        shorter["train.drill_steps"] = tenth
+    return shorter
+
+
+def _longest_warmup(config: Config) -> int:
     """Return the largest `train.warmup_steps` that fits: it ends before the rate falls."""
     return config.train.max_steps - max(_decay_steps(config), 1)
-
-
-def shortened_warmup(config: Config) -> int:
-    """Return the warm-up of a run that is shorter than its configured one: a tenth of the run."""
-    return min(config.train.max_steps // 10, longest_warmup(config))
 
 
 def _decay_steps(config: Config) -> int:
@@ -172,9 +179,13 @@ def _training_conflicts(config: Config) -> Iterator[tuple[list[str], str]]:
     if train.window_schedule in ("grow", "depth") and not train.window_steps:
         names = ["train.window_schedule", "train.window_steps"]
         yield names, f"train.window_schedule {train.window_schedule} needs train.window_steps"
-    if train.warmup_steps > longest_warmup(config):
+    if train.warmup_steps > _longest_warmup(config):
         names = ["train.warmup_steps", "train.max_steps", "train.decay_fraction", "train.schedule"]
         decay = _decay_steps(config)
         plus = f" plus {decay} steps of decay" if decay else ""
         ends = f"it must end before train.max_steps ({train.max_steps})"
         yield names, f"train.warmup_steps is {train.warmup_steps}{plus}: {ends}"
+    if train.drill_steps >= train.max_steps:
+        names = ["train.drill_steps", "train.max_steps"]
+        ends = f"it must be less than train.max_steps ({train.max_steps})"
+        yield names, f"train.drill_steps is {train.drill_steps}: {ends}"

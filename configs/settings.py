@@ -187,6 +187,15 @@ class TrainSettings:
     window_choices: tuple[int | None, ...] | None = setting(
         None, "random: windows to draw from; null: full attention", unit="tokens", minimum=1
     )
+    drill_steps: int = setting(
+        0, "first steps, which train on drills only (see data/drills.py)", unit="steps", minimum=0
+    )
+    drill_share: float = setting(
+        0.0,
+        "share of the sequences of later steps that are drills",
+        minimum=0,
+        exclusiveMaximum=1,
+    )
     precision: str = setting("auto", "number format of matrix products", choices=PRECISIONS)
     compile: bool | str = setting("auto", "use torch.compile", choices=("auto", True, False))
     native: bool | str = setting(
@@ -245,9 +254,20 @@ class Config:
         return Path(self.run_dir)
 
     @property
+    def batch_size(self) -> int:
+        """Sequences that one process reads in one update."""
+        return self.train.micro_batch_size * self.train.grad_accum_steps
+
+    @property
     def tokens_per_step(self) -> int:
         """Training tokens that one process reads in one update."""
-        return self.train.micro_batch_size * self.train.grad_accum_steps * self.data.seq_len
+        return self.batch_size * self.data.seq_len
+
+    def drills_before(self, step: int) -> int:
+        """Return how many sequences of the updates 0 .. step - 1 are drills (`data/drills.py`)."""
+        first = min(step, self.train.drill_steps) * self.batch_size
+        later = step * self.batch_size - first
+        return first + int(later * self.train.drill_share + 0.5)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested values, as JSON and YAML know them."""

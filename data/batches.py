@@ -115,19 +115,21 @@ def permute(index: NDArray[np.int64], n: int, key: Words) -> NDArray[np.int64]:
     while outside.any():
         left, right = out[outside] >> half, out[outside] & mask
         for number in range(_ROUNDS):
-            left, right = right, left ^ (_hash(key[outside] + np.uint64(number), right) & mask)
+            left, right = right, left ^ (hash_words(key[outside] + np.uint64(number), right) & mask)
         out[outside] = left << half | right
         outside = out >= n
     return out.astype(np.int64)
 
 
-def shuffle_key(seed: int, epoch: NDArray[np.int64]) -> Words:
-    """Return a key for `permute` per epoch: keys of different epochs and seeds are unrelated."""
+def shuffle_key(seed: int, epoch: NDArray[np.int64], stream: int = 0) -> Words:
+    """Return a key for `permute` per epoch: keys of different epochs, seeds and streams are
+    unrelated."""
     seed_word = np.full(epoch.shape, seed % 2**64, dtype=np.uint64)
-    return _hash(_hash(seed_word, np.zeros_like(seed_word)), epoch.astype(np.uint64))
+    seed_key = hash_words(seed_word, np.full_like(seed_word, stream))
+    return hash_words(seed_key, epoch.astype(np.uint64))
 
 
-def _hash(key: Words, value: Words) -> Words:
+def hash_words(key: Words, value: Words) -> Words:
     """Mix two words so that each bit of either flips about half of the result's bits (the finalizer
     of splitmix64: Steele, Lea and Flood, 2014)."""
     word = (key + value * np.uint64(0x9E3779B97F4A7C15)) ^ (key >> np.uint64(32))

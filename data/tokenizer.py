@@ -76,6 +76,13 @@ class Tokenizer:
         """The id of </s>, with which documents end."""
         return self._model.eos_id()
 
+    @property
+    def piece_ids(self) -> list[int]:
+        """The ids of pieces: all tokens but specials and bytes."""
+        model = self._model
+        specials = (model.is_unknown, model.is_control, model.is_unused, model.is_byte)
+        return [id for id in range(self.vocab_size) if not any(test(id) for test in specials)]
+
     def fingerprint(self) -> str:
         """Return the SHA-256 of the model, in hexadecimal."""
         return hashlib.sha256(self.model_bytes).hexdigest()

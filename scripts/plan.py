@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from arguments import add_config, read_config
 from configs.load import split_arguments
 from configs.settings import Config, model_config
+from data.choices import SHORTEST_SEGMENT
 from errors import ArgumentParser, command
 from model.config import ModelConfig
 from model.cost import (
@@ -40,6 +41,7 @@ class Plan:
     reach: int | None  # tokens; None: all tokens before
     tokens_per_step: int
     total_tokens: int
+    drill_tokens: int  # among them; the rest is text
     flops_per_token: float
     flops_per_step: int
     flops_total: int
@@ -56,7 +58,7 @@ def plan(config: Config) -> Plan:
     shape = model_config(config, config.tokenizer.vocab_size)
     full = full_attention(shape)
     train, seq_len = config.train, config.data.seq_len
-    sequences = train.micro_batch_size * train.grad_accum_steps
+    sequences = config.batch_size
     bf16 = train.precision == "bf16"
     memory = training_memory(
         shape, train.micro_batch_size, seq_len, train.optimizer, 2 if bf16 else 4
@@ -67,6 +69,7 @@ def plan(config: Config) -> Plan:
         reach=reach(shape.windows),
         tokens_per_step=config.tokens_per_step,
         total_tokens=config.tokens_per_step * train.max_steps,
+        drill_tokens=config.drills_before(train.max_steps) * seq_len,
         flops_per_token=flops_per_token(shape, seq_len),
         flops_per_step=sequences * training_flops(shape, seq_len),
         flops_total=train.max_steps * sequences * training_flops(shape, seq_len),
@@ -106,6 +109,12 @@ def _notes(config: Config, shape: ModelConfig) -> Iterator[str]:
         yield (
             f"{share:.0%} of the weights are the vocabulary's: tokenizer.vocab_size is large "
             "for model.dim and model.n_layers"
+        )
+    widest = max(window or seq_len for window in shape.windows)
+    if config.drills_before(train.max_steps) and min(widest, seq_len) < SHORTEST_SEGMENT:
+        yield (
+            f"drills teach nothing: no window holds a segment of {SHORTEST_SEGMENT} tokens "
+            "(data/drills.py)"
         )
     if config.tokenizer.type == "char":
         yield "the plan counts all of tokenizer.vocab_size; char uses only what the text needs"
@@ -194,6 +203,11 @@ def _arithmetic(result: Plan, config: Config) -> Iterator[str]:
         f"total tokens    {result.total_tokens:>16,}  = {ratio:.3g} per weight "
         f"(about {OPTIMAL_TOKENS} is compute-optimal)"
     )
+    if result.drill_tokens:
+        yield (
+            f"drills          {result.drill_tokens:>16,}  = the first {train.drill_steps:,} steps, "
+            f"then {train.drill_share:.3g} of the sequences"
+        )
     yield f"FLOPs per token {_short(result.flops_per_token):>16}  forward and backward"
     yield (
         f"FLOPs per step  {_short(result.flops_per_step):>16}  with full attention "

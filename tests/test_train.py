@@ -602,6 +602,8 @@ CHANGES_WEIGHTS = {
     "train.window_schedule": (["train.window_schedule=depth"], GROW),
     "train.window_from": (["train.window_from=4"], GROW),
     "train.window_steps": (["train.window_steps=2"], GROW),
+    "train.drill_steps": (["train.drill_steps=1"], []),
+    "train.drill_share": (["train.drill_share=0.5"], []),
     "train.window_choices": (
         ["train.window_choices=[1, 2]"],
         ["train.window_schedule=random", "train.window_choices=[1, null]"],

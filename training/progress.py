@@ -20,15 +20,15 @@ class Progress:
             total=max_steps, initial=step, unit="step", dynamic_ncols=True, disable=None
         )
 
-    def advance(self, loss: float) -> None:
-        """Count one update, with its loss."""
+    def advance(self, loss: float, label: str = "loss") -> None:
+        """Count one update, with its loss, which is printed behind `label`."""
         now = time.perf_counter()
         self.seconds += now - self._clock
         self._clock = now
         self.step += 1
         self.updates += 1
         self._losses.append(loss)
-        rate = f"loss {loss:.3f}, {self.tokens_per_s:,.0f} tokens/s"
+        rate = f"{label} {loss:.3f}, {self.tokens_per_s:,.0f} tokens/s"
         self._bar.set_postfix_str(rate, refresh=False)
         self._bar.update()
         is_early = self.updates == 10  # for a first estimate of the time

@@ -158,3 +158,24 @@ def test_a_warmup_that_does_not_fit_is_shortened(
         loaded(tmp_path, "train:\n  warmup_steps: 30\n", "train.max_steps=20")
     wsd = ["train.schedule=wsd", "train.decay_fraction=1", "train.max_steps=10"]
     assert load_config(QUICKSTART, wsd).train.warmup_steps == 0
+
+
+def test_drills_that_do_not_fit_are_shortened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run of drills only, which never sees the text, or one refused for the file's setting."""
+    saved = to_yaml(load_config(QUICKSTART, ["train.drill_steps=100"]))
+    assert loaded(tmp_path, saved, "train.max_steps=101").train.drill_steps == 100
+    assert capsys.readouterr().err == ""
+    assert loaded(tmp_path, saved, "train.max_steps=100").train.drill_steps == 10
+    assert capsys.readouterr().err == (
+        "note: train.drill_steps is 10 instead of 100, because train.max_steps is 100\n"
+    )
+    assert loaded(tmp_path, saved, "train.max_steps=1").train.drill_steps == 0
+    with pytest.raises(
+        UserError, match=r"train\.drill_steps is 9: it must be less than train\.max_steps \(9\)"
+    ):
+        load_config(QUICKSTART, ["train.drill_steps=9", "train.max_steps=9"])
+    for wrong in ("train.drill_share=1", "train.drill_share=-0.1", "train.drill_steps=-1"):
+        with pytest.raises(UserError, match=wrong.partition("=")[0]):
+            load_config(QUICKSTART, [wrong])
