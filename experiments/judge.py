@@ -34,7 +34,7 @@ RUN_OF_WORDS = 20  # so many equal words in a row are a copy, not chance
 MULTIPLIER = 0x9E3779B97F4A7C15  # of a rolling hash: any large odd number
 ROWS = 10  # stories that are generated in one batch
 COUNTED = 500  # training stories whose words are counted for the guesses
-DISTANCES = {"window": "in the window", "reach": "in the reach", "beyond": "beyond the reach"}
+DISTANCE_LABELS = {"window": "in the window", "reach": "in the reach", "beyond": "beyond the reach"}
 UNENDED = r'(?<=[.!?"])[^.!?"]*$'  # what follows the last sentence of a text
 
 
@@ -207,7 +207,7 @@ def _print(result: JudgeResult) -> None:
     _print_ratios("right, % of checks", [card.right for card in cards])
     for kind in result.written.right_by_kind:
         _print_ratios(f"  {kind}", [card.right_by_kind[kind] for card in cards])
-    for distance, label in DISTANCES.items():
+    for distance, label in DISTANCE_LABELS.items():
         _print_ratios(f"  {label}", [card.right_by_distance[distance] for card in cards])
     _print_ratios("consistent stories, %", [card.stories_without_contradiction for card in cards])
     errors = [card.language_errors_per_word for card in cards]
@@ -235,9 +235,9 @@ def _print_ratios(label: str, ratios: Sequence[Ratio], scale: int = 100) -> None
 
 def _print_distances(card: ScoreCard) -> None:
     """Print the share of right checks by kind and distance, and the number of checks."""
-    print("\n" + _line("written: right, % of n", "", list(DISTANCES.values())))
+    print("\n" + _line("written: right, % of n", "", list(DISTANCE_LABELS.values())))
     for kind, by_distance in card.right_by_kind_and_distance.items():
-        ratios = [by_distance[distance] for distance in DISTANCES]
+        ratios = [by_distance[distance] for distance in DISTANCE_LABELS]
         if any(ratio.whole for ratio in ratios):
             cells = ["-" if r.value is None else f"{r.value:.1%} of {r.whole:,}" for r in ratios]
             print(_line(f"  {kind}", "", cells))
@@ -250,9 +250,8 @@ def _line(label: str, n: str, cells: Sequence[str]) -> str:
 
 def _print_notes(result: JudgeResult) -> None:
     over = "stories" if len(result.checkpoints) == 1 else "runs and their stories"
-    print(
-        f"ranges (none where all agree): 95 % of {RESAMPLES:,} bootstrap resamples over {over}, seed {SEED}"
-    )
+    print(f"ranges: 95 % of {RESAMPLES:,} bootstrap resamples over {over}, seed {SEED}; none where "
+          "all agree")  # fmt: skip
     print("n: what `written` is divided by: sentences, words, checks or stories")
     print("guessed, shuffled: true stories; each used word is a draw by frequency, or a wrong one")
     for windows in dict.fromkeys(result.windows):
