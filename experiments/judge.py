@@ -208,7 +208,7 @@ def _print(result: JudgeResult) -> None:
     for kind in result.written.right_by_kind:
         _print_ratios(f"  {kind}", [card.right_by_kind[kind] for card in cards])
     for distance, label in DISTANCE_LABELS.items():
-        _print_ratios(f"  {label}", [card.right_by_distance[distance] for card in cards])
+        _print_ratios(f"  fact {label}", [card.right_by_distance[distance] for card in cards])
     _print_ratios("consistent stories, %", [card.stories_without_contradiction for card in cards])
     errors = [card.language_errors_per_word for card in cards]
     _print_ratios("language errors per 1,000", errors, scale=1000)

@@ -41,7 +41,7 @@ def shuffled(texts: Iterable[str], seed: int = 0) -> list[str]:
 
 def guessed(texts: Iterable[str], frequencies: Frequencies, seed: int = 0) -> list[str]:
     """Replace each used word by a draw from the words of its kind, as frequent as in
-    `frequencies`. The draw may be right by chance."""
+    `frequencies`. The draw may be right by chance. A kind without frequencies stays true."""
     draw = random.Random(seed)
     tables = {kind: (list(count), list(count.values())) for kind, count in frequencies.items()}
 
