@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from data.chunks import follow_parent
 from data.stories import combination, story
-from data.stories.judge import language_errors
+from data.stories.language import language_errors
 from data.stories.templates import read_scripts
 from data.stories.world import SPLITS, split_of
 from errors import ArgumentParser, UserError, command

@@ -1,16 +1,16 @@
-"""Do the stories that a model writes hold together? `python -m experiments.judge RUN`
+"""Do the stories that a model writes hold together? `python -m experiments.judge RUN ...`
 
-Lets a model that was trained on stories write some, reads them with the judge of data/stories, and
-prints a score card: contradictions, language errors, and how much is copied from the training
-stories. A second column has the same card for as many true stories that
-the model has not seen.
+Lets models that were trained on stories write some, reads them with the judge of data/stories, and
+prints a score card: how many words could be compared with an earlier fact, how many of them are
+right, by kind and by distance from the fact, language errors, and how much is copied from the
+training stories. Beside it stand three cards for as many unseen stories: true ones, and the same
+with wrong words for their facts (experiments/story_guesses). A model that remembers lies between.
 """
 
 import re
-import statistics
 import sys
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -19,10 +19,13 @@ import numpy as np
 from tqdm import tqdm
 
 from arguments import add_run
-from data.stories.judge import UNKNOWN_WORD, judge
+from data.stories.judge import judge
 from errors import ArgumentParser, UserError, command
 from experiments.result import add_json, write_json
+from experiments.score_card import RESAMPLES, SEED, Ratio, ScoreCard, read_stories, score
+from experiments.story_guesses import count_words, guessed, shuffled
 from experiments.story_run import StoryRun, open_story_run
+from model.window import Window, reach
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,55 +33,44 @@ if TYPE_CHECKING:
 RUN_OF_WORDS = 20  # so many equal words in a row are a copy, not chance
 MULTIPLIER = 0x9E3779B97F4A7C15  # of a rolling hash: any large odd number
 ROWS = 10  # stories that are generated in one batch
+COUNTED = 500  # training stories whose words are counted for the guesses
+DISTANCE_LABELS = {"window": "in the window", "reach": "in the reach", "beyond": "beyond the reach"}
 UNENDED = r'(?<=[.!?"])[^.!?"]*$'  # what follows the last sentence of a text
 
 
 @dataclass(frozen=True)
-class ScoreCard:
-    """What the judge found in some stories. Copied words stand in the training stories, too."""
+class Copied:
+    """How much of some texts stands in the training stories of their run, too."""
 
-    median_words: float
-    uses_checked: int
-    contradictions: int
-    stories_without_contradiction: int
-    language_errors_per_1000_words: float
-    unknown_words: int
-    longest_copied_run: int  # words
-    copied_share: float  # of all runs of RUN_OF_WORDS words
+    longest_run: int  # words
+    share: float  # of all runs of RUN_OF_WORDS words
 
 
 @dataclass(frozen=True)
 class JudgeResult:
-    """The card of a model's stories beside that of as many true ones."""
+    """The card of the stories that models wrote beside those of unseen stories."""
 
-    checkpoint: str
-    stories: int
+    checkpoints: tuple[str, ...]
+    windows: tuple[tuple[Window, ...], ...]  # of the layers of each run
+    stories: int  # of each run
     written: ScoreCard
     true: ScoreCard
-
-
-LINES: tuple[tuple[str, Callable[[ScoreCard], str]], ...] = (
-    ("words in a story, median", lambda card: f"{card.median_words:,.0f}"),
-    ("uses of facts that were checked", lambda card: f"{card.uses_checked:,}"),
-    ("contradictions", lambda card: f"{card.contradictions:,}"),
-    ("stories without a contradiction", lambda card: f"{card.stories_without_contradiction:,}"),
-    ("language errors per 1,000 words", lambda card: f"{card.language_errors_per_1000_words:.2f}"),
-    ("words outside the world's vocabulary", lambda card: f"{card.unknown_words:,}"),
-    ("longest run of words copied from training", lambda card: f"{card.longest_copied_run:,}"),
-    (f"runs of {RUN_OF_WORDS} words copied from training", lambda card: f"{card.copied_share:.1%}"),
-)
+    guessed: ScoreCard  # true stories; each used word is drawn as often as training uses it
+    shuffled: ScoreCard  # true stories; each used word is replaced by a wrong one
+    written_copied: Copied
+    true_copied: Copied
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print two columns, the model's stories and true ones; with --show the stories as well."""
+    """Print the cards; with --show the stories as well."""
     parser = ArgumentParser(
         prog="python -m experiments.judge",
         description="Count contradictions, language errors and copied text in a model's stories.",
         epilog="example: python -m experiments.judge runs/quickstart --stories 50 --show",
     )
-    add_run(parser)
-    parser.add_argument("--stories", type=int, default=20, help="stories to write (20)")
+    add_run(parser, several=True)
+    parser.add_argument("--stories", type=int, default=20, help="stories of each run (20)")
     parser.add_argument("--max-tokens", type=int, default=800, help="tokens in a story (800)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (0)")
     parser.add_argument("--show", action="store_true", help="print the stories and their errors")
@@ -88,28 +80,47 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(arguments, name) < 1:
             option = name.replace("_", "-")
             raise UserError(f"--{option} is {getattr(arguments, name)}: give 1 or more")
-    run = open_story_run(arguments)
-    written = _write_stories(run, arguments.stories, arguments.max_tokens, arguments.seed)
+    runs = [open_story_run(arguments, path) for path in arguments.runs]
+    size = arguments.stories, arguments.max_tokens, arguments.seed
+    written = [_write_stories(run, *size) for run in runs]
     if arguments.show:
-        _show(written)
-    result = measure(run, written)
+        for texts in written:
+            _show(texts)
+    result = measure(runs, written)
     write_json(arguments.json, result)
-    print(f"{result.checkpoint}: {result.stories} stories, beside as many true ones")
-    print(f"{'':<44}{'written':>10}{'true':>10}")
-    for label, cell in LINES:
-        print(f"{label:<44}{cell(result.written):>10}{cell(result.true):>10}")
+    _print(result)
     return 0
 
 
-def measure(run: StoryRun, written: Sequence[str]) -> JudgeResult:
-    """Score the stories that a model wrote, and as many true ones that it has not seen."""
-    true = [story.text for story in islice(run.unseen(), len(written))]
-    training = run.training_texts()
+def measure(runs: Sequence[StoryRun], written: Sequence[Sequence[str]]) -> JudgeResult:
+    """Score the stories that each run wrote, and as many true ones that the run has not seen."""
+    true = [
+        [story.text for story in islice(run.unseen(), len(texts))]
+        for run, texts in zip(runs, written, strict=True)
+    ]
+    training = [run.training_texts() for run in runs]
+    frequencies = [count_words(texts[:COUNTED]) for texts in training]
+    guesses = [guessed(texts, counts) for texts, counts in zip(true, frequencies, strict=True)]
+    windows = tuple(tuple(run.trained.model.config.windows) for run in runs)
+
+    def card(columns: Sequence[Sequence[str]]) -> ScoreCard:
+        return score(
+            [
+                read_stories(texts, run.trained.tokenizer, run_windows)
+                for run, texts, run_windows in zip(runs, columns, windows, strict=True)
+            ]
+        )
+
     return JudgeResult(
-        str(run.trained.checkpoint.path),
-        len(written),
-        _score(written, training),
-        _score(true, training),
+        checkpoints=tuple(str(run.trained.checkpoint.path) for run in runs),
+        windows=windows,
+        stories=len(written[0]),
+        written=card(written),
+        true=card(true),
+        guessed=card(guesses),
+        shuffled=card([shuffled(texts) for texts in true]),
+        written_copied=_copied_of_runs(written, training),
+        true_copied=_copied_of_runs(true, training),
     )
 
 
@@ -132,22 +143,10 @@ def _write_stories(run: StoryRun, stories: int, max_tokens: int, seed: int) -> l
     return texts
 
 
-def _score(texts: Sequence[str], training: Sequence[str]) -> ScoreCard:
-    """Judge the texts and compare them with the training stories."""
-    verdicts = [judge(text) for text in texts]
-    words = sum(len(text.split()) for text in texts)
-    errors = [error for verdict in verdicts for error in verdict.language_errors]
-    longest, share = _copied(texts, training)
-    return ScoreCard(
-        median_words=statistics.median(len(text.split()) for text in texts),
-        uses_checked=sum(verdict.uses_checked for verdict in verdicts),
-        contradictions=sum(len(verdict.contradictions) for verdict in verdicts),
-        stories_without_contradiction=sum(not verdict.contradictions for verdict in verdicts),
-        language_errors_per_1000_words=1000 * len(errors) / max(1, words),
-        unknown_words=sum(error.startswith(UNKNOWN_WORD) for error in errors),
-        longest_copied_run=longest,
-        copied_share=share,
-    )
+def _copied_of_runs(columns: Sequence[Sequence[str]], training: Sequence[Sequence[str]]) -> Copied:
+    """Compare the texts of each run with its training stories."""
+    copied = [_copied(texts, source) for texts, source in zip(columns, training, strict=True)]
+    return Copied(max(run for run, _ in copied), sum(share for _, share in copied) / len(copied))
 
 
 def _copied(texts: Sequence[str], training: Sequence[str]) -> tuple[int, float]:
@@ -190,6 +189,75 @@ def _show(texts: Sequence[str]) -> None:
         for error in (*verdict.contradictions, *verdict.language_errors):
             print(f"  ! {error}")
         print(flush=True)
+
+
+# ---------------------------------------------------------------------------- the table
+
+
+def _print(result: JudgeResult) -> None:
+    """Print a line for each figure and a column for each card."""
+    cards = (result.written, result.true, result.guessed, result.shuffled)
+    for checkpoint in result.checkpoints:
+        print(f"{checkpoint}: {result.stories} stories, beside as many true ones")
+    print(_line("", "n", ("written", "true", "guessed", "shuffled")))
+    print(_line("words in a story, median", "", [f"{card.median_words:,.0f}" for card in cards]))
+    _print_ratios("sentences read, %", [card.sentences_read for card in cards])
+    _print_ratios("checks per 100 words", [card.checks_per_word for card in cards])
+    _print_ratios("right per 100 words", [card.right_per_word for card in cards])
+    _print_ratios("right, % of checks", [card.right for card in cards])
+    for kind in result.written.right_by_kind:
+        _print_ratios(f"  {kind}", [card.right_by_kind[kind] for card in cards])
+    for distance, label in DISTANCE_LABELS.items():
+        _print_ratios(f"  fact {label}", [card.right_by_distance[distance] for card in cards])
+    _print_ratios("consistent stories, %", [card.stories_without_contradiction for card in cards])
+    errors = [card.language_errors_per_word for card in cards]
+    _print_ratios("language errors per 1,000", errors, scale=1000)
+    print(_line("unknown words", "", [f"{card.unknown_words:,}" for card in cards]))
+    copied = result.written_copied, result.true_copied
+    print(_line("longest copy, words", "", [f"{column.longest_run:,}" for column in copied]))
+    shares = [f"{100 * column.share:.1f}" for column in copied]
+    print(_line(f"runs of {RUN_OF_WORDS} copied, %", "", shares))
+    _print_distances(result.written)
+    _print_notes(result)
+
+
+def _print_ratios(label: str, ratios: Sequence[Ratio], scale: int = 100) -> None:
+    """Print ratios and their intervals, each times `scale`; n is what was counted in `written`."""
+
+    def cell(ratio: Ratio) -> str:
+        if ratio.value is None or ratio.low is None or ratio.high is None:
+            return "-"
+        value, low, high = (f"{scale * x:.1f}" for x in (ratio.value, ratio.low, ratio.high))
+        return value if low == high else f"{value} {low}-{high}"
+
+    print(_line(label, f"{ratios[0].whole:,}", [cell(ratio) for ratio in ratios]))
+
+
+def _print_distances(card: ScoreCard) -> None:
+    """Print the share of right checks by kind and distance, and the number of checks."""
+    print("\n" + _line("written: right, % of n", "", list(DISTANCE_LABELS.values())))
+    for kind, by_distance in card.right_by_kind_and_distance.items():
+        ratios = [by_distance[distance] for distance in DISTANCE_LABELS]
+        if any(ratio.whole for ratio in ratios):
+            cells = ["-" if r.value is None else f"{r.value:.1%} of {r.whole:,}" for r in ratios]
+            print(_line(f"  {kind}", "", cells))
+    print()
+
+
+def _line(label: str, n: str, cells: Sequence[str]) -> str:
+    return f"{label:25}{n:>7}" + "".join(f"{cell:>17}" for cell in cells)
+
+
+def _print_notes(result: JudgeResult) -> None:
+    over = "stories" if len(result.checkpoints) == 1 else "runs and their stories"
+    print(f"ranges: 95 % of {RESAMPLES:,} bootstrap resamples over {over}, seed {SEED}; none where "
+          "all agree")  # fmt: skip
+    print("n: what `written` is divided by: sentences, words, checks or stories")
+    print("guessed, shuffled: true stories; each used word is a draw by frequency, or a wrong one")
+    for windows in dict.fromkeys(result.windows):
+        widest = "full" if None in windows else max(w for w in windows if w is not None)
+        print(f"window: {widest} tokens, reach through {len(windows)} layers: "
+              f"{reach(windows) or 'all'}")  # fmt: skip
 
 
 if __name__ == "__main__":

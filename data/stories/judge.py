@@ -1,15 +1,16 @@
-"""A judge of stories: does a text of the story world contradict itself?
+"""The judge of stories: does a text of the story world contradict itself?
 
-    judge(text) -> Verdict(uses_checked, contradictions, language_errors)
+    judge(text) -> Verdict(checks, sentences, sentences_read, language_errors)
 
 The judge makes a pattern of every template sentence that states or uses a fact, such as "The {K}
 was left {k.place_fact}.". It reads a text sentence by sentence. What a matching sentence says is
 compared with what earlier sentences said. The judge knows only sentences of the world: a
 sentence that matches no pattern, or matches two with different meanings, is skipped.
 
-A contradiction is a use that differs from its fact (the kite was left in the barn and is found in
-the well), a person who speaks after leaving, or a fourth person in a story of three. A language
-error is an error of grammar or a word that the world does not have.
+A check compares a use with its fact. It is wrong, a contradiction, if they differ: the kite was
+left in the barn and is found in the well. People are checked, too: a person who speaks must not
+have left, and a story has three people at most, of whom the third is introduced by more than a
+"said Otto".
 """
 
 import re
@@ -18,59 +19,115 @@ from functools import cache, lru_cache
 from typing import NamedTuple
 
 from data.stories import lexicon
-from data.stories.templates import FILES, Sentence, Telling, read_scripts, split_sentences
-from data.stories.world import plural
+from data.stories.language import language_errors
+from data.stories.probes import Span
+from data.stories.templates import Sentence, split_sentences, tellings
 
+KINDS = ("colour", "noun", "place", "holder", "number", "treat", "word", "people")
 NAMES = frozenset(lexicon.GIRLS + lexicon.BOYS)
 PEOPLE = 3  # in a story
-UNKNOWN_WORD = "unknown word"  # begins the language errors of this kind
+
+
+class Check(NamedTuple):
+    """A use that was compared with its fact. Spans are characters of the text."""
+
+    kind: str  # what the fact is about: one of KINDS
+    fact: Span | None  # the last mention before the use; None where a person is named first
+    use: Span
+    error: str  # what is wrong, in words; empty if the use is right
+
+    @property
+    def right(self) -> bool:
+        """Whether the use agrees with its fact."""
+        return not self.error
 
 
 class Verdict(NamedTuple):
     """What the judge finds in a text; errors are described in words."""
 
-    uses_checked: int  # uses that could be compared with a fact that the text states
-    contradictions: tuple[str, ...]
+    checks: tuple[Check, ...]  # in the order of their uses
+    sentences: int
+    sentences_read: int  # those that state or use a fact, in words that the judge knows
     language_errors: tuple[str, ...]
+
+    @property
+    def contradictions(self) -> tuple[str, ...]:
+        """The errors of the wrong checks."""
+        return tuple(check.error for check in self.checks if check.error)
 
 
 def judge(text: str) -> Verdict:
     """Read a story from beginning to end."""
-    known: dict[str, str] = {}  # the word of each fact
-    absent: set[str] = set()  # people who have left
-    uses_checked, contradictions = 0, list(_surplus_people(text))
-    for sentence in split_sentences(text):
-        contradictions += [f"{name} speaks after leaving" for name in _speakers(sentence) & absent]
+    known: dict[str, tuple[str, Span]] = {}  # the word of each fact, and its last mention
+    people = _People()
+    checks = list(_first_namings(text))
+    sentences = list(_located_sentences(text))
+    read = 0
+    for start, sentence in sentences:
+        checks += people.speeches(sentence, start)
         reading = _read(sentence)
         if reading is None:
             continue
-        for key, word in reading.uses:
-            if key in known:
-                uses_checked += 1
-                if known[key] != word:
-                    contradictions.append(f"{word} contradicts {known[key]}: {sentence}")
-        known |= dict(reading.uses) | dict(reading.facts)
-        absent = set() if reading.returned else absent | set(reading.left)
-    return Verdict(uses_checked, tuple(contradictions), tuple(language_errors(text)))
+        read += 1
+        mentions = [mention.moved(start) for mention in reading.mentions]
+        for role, key, word, span in mentions:
+            if role == "use" and key in known:
+                checks.append(_compare(text, key, *known[key], word, span, sentence))
+        known |= {m.key: (m.word, m.span) for m in mentions if m.role == "use"}
+        known |= {m.key: (m.word, m.span) for m in mentions if m.role == "fact"}
+        people.leave_and_return(text, mentions, reading.returned)
+    checks.sort(key=lambda check: check.use)
+    return Verdict(tuple(checks), len(sentences), read, tuple(language_errors(text)))
+
+
+def _located_sentences(text: str) -> Iterator[tuple[int, str]]:
+    """Yield each sentence with the position of its first character."""
+    position = 0
+    for sentence in split_sentences(text):
+        position = text.index(sentence, position)
+        yield position, sentence
+        position += len(sentence)
+
+
+def _compare(
+    text: str, key: str, fact: str, fact_span: Span, word: str, use: Span, sentence: str
+) -> Check:
+    """Compare a use with its fact. The last mention may be in a sentence that was not read."""
+    after = fact_span[1]
+    for match in re.finditer(rf"\b{re.escape(fact)}\b", text[after : use[0]].lower()):
+        fact_span = after + match.start(), after + match.end()
+    error = "" if word == fact else f"{word} contradicts {fact}: {sentence}"
+    return Check(key.rpartition(".")[2], fact_span, use, error)
 
 
 # ---------------------------------------------------------------------------- facts
-
-
-class _Reading(NamedTuple):
-    """What a sentence says. Facts and uses are pairs of a key, as k.place, and a word."""
-
-    facts: tuple[tuple[str, str], ...]
-    uses: tuple[tuple[str, str], ...]
-    left: tuple[str, ...]  # people who leave
-    returned: bool  # somebody comes back
 
 
 class _Group(NamedTuple):
     """What a group of a regular expression captures."""
 
     role: str  # fact, use or left
+    key: str  # the thing and the kind of the fact, as k.place
+
+
+class _Mention(NamedTuple):
+    """A word that a group captured. The span counts from the beginning of the sentence."""
+
+    role: str
     key: str
+    word: str  # in lower case
+    span: Span
+
+    def moved(self, start: int) -> "_Mention":
+        """Return the mention with a span that counts from `start` characters earlier."""
+        return self._replace(span=(self.span[0] + start, self.span[1] + start))
+
+
+class _Reading(NamedTuple):
+    """What a sentence says."""
+
+    mentions: tuple[_Mention, ...]
+    returned: bool  # somebody comes back
 
 
 class _Pattern(NamedTuple):
@@ -97,6 +154,7 @@ _WORDS = {  # of the things whose only fact is a word
     **dict.fromkeys("wv", _one_of(lexicon.SECRETS)),
     "d": _one_of(lexicon.COLOURS),
 }
+_KIND_OF_WORD = {"t": "treat", "f": "treat", "n": "number", "i": "number", "d": "colour"}
 # By the last part of a field: its regular expression, the kinds of its facts, fact or use.
 _FIELDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "place_fact": (_PLACE, ("place",), "fact"),
@@ -122,28 +180,19 @@ def _read(sentence: str) -> _Reading | None:
     readings = set()
     for literal, expression, groups, returned in _patterns():
         if literal in sentence and (match := expression.fullmatch(sentence)):
-            words = list(zip(groups, match.groups(), strict=True))
-            facts = tuple((key, word.lower()) for (role, key), word in words if role == "fact")
-            uses = tuple((key, word.lower()) for (role, key), word in words if role == "use")
-            left = tuple(word for (role, _), word in words if role == "left")
-            readings.add(_Reading(facts, uses, left, returned))
+            mentions = tuple(
+                _Mention(role, key, match[number].lower(), match.span(number))
+                for number, (role, key) in enumerate(groups, start=1)
+            )
+            readings.add(_Reading(mentions, returned))
     return readings.pop() if len(readings) == 1 else None
-
-
-def _tellings() -> Iterator[tuple[tuple[str, ...], Telling]]:
-    """Yield every telling of the prose, with the events of its beat."""
-    for name in FILES:
-        for script in read_scripts(name):
-            for beat in script.beats:
-                for telling in beat.tellings:
-                    yield beat.events, telling
 
 
 @cache
 def _patterns() -> tuple[_Pattern, ...]:
     """Make a pattern of every template sentence that says something of a fact."""
     patterns = []
-    for events, telling in _tellings():
+    for events, telling in tellings():
         leaver = next((event[-1] for event in events if event.startswith("leave")), "")
         returned = any(event.startswith("come") for event in events)
         for number, sentence in enumerate(telling):
@@ -193,71 +242,62 @@ def _field(field: str, groups: list[_Group], leaver: str) -> str:
     if not dot or part.lower() not in _FIELDS:
         return _ANY_WORDS
     expression, kinds, role = _FIELDS[part.lower()]
+    if kinds == ("word",):
+        kinds = (_KIND_OF_WORD.get(thing, "word"),)
     groups += [_Group(role, f"{thing}.{kind}") for kind in kinds]
     return expression.format(_WORDS.get(thing))
 
 
 # ---------------------------------------------------------------------------- people
 
-_VERBS = "|".join(sorted({*lexicon.LISTS["says"], *lexicon.LISTS["asks"]}))
+_VERBS = "|".join(sorted({w for verb in ("says", "asks", "replies") for w in lexicon.LISTS[verb]}))
+_SPEAKER = re.compile(rf"\b(?:{_VERBS}) ([A-Z][a-z]+)")
+_UNDESCRIBED = re.compile(_SPEAKER.pattern + r"\b(?!, an? )")
 
 
-def _speakers(sentence: str) -> set[str]:
-    return set(re.findall(rf"\b(?:{_VERBS}) ([A-Z][a-z]+)", sentence))
+class _People:
+    """Who has left, while a text is read."""
+
+    def __init__(self) -> None:
+        self._left: dict[str, Span] = {}  # where the text says that a person leaves
+        self._absent: set[str] = set()
+
+    def speeches(self, sentence: str, start: int) -> Iterator[Check]:
+        """Check each speaker who has left before: the person must have come back."""
+        for match in _SPEAKER.finditer(sentence):
+            name, use = match[1], (start + match.start(1), start + match.end(1))
+            if name in self._left:
+                error = f"{name} speaks after leaving" if name in self._absent else ""
+                yield Check("people", self._left[name], use, error)
+
+    def leave_and_return(self, text: str, mentions: Iterable[_Mention], returned: bool) -> None:
+        """Note what a sentence says of people who leave or come back."""
+        left = {text[slice(*m.span)]: m.span for m in mentions if m.role == "left"}
+        self._left |= left
+        self._absent = set() if returned else self._absent | set(left)
 
 
-def _surplus_people(text: str) -> Iterator[str]:
-    """Report each person after the third."""
-    names = [word for word in re.findall(r"\b[A-Z][a-z]+", text) if word in NAMES]
-    for number, name in enumerate(dict.fromkeys(names), start=1):
-        if number > PEOPLE:
-            yield f"{name} is person {number}: a story has {PEOPLE}"
+def named_people(text: str) -> Iterator[tuple[str, Span]]:
+    """Yield each name in a text with its span, as often as it is there."""
+    for match in re.finditer(r"\b[A-Z][a-z]+", text):
+        if match[0] in NAMES:
+            yield match[0], match.span()
 
 
-# ---------------------------------------------------------------------------- language
+def _first_namings(text: str) -> Iterator[Check]:
+    """Check each person where the text names the person first.
 
-
-def language_errors(text: str) -> Iterator[str]:
-    """Report errors of grammar and words that the world does not have."""
-    for match in re.finditer(
-        r"\b(?:[Aa] (?!use)[aeiou]|[Aa]n (?:(?!hour)[^aeiou\W]|use))\w*", text
-    ):
-        yield f"wrong article: {match[0]}"
-    for match in re.finditer(r"\b(\w+) \1\b", text):
-        yield f"repeated word: {match[0]}"
-    for match in re.finditer(r"[.!?] [a-z]\w*", text):
-        yield f"no capital: {match[0]}"
-    for paragraph in text.split("\n\n"):
-        if paragraph.count('"') % 2:
-            yield f"unpaired quotation mark: {paragraph[:40]}"
-        if not re.search(r'[.!?]"?$', paragraph):
-            yield f"unfinished sentence: {paragraph[-40:]}"
-    for word in re.findall(r"[A-Za-z]+(?:-[a-z]+)*", re.sub(r"'s\b", "", text)):
-        if word.lower() not in _vocabulary():
-            yield f"{UNKNOWN_WORD}: {word}"
-
-
-@cache
-def _vocabulary() -> frozenset[str]:
-    """Return all words of the world, in lower case."""
-    lists = [
-        *lexicon.LISTS.values(),
-        *lexicon.DESCRIBED.values(),
-        *lexicon.NEIGHBOURS.values(),
-        lexicon.TOYS,
-        lexicon.CREATURES,
-        lexicon.SECRETS,
-        lexicon.MANNERS,
-    ]
-    nouns = [noun for words in lists for noun in words]
-    prose = [
-        re.sub(r"\{[^}]*\}", " ", text.replace("'s", ""))
-        for _, telling in _tellings()
-        for sentence in telling
-        for part in sentence.parts
-        for text in part
-    ]
-    places = [place for setting in lexicon.SETTINGS.values() for place in setting]
-    texts = [*nouns, *map(plural, nouns), *prose, *places, *lexicon.LIVES.values(), *NAMES,
-             *map(plural, lexicon.TREATS), "a an he she him her his girl boy"]  # fmt: skip
-    return frozenset(re.findall(r"[a-z]+(?:-[a-z]+)*", " ".join(texts).lower()))
+    The first two may speak at once. A third is told of before, or described: "said Otto, a boy".
+    """
+    first: dict[str, Span] = {}
+    undescribed = {match.span(1) for match in _UNDESCRIBED.finditer(text)}
+    for name, span in named_people(text):
+        if name in first:
+            continue
+        first[name] = span
+        error = ""
+        if len(first) > PEOPLE:
+            error = f"{name} is person {len(first)}: a story has {PEOPLE}"
+        elif len(first) == PEOPLE and span in undescribed:
+            error = f"{name} speaks before the story introduces {name}"
+        yield Check("people", None, span, error)

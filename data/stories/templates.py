@@ -13,6 +13,7 @@ begin with # are comments.
 """
 
 import re
+from collections.abc import Iterator
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -55,6 +56,15 @@ def read_scripts(name: str) -> tuple[Script, ...]:
     """Parse prose/NAME.txt; `name` is one of `FILES`."""
     path = Path(__file__).parent / "prose" / f"{name}.txt"
     return parse(path.read_text(encoding="utf-8"))
+
+
+def tellings() -> Iterator[tuple[tuple[str, ...], Telling]]:
+    """Yield every telling of the prose, with the events of its beat."""
+    for name in FILES:
+        for script in read_scripts(name):
+            for beat in script.beats:
+                for telling in beat.tellings:
+                    yield beat.events, telling
 
 
 def parse(text: str) -> tuple[Script, ...]:

@@ -43,25 +43,45 @@ def test_score_card(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = runs / "judge.json"
     options = ["--stories", "3", "--max-tokens", "60", "--json", str(file)]
     assert judge.main([str(runs / "stories"), *options]) == 0
-    card = {line[:44].strip(): line[44:].split() for line in capsys.readouterr().out.splitlines()}
-    assert card["contradictions"][1] == "0"
-    assert card["stories without a contradiction"][1] == "3"
-    written, true = map(float, card["language errors per 1,000 words"])
-    assert true == 0 and written > 0
-    assert int(card["longest run of words copied from training"][0]) < 20
+    lines = capsys.readouterr().out.splitlines()
+    card = {line[:25].strip(): line[32:].split() for line in lines}
+    assert card["language errors per 1,000"][-3:] == ["0.0", "0.0", "0.0"]
+    assert float(card["language errors per 1,000"][0]) > 0
+    assert int(card["longest copy, words"][0]) < 20
+    assert "window: 8 tokens, reach through 2 layers: 15" in lines
+    assert any("bootstrap resamples over stories" in line for line in lines)
     result = json.loads(file.read_text())
-    assert result["stories"] == 3 and result["true"]["contradictions"] == 0
-    assert result["true"]["uses_checked"] == int(card["uses of facts that were checked"][1])
+    assert result["stories"] == 3 and result["true"]["right"]["value"] == 1
+    assert result["true"]["stories_without_contradiction"]["part"] == 3
+    assert result["written"]["stories_without_contradiction"]["part"] == 0
+    assert result["true"]["median_words"] == float(
+        card["words in a story, median"][1].replace(",", "")
+    )
+
+
+def test_the_cards_of_several_runs_are_pooled(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each run gives stories of its own, and its own true stories, to one card."""
+    one, other = opened(runs / "stories"), opened(runs / "far")
+    texts = [story(0, n).text for n in range(4)]
+    alone = [judge.measure([run], [part]) for run, part in ((one, texts[:2]), (other, texts[2:]))]
+    both = judge.measure([one, other], [texts[:2], texts[2:]])
+    for name in ("written", "true", "shuffled"):
+        whole = [getattr(result, name).right.whole for result in (*alone, both)]
+        assert whole[0] + whole[1] == whole[2] > 0, name
+    judge._print(both)
+    assert "over runs and their stories" in capsys.readouterr().out
 
 
 def test_copied_text_is_looked_for_in_the_stories_of_the_run(runs: Path) -> None:
     """With data.near and data.far of the run: a training story is copied as a whole."""
     for name, settings in (("stories", {}), ("far", {"near": 200, "far": 400})):
         text = story(0, 0, **settings).text
-        result = judge.measure(opened(runs / name), [text])
-        assert result.written.longest_copied_run == len(text.split()), name
-        assert result.written.copied_share == 1, name
-        assert result.true.longest_copied_run < len(text.split()), name
+        result = judge.measure([opened(runs / name)], [[text]])
+        assert result.written_copied.longest_run == len(text.split()), name
+        assert result.written_copied.share == 1, name
+        assert result.true_copied.longest_run < len(text.split()), name
 
 
 def test_true_stories_are_unseen_ones_with_the_settings_of_the_run(runs: Path) -> None:
