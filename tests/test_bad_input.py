@@ -296,7 +296,8 @@ def test_no_network(
     printed = capsys.readouterr().err.replace("downloading the", "note: downloading the")
     line = refused(printed)
     assert "Check the network" in line and "data.source=files data.path=FILE" in line
-    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+    left = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert [path for path in left if path.parent.name != "native"] == []  # kernels may be built
 
 
 # ------------------------------------------------------------------- a full disk
