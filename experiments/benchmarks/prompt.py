@@ -11,7 +11,8 @@ where rounding decides between two tokens, so the table counts the texts that ar
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -131,11 +132,13 @@ def _measure_lookup(trained: "TrainedModel", name: str, rounds: int) -> LookupRo
     from model import Sampling
 
     sampling = Sampling(temperature=0.0) if name == GREEDY else trained.sampling
-    written = [_write(trained, sampling, look_up) for look_up in (False, True)]
-    readings = {
-        kind: timed(lambda kind=kind: _write(trained, sampling, kind == "look-up"))  # type: ignore[misc]
-        for kind in ("plain", "look-up")
+    sampling = replace(sampling, repetition_penalty=1.0)  # it would turn look-up off
+    writers = {
+        kind: partial(_write, trained, sampling, look_up)
+        for kind, look_up in (("plain", False), ("look-up", True))
     }
+    written = [write() for write in writers.values()]
+    readings = {kind: timed(write) for kind, write in writers.items()}
     seconds = interleaved(readings, rounds, f"{name} with and without look-up")
     n_tokens = sum(map(len, written[0]))
     plain, looked_up = (n_tokens / median(found) for found in seconds.values())
@@ -190,7 +193,7 @@ def report(result: PromptResult) -> Iterator[str]:
     yield ""
     yield (
         f"{N_TEXTS} texts of {N_TOKENS} tokens by {result.run}, one after another. Drawn tokens "
-        "have the sampling of its config."
+        "have the sampling of its config, without repetition penalty."
     )
 
 
