@@ -182,11 +182,11 @@ def drill_share(run: TrainingRun) -> float:
     return drills / run.config.batch_size
 
 
-def loss_label(drills: float) -> str:
-    """Name the loss of an update with a share of drills: it cannot be compared with a text's."""
-    if drills == 1:
+def loss_label(share: float) -> str:
+    """Name the loss of an update by its share of drills: only equal shares can be compared."""
+    if share == 1:
         return "loss of drills"
-    return "loss with drills" if drills else "loss"
+    return "loss with drills" if share else "loss"
 
 
 def log_step(
@@ -194,11 +194,12 @@ def log_step(
 ) -> None:
     """Write a line of metrics: the mean loss since the last line, and the speed so far.
 
-    In a run with drills, `drills` is the share of this step's sequences that are drills; their loss
-    is part of the mean.
+    In a run with drills, `drill_share` is the share of drills among this step's sequences. The mean
+    contains their loss.
     """
     config = run.config
-    drills = {"drills": drill_share(run)} if config.drills_before(config.train.max_steps) else {}
+    has_drills = config.drills_before(config.train.max_steps) > 0
+    share = {"drill_share": drill_share(run)} if has_drills else {}
     flops = flops_per_token(run.model.config, config.data.seq_len) * progress.tokens_per_s
     metrics.write(
         run.step,
@@ -207,7 +208,7 @@ def log_step(
         lr=config.train.lr * lr_ratio,
         tokens_per_s=round(progress.tokens_per_s),
         mfu=round(flops / run.peak_flops, 3),
-        **drills,
+        **share,
     )
 
 

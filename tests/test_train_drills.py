@@ -66,7 +66,7 @@ def test_drills_are_counted_and_named(
     """A loss of drills could be taken for one of the text."""
     assert start(tmp_path / "run", text, *DRILLED) == 0
     printed = capsys.readouterr()
-    shares = [line["drills"] for line in measured(tmp_path / "run") if "train_loss" in line]
+    shares = [line["drill_share"] for line in measured(tmp_path / "run") if "train_loss" in line]
     assert shares == [1, 1, 1, 0.25, 0.25, 0.5, 0.25, 0.25, 0.25, 0.25]
     lines = [line for line in printed.err.splitlines() if "tokens/s" in line]
     assert [line.split(": ")[1].split(",")[0].rpartition(" ")[0] for line in lines] == (

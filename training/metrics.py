@@ -3,8 +3,8 @@
     {"step": 10, "train_loss": 5.1, "grad_norm": 0.9, "lr": 0.01, "tokens_per_s": 9000, "mfu": 0.3}
     {"step": 400, "val_loss": 1.6, "val_bpb": 0.55, "stepping_s": 81.2}
 
-In a run with drills (data/drills.py), `"drills": 0.25` says that a quarter of the step's sequences
-were drills. `train_loss` contains them, `val_loss` never does.
+In a run with drills (data/drills.py), `"drill_share": 0.25` says that a quarter of the step's
+sequences were drills. `train_loss` contains them, `val_loss` never does.
 
 samples.txt beside it holds the text that the model wrote at each evaluation.
 """
