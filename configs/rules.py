@@ -179,6 +179,10 @@ def _training_conflicts(config: Config) -> Iterator[tuple[list[str], str]]:
     if train.window_schedule in ("grow", "depth") and not train.window_steps:
         names = ["train.window_schedule", "train.window_steps"]
         yield names, f"train.window_schedule {train.window_schedule} needs train.window_steps"
+    first, n_layers = train.window_from, config.model.n_layers
+    if isinstance(first, tuple) and not 1 <= len(first) <= n_layers:
+        lists = f"train.window_from lists {len(first)} windows for {n_layers} layers"
+        yield ["train.window_from", "model.n_layers"], f"{lists}: give 1 to {n_layers}"
     if train.warmup_steps > _longest_warmup(config):
         names = ["train.warmup_steps", "train.max_steps", "train.decay_fraction", "train.schedule"]
         decay = _decay_steps(config)

@@ -180,9 +180,14 @@ class TrainSettings:
         "how the window changes in training (see training/windows.py)",
         choices=WINDOW_SCHEDULES,
     )
-    window_from: int = setting(16, "grow, depth: the first window", unit="tokens", minimum=1)
+    window_from: int | tuple[int, ...] = setting(
+        16, "grow, depth: the first window; a list is tiled", unit="tokens", minimum=1
+    )
     window_steps: int = setting(
-        0, "grow, depth: steps until all windows have their size", unit="steps", minimum=0
+        0,
+        "grow, depth: steps of widening, after the drills",
+        unit="steps",
+        minimum=0,
     )
     window_choices: tuple[int | None, ...] | None = setting(
         None, "random: windows to draw from; null: full attention", unit="tokens", minimum=1

@@ -4,6 +4,7 @@ Trained models read stories that they have not seen, up to a use: a word that an
 decides ("the kite was put in the barn ... it was still in the"). The answer is right if the model
 gives the right word a higher probability than every other candidate. The table gives the share of
 right answers by the distance from the fact in tokens; with --by kind, by what the fact is about.
+With --within 64, only facts at most 64 tokens back are asked for.
 Within the window a model can look back directly; beyond it, what it knows came through the layers.
 
 Some answers can be guessed: after *under*, only a few places are possible. So each question is also
@@ -70,6 +71,7 @@ class RecallResult:
     """What several runs remember, by `distance` or by `kind`."""
 
     by: str
+    within: int | None  # tokens; None: no limit
     runs: tuple[RunRecall, ...]
 
 
@@ -85,21 +87,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--questions", type=int, default=1000, help="questions to ask (1000)")
     parser.add_argument("--by", choices=("distance", "kind"), default="distance",
                         help="columns: distance from the fact, or its kind (distance)")  # fmt: skip
+    parser.add_argument("--within", type=int, metavar="TOKENS",
+                        help="ask only for facts at most so far back (no limit)")  # fmt: skip
     add_json(parser)
     arguments = parser.parse_args(argv)
     if arguments.questions < 1:
         raise UserError(f"--questions is {arguments.questions}: give 1 or more")
+    if arguments.within is not None and arguments.within < 1:
+        raise UserError(f"--within is {arguments.within}: give 1 or more")
     runs = [open_story_run(arguments, path) for path in arguments.runs]
-    measured = tuple(measure(run, arguments.questions, arguments.by) for run in runs)
-    result = RecallResult(arguments.by, measured)
+    measured = tuple(
+        measure(run, arguments.questions, arguments.by, arguments.within) for run in runs
+    )
+    result = RecallResult(arguments.by, arguments.within, measured)
     write_json(arguments.json, result)
     _print(result)
     return 0
 
 
-def measure(run: StoryRun, questions: int, by: str) -> RunRecall:
-    """Ask a model and average its answers in columns `by` distance or kind."""
-    asked = list(islice(_questions(run), questions))
+def measure(run: StoryRun, questions: int, by: str, within: int | None = None) -> RunRecall:
+    """Ask a model and average its answers in columns `by` distance or kind.
+
+    Only questions whose fact is at most `within` tokens back are asked; None: all.
+    """
+    near = (q for q in _questions(run) if within is None or q.distance <= within)
+    asked = list(islice(near, questions))
     places = [question.kind if by == "kind" else _distance_of(question) for question in asked]
     right = _answer(run, [question.tokens for question in asked], asked)
     without_fact = _answer(run, [question.without_fact for question in asked], asked)
@@ -180,7 +192,8 @@ def _answer(run: StoryRun, texts: Sequence[list[int]], questions: Sequence[Quest
 def _print(result: RecallResult) -> None:
     """Print the table. `by chance` and `n` follow the last of several runs that share them."""
     columns = "what the fact is about" if result.by == "kind" else "distance in tokens"
-    print(f"share of right answers by {columns}; n: number of questions")
+    within = f", facts at most {result.within} tokens back" if result.within else ""
+    print(f"share of right answers by {columns}{within}; n: number of questions")
     windows = [_describe(run.windows) for run in result.runs]
     widths = max(20, *(len(run.run) for run in result.runs)), max(6, *map(len, windows))
 

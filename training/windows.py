@@ -5,11 +5,14 @@ grow       the windows of all layers double, in stages of equal length, up to th
 depth      one layer after another, the first layer first, changes to its window in the model
 random     each step draws one window for all layers from a list
 
-For a stack of [64, 64, null] that starts at 16 and has 300 steps in which to widen:
+For a stack of [64, 64, null] that starts at 16, or at [2, 16], and has 300 steps in which to widen:
 
-    step        0..99       100..199     200..299      300...
-    grow     16 16 16       32 32 32     64 64 64     64 64 null     (null: at most 64 before)
-    depth    16 16 16       64 16 16     64 64 16     64 64 null
+    step           0..99       100..199     200..299      300...
+    grow, 16    16 16 16       32 32 32     64 64 64     64 64 null     (null: at most 64 before)
+    depth, 16   16 16 16       64 16 16     64 64 16     64 64 null
+
+    step             0..49    50..99  100..149  150..199  200..249  250..299  300...
+    grow, [2, 16]   2 16 2    4 32 4    8 64 8  16 64 16  32 64 32  64 64 64  64 64 null
 """
 
 import hashlib
@@ -25,7 +28,8 @@ def windows_at(
     windows: Sequence[Window],
     *,
     schedule: str,
-    narrow: int = 1,
+    narrow: Sequence[int] = (1,),
+    start: int = 0,
     steps: int = 0,
     choices: Sequence[Window] = (),
     seed: int = 0,
@@ -33,22 +37,25 @@ def windows_at(
 ) -> tuple[Window, ...]:
     """Return each layer's window in update `step`; `windows` are those of the model.
 
-    grow and depth begin with the window `narrow` and reach `windows` at step `steps`. A layer
-    without a window grows as if it had one of `seq_len`. random draws from `choices`; the draw
-    depends on `seed` and `step` alone. `schedule` is one of `SCHEDULES`.
+    grow and depth begin with the windows `narrow`, which are tiled over the layers. At step `start`
+    they begin to widen, and `steps` later they are `windows`. A layer without a window grows as if
+    it had one of `seq_len`. random draws from `choices`; the draw depends on `seed` and `step`
+    alone. `schedule` is one of `WINDOW_SCHEDULES`.
     """
     assert schedule in WINDOW_SCHEDULES
     if schedule == "random":
         digest = hashlib.sha256(f"window {seed} {step}".encode()).digest()
         return (choices[int.from_bytes(digest[:8], "big") % len(choices)],) * len(windows)
-    if schedule == "constant" or step >= steps:
+    if schedule == "constant" or step >= start + steps:
         return tuple(windows)
+    done = max(0, step - start)
     final = [seq_len if window is None else window for window in windows]
+    first = [min(narrow[n % len(narrow)], window) for n, window in enumerate(final)]
     if schedule == "depth":
-        n_widened = step * len(final) // steps
-        return (*windows[:n_widened], *(min(narrow, window) for window in final[n_widened:]))
-    stages = 1  # narrow, 2 narrow, 4 narrow ...; the last reaches the widest window
-    while narrow << (stages - 1) < max(final):
+        n_widened = done * len(final) // steps
+        return (*windows[:n_widened], *first[n_widened:])
+    stages = 1  # first, 2 first, 4 first ...; in the last stage all layers have their window
+    while any(a << (stages - 1) < b for a, b in zip(first, final, strict=True)):
         stages += 1
-    width = narrow << (step * stages // steps)
-    return tuple(min(width, window) for window in final)
+    stage = done * stages // steps
+    return tuple(min(a << stage, b) for a, b in zip(first, final, strict=True))

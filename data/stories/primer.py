@@ -76,10 +76,7 @@ class _Primer:
         self._scenes = draw_scenes(world.draw)
         self._words = 0
         self._mentioned: dict[str, int] = {}  # by fact: the word at which it was mentioned last
-        companion = self._draw.choose(tuple(_WORD_FACTS.values()))  # one fact besides the thing's
-        self._news = [
-            step for step in _steps("news") if step.fact == companion or step.fact[0] in "kr"
-        ]
+        self._news = list(_steps("news"))
         self._uses = [(step, list(step.beat.tellings)) for step in _steps("uses")]
         self._unlock()
 
@@ -116,7 +113,7 @@ class _Primer:
         """Return the text of a use or of news, or None if no step is possible. After the
         introduction, uses are more frequent than news."""
         draw, news = self._draw, self._possible_news
-        if self._possible_uses and (not news or draw.below(6 if introduced else 2)):
+        if self._possible_uses and (not news or draw.below(4 if introduced else 2)):
             return self._tell_use(distance)
         if news:
             step = draw.choose(news if introduced else news[:2])

@@ -11,7 +11,7 @@ STACK = (64, 64, None)
 
 
 def at(step: int, schedule: str, **settings: object) -> tuple[int | None, ...]:
-    options = {"narrow": 16, "steps": 300, "choices": (1, 4, None), "seq_len": 64} | settings
+    options = {"narrow": (16,), "steps": 300, "choices": (1, 4, None), "seq_len": 64} | settings
     return windows_at(step, STACK, schedule=schedule, **options)  # type: ignore[arg-type]
 
 
@@ -26,12 +26,25 @@ def test_the_table_in_the_docstring() -> None:
             assert at(step, "grow") == grow
             assert at(step, "depth") == depth
     assert at(300, "grow") == at(300, "depth") == at(10**9, "grow") == STACK
+    rows = [(2, 16, 2), (4, 32, 4), (8, 64, 8), (16, 64, 16), (32, 64, 32), (64, 64, 64), STACK]
+    for number, windows in enumerate(rows):
+        assert at(50 * number, "grow", narrow=(2, 16)) == windows
+        assert at(50 * number + 49, "grow", narrow=(2, 16)) == windows
 
 
 @pytest.mark.parametrize("schedule", ["grow", "depth"])
-@pytest.mark.parametrize("narrow", [1, 3, 16, 64, 100])
+def test_windows_stay_narrow_before_start(schedule: str) -> None:
+    """Windows that widen during the drills: copying does not form in them (docs/LOG.md)."""
+    for step in range(400):
+        later = at(step + 70, schedule, start=70)
+        assert later == at(step, schedule)
+    assert {at(step, schedule, start=70) for step in range(70)} == {(16, 16, 16)}
+
+
+@pytest.mark.parametrize("schedule", ["grow", "depth"])
+@pytest.mark.parametrize("narrow", [(1,), (3,), (16,), (64,), (100,), (2, 8), (8, 2, 1)])
 @pytest.mark.parametrize("steps", [1, 2, 7, 300])
-def test_windows_only_widen(schedule: str, narrow: int, steps: int) -> None:
+def test_windows_only_widen(schedule: str, narrow: tuple[int, ...], steps: int) -> None:
     """A layer whose window shrinks would lose what it learned; a window wider than the model's
     would train on keys that inference lacks."""
     before = (0, 0, 0)
