@@ -142,7 +142,7 @@ def _one_of(words: Iterable[str]) -> str:
     return "((?i:" + "|".join(words) + "))"
 
 
-_PLACE = r"(?:[Ii]n|[Oo]n|[Uu]nder|[Bb]ehind|[Bb]eside) the " + _one_of(
+_PLACE = "[Ii]n the " + _one_of(
     place.rpartition(" ")[2] for places in lexicon.SETTINGS.values() for place in places
 )
 _COLOUR, _TOY = _one_of(lexicon.COLOURS), _one_of(lexicon.TOYS)

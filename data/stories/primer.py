@@ -1,68 +1,80 @@
 """Stories for beginners (prose/primer.txt): a fact is used soon after it is stated.
 
-From them, a model learns early in training to attend to facts. If all uses are rare and far, it
-learns the sentences but guesses the facts. Such a story is a series of steps. A step is news, which
-states a fact, or a use of a known fact. Sometimes scenes pass the time before a use.
+From them, a model learns early in training to attend to facts. If uses are rare and far, it learns
+the sentences but guesses the facts. Such a story is a series of steps. A step is news, which states
+a fact, or a use of known facts. Sometimes scenes pass the time before a use. A fact that was last
+mentioned too many words ago is not used again.
 """
 
+from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
 from data.stories.probes import MARK
-from data.stories.scenes import count_words, draw_scenes, pass_time, say, tell_beat
-from data.stories.templates import Beat, fields_of, read_scripts
-from data.stories.world import World
+from data.stories.scenes import count_words, draw_scenes, pass_time, say
+from data.stories.templates import Telling, fields_of, read_scripts
+from data.stories.world import Thing, World
 
 PRIMER = "primer"  # the name of these stories among the plots
 SHORT = 160  # words; a story with a smaller drawn distance is a story for beginners
 STEPS = 16  # a story has 16 to 31 steps
 PAUSE, PAUSES = 40, 5  # of the distances of at least 40 words, scenes fill one in 5
 PARAGRAPH = 6  # steps in a paragraph, on average
-INTRODUCTION = 3  # facts that are stated before most steps are uses
+INTRODUCTION = 4  # facts that are stated before most steps are uses
+
+Facts = frozenset[str]  # such as {"k.place", "k.noun"}
 
 
-class _Step(NamedTuple):
-    """A beat, the fact that it is about (such as k.place), and the facts that it requires."""
+class _Line(NamedTuple):
+    """A telling, the events before it, and the facts that it needs."""
 
-    beat: Beat
-    fact: str
-    required: frozenset[str]
+    events: tuple[str, ...]
+    telling: Telling
+    needs: Facts
 
 
 _WORD_FACTS = {"n": "n.number", "t": "t.treat", "w": "w.word"}  # things with a single fact
 
 
 @cache
-def _steps(part: str) -> tuple[_Step, ...]:
-    """Read the steps of a part of prose/primer.txt: begin, news, uses or end.
+def _beats(part: str) -> tuple[tuple[_Line, ...], ...]:
+    """Read the beats of a part of prose/primer.txt: begin, news, uses or end.
 
-    The fields of a beat show which facts it states and which it uses. The event `need FACT` names
-    a fact that it requires without using it.
+    The fields of a telling show what it states and what it needs. The event `need FACT` names a
+    fact that it needs without using it.
     """
     (script,) = (script for script in read_scripts(PRIMER) if script.name == part)
-    steps = []
+    beats = []
     for beat in script.beats:
-        stated, used = [], set()
-        for field in (field for telling in beat.tellings for field in fields_of(telling)):
-            thing, dot, part_name = field.lower().partition(".")
-            if not dot or thing not in "krntw":
-                continue
-            kind, _, role = part_name.rpartition("_")  # colour_fact; {k.noun} needs the colour
-            fact = _WORD_FACTS.get(thing) or f"{thing}.{kind or 'colour'}"
-            if role == "fact":
-                stated.append(fact)
-            else:
-                used.add(fact)
-        fact = [*stated, *sorted(used - {"k.colour"}), "k.colour"][0]
-        needed = {event.split()[1] for event in beat.events if event.startswith("need")}
-        steps.append(_Step(beat, fact, frozenset(used - set(stated) | needed)))
-    return tuple(steps)
+        needs = {event.split()[1] for event in beat.events if event.startswith("need")}
+        lines = (
+            _Line(beat.events, telling, frozenset(needs | set(_needs(telling))))
+            for telling in beat.tellings
+        )
+        beats.append(tuple(lines))
+    return tuple(beats)
+
+
+def _needs(telling: Telling) -> Iterator[str]:
+    """Yield the facts that the fields of a telling use."""
+    stated: set[str] = set()
+    for field in fields_of(telling):
+        thing, dot, part = field.lower().partition(".")
+        if not dot or thing not in "krntw":
+            continue
+        kind, _, role = part.rpartition("_")  # colour_fact; "" where the field is {k.noun}
+        fact = _WORD_FACTS.get(thing) or f"{thing}.{kind or 'noun'}"
+        if role == "fact":
+            stated |= {fact, f"{thing}.noun"}
+        elif fact not in stated:
+            yield fact
 
 
 def tell_primer(world: World, near: int, far: int) -> list[str]:
     """Return the paragraphs of a story for beginners.
 
-    Each use draws its own distance from its fact, from `near` to `far` words.
+    Each use draws its own distance from its fact, from `near` to `far` words. No use needs a fact
+    that is further back.
     """
     return _Primer(world, near, far).tell()
 
@@ -76,77 +88,89 @@ class _Primer:
         self._scenes = draw_scenes(world.draw)
         self._words = 0
         self._mentioned: dict[str, int] = {}  # by fact: the word at which it was mentioned last
-        self._news = list(_steps("news"))
-        self._uses = [(step, list(step.beat.tellings)) for step in _steps("uses")]
-        self._unlock()
+        self._news = list(_beats("news"))
+        self._uses: dict[Facts, list[_Line]] = {}
+        for line in (line for beat in _beats("uses") for line in beat):
+            self._uses.setdefault(line.needs, []).append(line)
 
     def tell(self) -> list[str]:
         """Return the paragraphs."""
         draw = self._draw
-        paragraphs = [tell_beat(self._world, draw.choose(_steps("begin")).beat)]
+        paragraphs = [self._tell(draw.choose(draw.choose(_beats("begin"))))]
         for _ in range(STEPS + draw.below(STEPS)):
             distance = draw.distance(self._near, self._far)
-            introduced = len(self._mentioned) >= INTRODUCTION
+            introduced = len(self._mentioned) > INTRODUCTION  # facts and the thing's noun
             pause = introduced and distance >= PAUSE and not draw.below(PAUSES)
             if pause:
                 scenes = pass_time(self._world, self._scenes, distance)
                 self._words += sum(map(count_words, scenes))
                 paragraphs += scenes
-            text = self._next_step(distance, introduced)
-            if text is None:
+            line = self._next_line(distance, introduced)
+            if line is None:
                 break
-            self._remember(text)
+            text = self._tell(line)
             if pause or not draw.below(PARAGRAPH):
                 paragraphs.append(text)
             else:
                 paragraphs[-1] += " " + text
-        ends = [step for step in _steps("end") if step.required <= self._mentioned.keys()]
-        return [*paragraphs, tell_beat(self._world, draw.choose(ends).beat)]
-
-    def _unlock(self) -> None:
-        """Find the news and the uses whose required facts are known."""
-        known = self._mentioned.keys()
-        self._possible_news = [step for step in self._news if step.required <= known]
-        self._possible_uses = [use for use in self._uses if use[0].required <= known and use[1]]
-
-    def _next_step(self, distance: int, introduced: bool) -> str | None:
-        """Return the text of a use or of news, or None if no step is possible. After the
-        introduction, uses are more frequent than news."""
-        draw, news = self._draw, self._possible_news
-        if self._possible_uses and (not news or draw.below(4 if introduced else 2)):
-            return self._tell_use(distance)
-        if news:
-            step = draw.choose(news if introduced else news[:2])
-            self._news.remove(step)
-            news.remove(step)
-            return tell_beat(self._world, step.beat)
-        return None
-
-    def _tell_use(self, distance: int) -> str:
-        """Return the text of the use whose fact was mentioned about `distance` words ago.
-
-        Of all possible uses, the one is chosen whose ratio of the two distances is closest to 1.
-        """
-        words, mentioned = self._words, self._mentioned
-        ratios = [
-            age / distance
-            if (age := words - mentioned[step.fact]) > distance
-            else distance / max(age, 1)
-            for step, _ in self._possible_uses
+        ends = [
+            line for beat in _beats("end") for line in beat if self._age(line.needs) is not None
         ]
-        use = self._possible_uses[ratios.index(min(ratios))]
-        tellings = use[1]
-        telling = tellings.pop(self._draw.below(len(tellings)))
-        if not tellings:
-            self._possible_uses.remove(use)
-        return say(self._world, telling)
+        return [*paragraphs, self._tell(draw.choose(ends))]
 
-    def _remember(self, text: str) -> None:
-        """Record where a marked text mentions facts, and count its words."""
-        words, mentioned = self._words, self._mentioned
-        n_known = len(mentioned)
-        for mark in MARK.finditer(text):
-            mentioned[mark[1]] = words + text.count(" ", 0, mark.start())
-        self._words = words + count_words(text)
-        if len(mentioned) > n_known:
-            self._unlock()
+    def _age(self, facts: Facts) -> int | None:
+        """Return how many words ago the oldest of some facts was mentioned last; None if one is
+        unknown or too far back."""
+        if not facts <= self._mentioned.keys():
+            return None
+        age = max((self._words - self._mentioned[fact] for fact in facts), default=0)
+        return age if age <= self._far else None
+
+    def _next_line(self, distance: int, introduced: bool) -> _Line | None:
+        """Return a use or news, or None if no step is possible. After the introduction, uses are
+        more frequent than news."""
+        draw = self._draw
+        news = [
+            (beat, lines)
+            for beat in self._news
+            if (lines := [line for line in beat if self._age(line.needs) is not None])
+        ]
+        use = self._use(distance)
+        if use and (not news or draw.below(4 if introduced else 2)):
+            lines = self._uses[use]
+            line = lines.pop(draw.below(len(lines)))
+            if not lines:
+                del self._uses[use]
+            return line
+        if not news:
+            return None
+        beat, lines = draw.choose(news if introduced else news[:2])
+        self._news.remove(beat)
+        return draw.choose(lines)
+
+    def _use(self, distance: int) -> Facts | None:
+        """Return the facts, used by some line, of which the oldest is about `distance` words back:
+        the ratio of the two distances is closest to 1."""
+        best, closest = None, 0.0
+        for facts in self._uses:
+            age = self._age(facts)
+            if age is not None:
+                ratio = min(age, distance) / max(age, distance)
+                if ratio >= closest:
+                    best, closest = facts, ratio
+        return best
+
+    def _tell(self, line: _Line) -> str:
+        """Let the events of a line happen, and return its text; record the facts in it."""
+        for event in line.events:
+            self._world.apply(event)
+        text = say(self._world, line.telling)
+        thing = self._world["k"]
+        assert isinstance(thing, Thing)
+        mentions = [(mark[1], mark.start()) for mark in MARK.finditer(text)]
+        mentions.append(("k.noun", text.rfind(f" {thing.noun}")))
+        for fact, start in mentions:
+            if start >= 0:
+                self._mentioned[fact] = self._words + text.count(" ", 0, start)
+        self._words += count_words(text)
+        return text

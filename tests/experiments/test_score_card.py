@@ -15,9 +15,9 @@ from experiments.score_card import Judged, read_stories, score
 from experiments.story_guesses import count_words, guessed, shuffled
 from model.window import Window, reach, visible
 
-FACT = "So Kit hid the drum under the cart, where Bess never went. "
+FACT = "So Kit hid the drum in the stable, where Bess never went. "
 FILLER = "And so it was. "
-USE = "It was still under the {}, with only one cobweb on it."
+USE = "It was still in the {}, with only one cobweb on it."
 STORIES = 60
 
 
@@ -45,9 +45,9 @@ def read(texts: list[str], windows: tuple[Window, ...] = (64, 64)) -> list[Judge
 def test_distance(windows: tuple[Window, ...], fillers: int) -> None:
     """The query is the word before the use. It sees the fact in the window of the widest layer, and
     through the layers within their reach, as model/window.py defines both."""
-    text = FACT + fillers * FILLER + USE.format("palm")
+    text = FACT + fillers * FILLER + USE.format("tunnel")
     words = text.split()
-    fact, query = words.index("cart,"), words.index("palm,") - 1
+    fact, query = words.index("stable,"), words.index("tunnel,") - 1
     widest = None if None in windows else max(w for w in windows if w is not None)
     expected = "beyond"
     if visible(query, fact, reach(windows)):
@@ -67,7 +67,7 @@ def test_distance(windows: tuple[Window, ...], fillers: int) -> None:
 
 def test_all_three_distances_occur() -> None:
     """The test above would also pass if every check were in the window."""
-    texts = [FACT + n * FILLER + USE.format("cart") for n in range(7)]
+    texts = [FACT + n * FILLER + USE.format("stable") for n in range(7)]
     card = score([read(texts, (12, 12))])
     assert all(card.right_by_distance[name].part > 0 for name in ("window", "reach", "beyond"))
     assert sum(ratio.whole for ratio in card.right_by_distance.values()) == 7
@@ -78,7 +78,7 @@ def test_a_story_that_says_nothing_scores_nothing() -> None:
     silent = score([read(["Kit and Bess went home. " + 50 * FILLER])])
     assert silent.stories_without_contradiction.part == 0
     assert silent.sentences_read.part == 0
-    telling = score([read([FACT + USE.format("cart")])])
+    telling = score([read([FACT + USE.format("stable")])])
     assert telling.stories_without_contradiction.part == 1
     assert (telling.sentences_read.part, telling.sentences_read.whole) == (2, 2)
     assert telling.right_per_word.value is not None and silent.right_per_word.value is not None
@@ -87,7 +87,7 @@ def test_a_story_that_says_nothing_scores_nothing() -> None:
 
 def test_interval_is_the_bootstrap_over_stories() -> None:
     """Against a loop that draws stories; few draws, so the ends agree roughly."""
-    texts = [FACT + FILLER * n + USE.format(word) for n, word in enumerate(["cart", "palm"] * 10)]
+    texts = [FACT + FILLER * n + USE.format(word) for n, word in enumerate(["stable", "tunnel"] * 10)]
     judged = read(texts)
     ratio = score([judged]).right_by_kind["place"]
     draw = random.Random(1)
@@ -101,7 +101,7 @@ def test_interval_is_the_bootstrap_over_stories() -> None:
 
 def test_runs_that_differ_widen_the_interval() -> None:
     """Runs are drawn as well: with one run all right and one all wrong, any share is possible."""
-    right, wrong = (read(10 * [FACT + USE.format(word)]) for word in ("cart", "palm"))
+    right, wrong = (read(10 * [FACT + USE.format(word)]) for word in ("stable", "tunnel"))
     pooled = score([[*right, *wrong]]).right_by_kind["place"]
     apart = score([right, wrong]).right_by_kind["place"]
     assert pooled.value == apart.value == 0.5
@@ -138,8 +138,8 @@ def test_shuffled_changes_every_used_word_and_nothing_else(true: list[str]) -> N
 
 
 def test_guesses_follow_the_frequencies() -> None:
-    text = FACT + USE.format("cart")
+    text = FACT + USE.format("stable")
     (certain,) = guessed([text], {"place": Counter(well=3)})
     assert certain == FACT + USE.format("well")
-    mixed = guessed(400 * [text], {"place": Counter(well=3, cart=1)})
+    mixed = guessed(400 * [text], {"place": Counter(well=3, stable=1)})
     assert 60 < mixed.count(text) < 140

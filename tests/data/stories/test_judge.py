@@ -13,12 +13,12 @@ STORIES = 400
 ENOUGH = 400  # wrong words of a kind
 SEED = 11  # another world than the one that models are trained on
 
-HIDDEN = "So Kit hid the drum under the cart, where Bess never went. "
-STILL = "It was still under the {}, with only one cobweb on it."
+HIDDEN = "So Kit hid the drum in the stable, where Bess never went. "
+STILL = "It was still in the {}, with only one cobweb on it."
 KINDS_WRITTEN = [  # a kind, a text that states a fact, one that uses it, a right and a wrong word
     ("colour", "Kit owned a red kite. ", "It had never been so {}.", "red", "blue"),
     ("noun", "Kit owned a red kite. ", "Kit put the red {} in the barn.", "kite", "drum"),
-    ("place", HIDDEN, STILL, "cart", "palm"),
+    ("place", HIDDEN, STILL, "stable", "tunnel"),
     ("holder", "One day Kit lent the drum to Bess. ", "There sat {} and waved it.", "Bess", "Kit"),
     (
         "number",
@@ -105,9 +105,9 @@ def test_each_kind(kind: str, fact: str, use: str, right: str, wrong: str) -> No
 
 
 def test_the_last_mention_may_be_in_a_sentence_that_is_not_read() -> None:
-    text = HIDDEN + "A cart is a cart. And so it was. " + STILL.format("cart")
+    text = HIDDEN + "A stable is a stable. And so it was. " + STILL.format("stable")
     (check,) = [check for check in judge(text).checks if check.kind == "place"]
-    assert check.fact == (text.index("cart. And"), text.index(". And"))
+    assert check.fact == (text.index("stable. And"), text.index(". And"))
 
 
 def test_what_is_read() -> None:
@@ -136,7 +136,7 @@ def test_a_third_person_who_was_not_introduced() -> None:
 def test_other_contradictions() -> None:
     """A fourth person, a person who speaks after leaving, a fact that is overwritten."""
     left = (
-        "In the end Bess stamped home in a rage. The drum stayed on the pier, where it had fallen. "
+        "In the end Bess stamped home in a rage. The drum stayed in the tavern, where it had fallen. "
     )
     assert judge(left + '"Ah," said Kit.').contradictions == ()
     assert judge(left + '"Ah," said Bess.').contradictions == ("Bess speaks after leaving",)
@@ -149,18 +149,18 @@ def test_other_contradictions() -> None:
     assert speech.fact == (11, 15) and (left + back)[slice(*speech.use)] == "Bess"
     crowd = "Ada, Ben and Otto went home. Zoe came too."
     assert judge(crowd).contradictions == ("Zoe is person 4: a story has 3",)
-    moved = "So Kit hid the drum under the cart, where Bess never went. And so it was. "
+    moved = "So Kit hid the drum in the stable, where Bess never went. And so it was. "
     used = "It was still {}, with only one cobweb on it."
-    assert judge(moved + used.format("under the cart")).contradictions == ()
+    assert judge(moved + used.format("in the stable")).contradictions == ()
     (found,) = judge(moved + used.format("in the barn")).contradictions
-    assert found.startswith("barn contradicts cart: ")
+    assert found.startswith("barn contradicts stable: ")
 
 
 def test_two_things_of_one_noun() -> None:
     """Of a red kite and a blue one, each keeps its own colour and place."""
     first = "Kit owned a red kite. She had saved up for it since May. "
     rival = "There was another kite, to be exact: a blue kite, which the miller had won in a raffle"
-    rival += " and put on the pier. "
+    rival += " and put in the tavern. "
     used = "It had never been so {}."
     assert judge(first + rival + used.format("red")).contradictions == ()
     (found,) = judge(first + rival + used.format("blue")).contradictions
