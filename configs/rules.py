@@ -53,7 +53,13 @@ def too_long(config: Config) -> dict[str, Any]:
         shorter["train.warmup_steps"] = min(tenth, _longest_warmup(config))
     if train.drill_steps >= train.max_steps:
         shorter["train.drill_steps"] = tenth
+    if _widens(config) and train.drill_steps + train.window_steps > train.max_steps:
+        shorter["train.window_steps"] = max(1, tenth)
     return shorter
+
+
+def _widens(config: Config) -> bool:
+    return config.train.window_schedule in ("grow", "depth")
 
 
 def _longest_warmup(config: Config) -> int:
@@ -104,7 +110,7 @@ def _others_without_effect(config: Config) -> dict[str, Any]:
     is_full = set(pattern if isinstance(pattern, tuple) else [pattern]) == {None}
     full = is_full and "model.sliding_window is null, no layer has a window"
     schedule = f"train.window_schedule is {train.window_schedule}"
-    widening = train.window_schedule not in ("grow", "depth") and schedule
+    widening = not _widens(config) and schedule
     greedy = sample.temperature == 0 and "sample.temperature is 0"
     initial = train.init_from and "the tokenizer is that of train.init_from"
     return {
@@ -176,13 +182,16 @@ def _training_conflicts(config: Config) -> Iterator[tuple[list[str], str]]:
     if train.window_schedule == "random" and not train.window_choices:
         names = ["train.window_schedule", "train.window_choices"]
         yield names, "train.window_schedule random needs train.window_choices, such as [16, 64]"
-    if train.window_schedule in ("grow", "depth") and not train.window_steps:
+    if _widens(config) and not train.window_steps:
         names = ["train.window_schedule", "train.window_steps"]
         yield names, f"train.window_schedule {train.window_schedule} needs train.window_steps"
-    first, n_layers = train.window_from, config.model.n_layers
-    if isinstance(first, tuple) and not 1 <= len(first) <= n_layers:
-        lists = f"train.window_from lists {len(first)} windows for {n_layers} layers"
-        yield ["train.window_from", "model.n_layers"], f"{lists}: give 1 to {n_layers}"
+    if _widens(config) and train.drill_steps + train.window_steps > train.max_steps:
+        names = ["train.window_steps", "train.drill_steps", "train.max_steps"]
+        plus = f" plus {train.drill_steps} steps of drills" if train.drill_steps else ""
+        ends = f"windows must reach their size within train.max_steps ({train.max_steps})"
+        yield names, f"train.window_steps is {train.window_steps}{plus}: {ends}"
+    if train.window_from == ():
+        yield ["train.window_from"], "train.window_from is an empty list: give a window, such as 8"
     if train.warmup_steps > _longest_warmup(config):
         names = ["train.warmup_steps", "train.max_steps", "train.decay_fraction", "train.schedule"]
         decay = _decay_steps(config)

@@ -43,6 +43,7 @@ TINY = [
     "tokenizer.type=bpe", "tokenizer.vocab_size=340", "model.dim=16", "model.n_layers=2",
     "model.n_heads=2", "model.n_kv_heads=1", "model.head_dim=8", "model.hidden_dim=32",
     "train.max_steps=4", "train.micro_batch_size=2", "train.grad_accum_steps=1",
+    "train.drill_steps=1", "train.window_steps=2",
     "train.warmup_steps=1", "train.eval_interval=100", "train.save_interval=100",
     "train.compile=false", "train.device=cpu", "sample.max_tokens=10",
 ]  # fmt: skip

@@ -666,7 +666,6 @@ SCHEDULED = {
     "grow": (GROW, [1, 2, 4, 8], (8, 8)),
     "depth": ([*GROW, "train.window_schedule=depth"], [1, 8], (8, 8)),
     "random": (["train.window_schedule=random", "train.window_choices=[2, 5]"], [2, 5], (8, 8)),
-    "unfinished": ([*GROW, "train.window_steps=100"], [1], (1, 1)),
 }
 
 
@@ -697,6 +696,15 @@ def test_windows_follow_their_schedule(
     assert len(used) == 2  # two layers, one step
     ours, theirs = weights_of(whole), weights_of(cut)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_checkpoint_opens_with_the_windows_of_its_last_step(tmp_path: Path, text: Path) -> None:
+    """A model of a run that was stopped would look back further than it was trained to."""
+    more = ["train.window_steps=8", "train.max_steps=8", "train.save_interval=1"]
+    assert start(tmp_path / "run", text, *GROW, *more, "train.keep_checkpoints=8") == 0
+    for step, window in ((1, 1), (2, 1), (3, 2), (5, 4), (7, 8), (8, 8)):
+        opened = open_trained(tmp_path / "run", str(step))
+        assert opened.model.config.windows == (window, window)
 
 
 def test_init_from_begins_with_weights_and_tokenizer(

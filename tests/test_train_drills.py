@@ -108,7 +108,7 @@ def test_without_drills_batches_are_those_of_the_text(tmp_path: Path, text: Path
         (["model.sliding_window=[2, null]"], 24),  # as wide as a sequence, 32
         (["model.sliding_window=[2, 2]"], 4),
         (["model.sliding_window=32", "train.window_schedule=grow", "train.window_from=8",
-          "train.window_steps=9"], 6),
+          "train.window_steps=9", "train.max_steps=20"], 6),
     ],
 )  # fmt: skip
 def test_segments_fit_into_the_widest_window(
@@ -144,7 +144,7 @@ def test_drills_before_a_step(drill_steps: int, share: float, batch_size: int) -
 def test_the_plan_names_drills(capsys: pytest.CaptureFixture[str]) -> None:
     """The text could be thought to be read more often than it is."""
     assert plan.main([QUICKSTART, "train.drill_steps=100", "train.drill_share=0.25"]) == 0
-    assert "563,200  = the first 100 steps, then 0.25 of the seq" in capsys.readouterr().out
+    assert "921,600  = the first 100 steps, then 0.25 of the seq" in capsys.readouterr().out
     narrow = ["model.sliding_window=3", "train.drill_steps=1"]
     assert plan.main([QUICKSTART, *narrow]) == 0
     assert "drills teach nothing: no window holds" in capsys.readouterr().out

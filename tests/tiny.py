@@ -11,18 +11,20 @@ import train
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = str(ROOT / "configs/quickstart.yaml")
 SETTINGS = [  # every setting of quickstart.yaml, so that tests do not depend on it
-    "seed=0", "data.source=files", "data.split=tail", "data.seq_len=32",
+    "seed=0", "data.source=files", "data.split=tail", "data.far=1000", "data.seq_len=32",
     "data.val_fraction=0.05", "data.test_fraction=0.05",
     "tokenizer.type=char", "tokenizer.vocab_size=400",
     "model.dim=32", "model.n_layers=2", "model.n_heads=2", "model.n_kv_heads=1",
     "model.head_dim=16", "model.hidden_dim=64", "model.sliding_window=8", "model.attention_sinks=0",
     "model.tie_embeddings=false",
     "train.max_steps=10", "train.micro_batch_size=4", "train.grad_accum_steps=1",
+    "train.drill_steps=0", "train.drill_share=0", "train.window_schedule=constant",
+    "train.window_from=16", "train.window_steps=0",
     "train.optimizer=muon", "train.lr=0.02", "train.adamw_lr=0.003", "train.weight_decay=0.1",
     "train.grad_clip=1", "train.schedule=cosine", "train.warmup_steps=2", "train.min_lr_ratio=0.1",
     "train.eval_interval=4", "train.save_interval=3", "train.log_interval=1", "train.patience=0",
     "train.keep_checkpoints=2", "train.compile=false", "train.device=cpu", "train.precision=fp32",
-    "sample.max_tokens=12", "sample.temperature=0.8",
+    "sample.max_tokens=12", "sample.temperature=0.8", "sample.min_p=0",
 ]  # fmt: skip
 _WORDS = [
     "the", "a", "an", "old", "young", "king", "queen", "fool", "river", "stone", "quiet", "bright",

@@ -5,14 +5,14 @@ grow       the windows of all layers double, in stages of equal length, up to th
 depth      one layer after another, the first layer first, changes to its window in the model
 random     each step draws one window for all layers from a list
 
-For a stack of [64, 64, null] that starts at 16, or at [2, 16], and has 300 steps in which to widen:
+For a stack of [64, 64, null] that starts at 16, or at [2, 8], and has 300 steps in which to widen:
 
     step           0..99       100..199     200..299      300...
     grow, 16    16 16 16       32 32 32     64 64 64     64 64 null     (null: at most 64 before)
     depth, 16   16 16 16       64 16 16     64 64 16     64 64 null
 
-    step             0..49    50..99  100..149  150..199  200..249  250..299  300...
-    grow, [2, 16]   2 16 2    4 32 4    8 64 8  16 64 16  32 64 32  64 64 64  64 64 null
+    step           0..49   50..99  100..149   150..199   200..249   250..299  300...
+    grow, [2, 8]   2 2 8   4 4 16    8 8 32   16 16 64   32 32 64   64 64 64  64 64 null
 """
 
 import hashlib
@@ -37,10 +37,10 @@ def windows_at(
 ) -> tuple[Window, ...]:
     """Return each layer's window in update `step`; `windows` are those of the model.
 
-    grow and depth begin with the windows `narrow`, which are tiled over the layers. At step `start`
-    they begin to widen, and `steps` later they are `windows`. A layer without a window grows as if
-    it had one of `seq_len`. random draws from `choices`; the draw depends on `seed` and `step`
-    alone. `schedule` is one of `WINDOW_SCHEDULES`.
+    grow and depth begin with the windows `narrow` of the last layers; the first of them is also
+    that of all layers below. At step `start` the windows begin to widen, and `steps` later they are
+    `windows`. A layer without a window grows as if it had one of `seq_len`. random draws from
+    `choices`; the draw depends on `seed` and `step` alone. `schedule` is one of `WINDOW_SCHEDULES`.
     """
     assert schedule in WINDOW_SCHEDULES
     if schedule == "random":
@@ -50,7 +50,9 @@ def windows_at(
         return tuple(windows)
     done = max(0, step - start)
     final = [seq_len if window is None else window for window in windows]
-    first = [min(narrow[n % len(narrow)], window) for n, window in enumerate(final)]
+    below = len(final) - len(narrow)
+    first = (*[narrow[0]] * below, *narrow[max(0, -below) :])
+    first = tuple(min(pair) for pair in zip(first, final, strict=True))
     if schedule == "depth":
         n_widened = done * len(final) // steps
         return (*windows[:n_widened], *first[n_widened:])

@@ -23,7 +23,7 @@ from errors import UserError
         ("model.norm_eps=0.0", "model.norm_eps is 0.0"),
         ("model.n_layers=10_001", "model.n_layers is 10001"),
         ("data.test_fraction=0.95", "nothing is left to train on"),
-        ("train.warmup_steps=800", "must end before train.max_steps (800)"),
+        ("train.warmup_steps=1500", "must end before train.max_steps (1500)"),
         ("run_dir=", 'run_dir is ""'),
         ("data.path=a\0b", "data.path is "),
         ("train.keep_checkpoints=1", "a whole number >= 2 is needed"),
@@ -83,7 +83,7 @@ def test_an_override_without_effect_is_refused(overrides: list[str], named: str)
 
 def test_a_default_value_may_be_written_anywhere() -> None:
     """A setting that keeps its default could be an error, although nothing changes."""
-    config = load_config(QUICKSTART, ["data.documents=file", "train.window_from=16"])
+    config = load_config(QUICKSTART, ["data.documents=file", "train.window_choices=null"])
     assert config == load_config(QUICKSTART)
 
 
@@ -102,7 +102,7 @@ def test_shipped_and_saved_configs_are_silent(
 ) -> None:
     """Notes about settings that the user never wrote; a run that cannot be resumed."""
     config = load_config(QUICKSTART, ["data.source=shakespeare"])
-    assert config.data.stories == 6000  # of quickstart.yaml, without effect here
+    assert config.data.stories == 8000  # of quickstart.yaml, without effect here
     assert capsys.readouterr().err == ""
     assert loaded(tmp_path, to_yaml(config)) == config
     assert capsys.readouterr().err == ""
@@ -148,6 +148,8 @@ def test_a_warmup_that_does_not_fit_is_shortened(
     assert config.train.warmup_steps == 2
     assert capsys.readouterr().err == (
         "note: train.warmup_steps is 2 instead of 20, because train.max_steps is 20\n"
+        "note: train.drill_steps is 2 instead of 100, because train.max_steps is 20\n"
+        "note: train.window_steps is 2 instead of 150, because train.max_steps is 20\n"
     )
     assert loaded(tmp_path, to_yaml(config)) == config and capsys.readouterr().err == ""
     assert loaded(tmp_path, to_yaml(config), "train.max_steps=1").train.warmup_steps == 0
@@ -164,14 +166,19 @@ def test_drills_that_do_not_fit_are_shortened(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A run of drills only, which never sees the text, or one refused for the file's setting."""
-    saved = to_yaml(load_config(QUICKSTART, ["train.drill_steps=100"]))
-    assert loaded(tmp_path, saved, "train.max_steps=101").train.drill_steps == 100
+    saved = to_yaml(load_config(QUICKSTART))
+    assert loaded(tmp_path, saved, "train.max_steps=250").train.drill_steps == 100
     assert capsys.readouterr().err == ""
     assert loaded(tmp_path, saved, "train.max_steps=100").train.drill_steps == 10
     assert capsys.readouterr().err == (
         "note: train.drill_steps is 10 instead of 100, because train.max_steps is 100\n"
+        "note: train.window_steps is 10 instead of 150, because train.max_steps is 100\n"
     )
     assert loaded(tmp_path, saved, "train.max_steps=1").train.drill_steps == 0
+    with pytest.raises(UserError, match=r"window_steps is 9 plus 2 steps of drills: windows must"):
+        load_config(
+            QUICKSTART, ["train.window_steps=9", "train.drill_steps=2", "train.max_steps=10"]
+        )
     with pytest.raises(
         UserError, match=r"train\.drill_steps is 9: it must be less than train\.max_steps \(9\)"
     ):

@@ -13,7 +13,7 @@ from yaml_files import QUICKSTART, ROOT, loaded, nested, refusal
 from configs.help import describe, json_schema
 from configs.load import config_from_dict, load_config
 from configs.setting import Setting
-from configs.settings import SECTIONS, SETTINGS, Config, ModelSettings
+from configs.settings import SECTIONS, SETTINGS, Config, DataSettings, ModelSettings
 from errors import UserError
 from model.config import ModelConfig
 
@@ -150,7 +150,7 @@ def test_near_and_far() -> None:
     """The default distances of settings and stories are equal, and near is at most far."""
     from data.stories.telling import FAR, NEAR
 
-    default = load_config(QUICKSTART).data
+    default = DataSettings()
     assert (default.near, default.far) == (NEAR, FAR)
     with pytest.raises(UserError, match=r"data\.near is 9, more than data\.far, 8"):
         load_config(QUICKSTART, ["data.near=9", "data.far=8"])

@@ -87,7 +87,9 @@ def test_a_story_that_says_nothing_scores_nothing() -> None:
 
 def test_interval_is_the_bootstrap_over_stories() -> None:
     """Against a loop that draws stories; few draws, so the ends agree roughly."""
-    texts = [FACT + FILLER * n + USE.format(word) for n, word in enumerate(["stable", "tunnel"] * 10)]
+    texts = [
+        FACT + FILLER * n + USE.format(word) for n, word in enumerate(["stable", "tunnel"] * 10)
+    ]
     judged = read(texts)
     ratio = score([judged]).right_by_kind["place"]
     draw = random.Random(1)

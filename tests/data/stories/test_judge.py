@@ -136,7 +136,8 @@ def test_a_third_person_who_was_not_introduced() -> None:
 def test_other_contradictions() -> None:
     """A fourth person, a person who speaks after leaving, a fact that is overwritten."""
     left = (
-        "In the end Bess stamped home in a rage. The drum stayed in the tavern, where it had fallen. "
+        "In the end Bess stamped home in a rage. "
+        "The drum stayed in the tavern, where it had fallen. "
     )
     assert judge(left + '"Ah," said Kit.').contradictions == ()
     assert judge(left + '"Ah," said Bess.').contradictions == ("Bess speaks after leaving",)
