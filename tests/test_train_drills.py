@@ -145,12 +145,12 @@ def test_the_plan_names_drills(capsys: pytest.CaptureFixture[str]) -> None:
     """The text could be thought to be read more often than it is."""
     assert plan.main([QUICKSTART, "train.drill_steps=100", "train.drill_share=0.25"]) == 0
     assert "921,600  = the first 100 steps, then 0.25 of the seq" in capsys.readouterr().out
-    narrow = ["model.sliding_window=3", "train.drill_steps=1"]
+    narrow = ["model.sliding_window=3", "train.drill_steps=1", "train.drill_share=0"]
     assert plan.main([QUICKSTART, *narrow]) == 0
     assert "drills teach nothing: no window holds" in capsys.readouterr().out
     assert plan.main([QUICKSTART, *narrow, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["drill_tokens"] == 8 * 256
-    assert plan.main([QUICKSTART]) == 0
+    assert plan.main([QUICKSTART, "train.drill_steps=0", "train.drill_share=0"]) == 0
     assert "\n  drills " not in capsys.readouterr().out
 
 
