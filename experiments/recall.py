@@ -4,7 +4,9 @@ Trained models read stories that they have not seen, up to a use: a word that an
 decides ("the kite was put in the barn ... it was still in the"). The answer is right if the model
 gives the right word a higher probability than every other candidate. The table gives the share of
 right answers by the distance from the fact in tokens; with --by kind, by what the fact is about.
-With --within 64, only facts at most 64 tokens back are asked for.
+With --within 64, only facts at most 64 tokens back are asked for. With --combinations seen, hero,
+thing and plot of a story occur together in training, too: if the model answered these better, it
+would know its facts by heart.
 Within the window a model can look back directly; beyond it, what it knows came through the layers.
 
 Some answers can be guessed: after *under*, only a few places are possible. So each question is also
@@ -72,6 +74,7 @@ class RecallResult:
 
     by: str
     within: int | None  # tokens; None: no limit
+    combinations: str  # of hero, thing and plot: held-out or seen
     runs: tuple[RunRecall, ...]
 
 
@@ -89,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help="columns: distance from the fact, or its kind (distance)")  # fmt: skip
     parser.add_argument("--within", type=int, metavar="TOKENS",
                         help="ask only for facts at most so far back (no limit)")  # fmt: skip
+    parser.add_argument("--combinations", choices=("held-out", "seen"), default="held-out",
+                        help="of hero, thing and plot in the stories (held-out)")  # fmt: skip
     add_json(parser)
     arguments = parser.parse_args(argv)
     if arguments.questions < 1:
@@ -96,21 +101,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.within is not None and arguments.within < 1:
         raise UserError(f"--within is {arguments.within}: give 1 or more")
     runs = [open_story_run(arguments, path) for path in arguments.runs]
+    split = "test" if arguments.combinations == "held-out" else "train"
     measured = tuple(
-        measure(run, arguments.questions, arguments.by, arguments.within) for run in runs
+        measure(run, arguments.questions, arguments.by, arguments.within, split) for run in runs
     )
-    result = RecallResult(arguments.by, arguments.within, measured)
+    result = RecallResult(arguments.by, arguments.within, arguments.combinations, measured)
     write_json(arguments.json, result)
     _print(result)
     return 0
 
 
-def measure(run: StoryRun, questions: int, by: str, within: int | None = None) -> RunRecall:
+def measure(
+    run: StoryRun, questions: int, by: str, within: int | None = None, split: str = "test"
+) -> RunRecall:
     """Ask a model and average its answers in columns `by` distance or kind.
 
-    Only questions whose fact is at most `within` tokens back are asked; None: all.
+    Only questions whose fact is at most `within` tokens back are asked; None: all. The stories are
+    unseen ones of `split`.
     """
-    near = (q for q in _questions(run) if within is None or q.distance <= within)
+    near = (q for q in _questions(run, split) if within is None or q.distance <= within)
     asked = list(islice(near, questions))
     places = [question.kind if by == "kind" else _distance_of(question) for question in asked]
     right = _answer(run, [question.tokens for question in asked], asked)
@@ -139,9 +148,9 @@ def _distance_of(question: Question) -> str:
     return DISTANCES[sum(question.distance >= edge for edge in EDGES) - 1]
 
 
-def _questions(run: StoryRun) -> Iterator[Question]:
-    """Yield the questions of unseen stories, without end."""
-    for text, probes in run.unseen():
+def _questions(run: StoryRun, split: str) -> Iterator[Question]:
+    """Yield the questions of unseen stories of a split, without end."""
+    for text, probes in run.unseen(split):
         yield from chain.from_iterable(
             _question(run.trained.tokenizer, text, probe) for probe in probes
         )
@@ -193,7 +202,8 @@ def _print(result: RecallResult) -> None:
     """Print the table. `by chance` and `n` follow the last of several runs that share them."""
     columns = "what the fact is about" if result.by == "kind" else "distance in tokens"
     within = f", facts at most {result.within} tokens back" if result.within else ""
-    print(f"share of right answers by {columns}{within}; n: number of questions")
+    seen = ", combinations of hero, thing and plot seen" if result.combinations == "seen" else ""
+    print(f"share of right answers by {columns}{within}{seen}; n: number of questions")
     windows = [_describe(run.windows) for run in result.runs]
     widths = max(20, *(len(run.run) for run in result.runs)), max(6, *map(len, windows))
 

@@ -34,10 +34,14 @@ class StoryRun:
         indices = range(self.trained.config.data.stories)
         return [self.story(index).text for index in indices if split_of(index) == "train"]
 
-    def unseen(self) -> Iterator[Story]:
-        """Yield stories of the test split, without end, after all stories of the run's text."""
+    def unseen(self, split: str = "test") -> Iterator[Story]:
+        """Yield stories of a split, without end, after all stories of the run's text.
+
+        The model has seen none of them. With split "train" it has seen combinations of hero, thing
+        and plot such as theirs; those of val and test are held out.
+        """
         for index in count(self.trained.config.data.stories):
-            if split_of(index) == "test":
+            if split_of(index) == split:
                 yield self.story(index)
 
 

@@ -132,6 +132,25 @@ def test_recall(by: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert [str(column["questions"]) for column in run["columns"]] == asked.split()[1:]
 
 
+def test_questions_can_be_limited_to_near_facts_and_seen_combinations(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table of near facts that holds others, too; one of held-out stories that says seen."""
+    run = opened(runs / "stories")
+    near = recall.measure(run, 60, "distance", within=16)
+    asked = {column.name: column.questions for column in near.columns}
+    assert asked["1-8"] + asked["9-16"] == sum(asked.values()) == 60
+    texts = [story(0, n).text for n in range(40, 400) if split_of(n) == "train"]
+    for question in islice(recall._questions(run, "train"), 20):
+        begun = run.trained.tokenizer.decode(question.tokens[1:])
+        assert any(text.startswith(begun) for text in texts)
+    options = ["--questions", "9", "--within", "16", "--combinations", "seen"]
+    assert recall.main([str(runs / "stories"), *options]) == 0
+    assert "at most 16 tokens back, combinations of hero, thing and plot seen;" in (
+        capsys.readouterr().out
+    )
+
+
 def test_runs_with_other_distances_are_asked_other_questions(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,7 +169,7 @@ def test_a_model_with_a_perfect_memory_would_score_100_percent(runs: Path) -> No
     """The right token is the next one of the text, and it is not among the wrong ones."""
     run = opened(runs / "stories")
     texts = [story(0, n).text for n in range(40, 1200) if split_of(n) == "test"]
-    for question in islice(recall._questions(run), 40):
+    for question in islice(recall._questions(run, "test"), 40):
         begun = run.trained.tokenizer.decode([*question.tokens[1:], question.right])
         assert any(text.startswith(begun) for text in texts)
         assert question.right not in question.wrong
@@ -164,4 +183,5 @@ def test_options_out_of_range(runs: Path, capsys: pytest.CaptureFixture[str]) ->
     assert judge.main([run, "--stories", "0"]) == 2
     assert judge.main([run, "--max-tokens", "0"]) == 2
     assert recall.main([run, "--questions", "0"]) == 2
-    assert capsys.readouterr().err.count("\n") == 3
+    assert recall.main([run, "--within", "0"]) == 2
+    assert capsys.readouterr().err.count("\n") == 4
