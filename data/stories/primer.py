@@ -55,6 +55,15 @@ def _beats(part: str) -> tuple[tuple[_Line, ...], ...]:
     return tuple(beats)
 
 
+@cache
+def _uses() -> dict[Facts, list[_Line]]:
+    """Return the lines of the part "uses" by the facts that they need."""
+    uses: dict[Facts, list[_Line]] = {}
+    for line in (line for beat in _beats("uses") for line in beat):
+        uses.setdefault(line.needs, []).append(line)
+    return uses
+
+
 def _needs(telling: Telling) -> Iterator[str]:
     """Yield the facts that the fields of a telling use."""
     stated: set[str] = set()
@@ -89,9 +98,7 @@ class _Primer:
         self._words = 0
         self._mentioned: dict[str, int] = {}  # by fact: the word at which it was mentioned last
         self._news = list(_beats("news"))
-        self._uses: dict[Facts, list[_Line]] = {}
-        for line in (line for beat in _beats("uses") for line in beat):
-            self._uses.setdefault(line.needs, []).append(line)
+        self._uses = {needs: list(lines) for needs, lines in _uses().items()}
 
     def tell(self) -> list[str]:
         """Return the paragraphs."""
@@ -113,29 +120,25 @@ class _Primer:
                 paragraphs.append(text)
             else:
                 paragraphs[-1] += " " + text
-        ends = [
-            line for beat in _beats("end") for line in beat if self._age(line.needs) is not None
-        ]
+        near = self._near_facts()
+        ends = [line for beat in _beats("end") for line in beat if line.needs <= near]
         return [*paragraphs, self._tell(draw.choose(ends))]
 
-    def _age(self, facts: Facts) -> int | None:
-        """Return how many words ago the oldest of some facts was mentioned last; None if one is
-        unknown or too far back."""
-        if not facts <= self._mentioned.keys():
-            return None
-        age = max((self._words - self._mentioned[fact] for fact in facts), default=0)
-        return age if age <= self._far else None
+    def _near_facts(self) -> Facts:
+        """Return the facts that were mentioned at most `far` words ago."""
+        oldest = self._words - self._far
+        return frozenset(fact for fact, word in self._mentioned.items() if word >= oldest)
 
     def _next_line(self, distance: int, introduced: bool) -> _Line | None:
         """Return a use or news, or None if no step is possible. After the introduction, uses are
         more frequent than news."""
-        draw = self._draw
+        draw, near = self._draw, self._near_facts()
         news = [
             (beat, lines)
             for beat in self._news
-            if (lines := [line for line in beat if self._age(line.needs) is not None])
+            if (lines := [line for line in beat if line.needs <= near])
         ]
-        use = self._use(distance)
+        use = self._use(distance, near)
         if use and (not news or draw.below(4 if introduced else 2)):
             lines = self._uses[use]
             line = lines.pop(draw.below(len(lines)))
@@ -148,14 +151,14 @@ class _Primer:
         self._news.remove(beat)
         return draw.choose(lines)
 
-    def _use(self, distance: int) -> Facts | None:
-        """Return the facts, used by some line, of which the oldest is about `distance` words back:
-        the ratio of the two distances is closest to 1."""
+    def _use(self, distance: int, near: Facts) -> Facts | None:
+        """Return `near` facts, used by some line, of which the oldest is about `distance` words
+        back: the ratio of the two distances is closest to 1."""
         best, closest = None, 0.0
         for facts in self._uses:
-            age = self._age(facts)
-            if age is not None:
-                ratio = min(age, distance) / max(age, distance)
+            if facts <= near:
+                age = self._words - min([self._mentioned[fact] for fact in facts])
+                ratio = age / distance if age < distance else distance / age
                 if ratio >= closest:
                     best, closest = facts, ratio
         return best
