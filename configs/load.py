@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from configs import strict_yaml
 from configs.rules import (
     conflicts,
+    for_trained_weights,
     is_local_path,
     too_long,
     without_effect,
@@ -213,12 +214,17 @@ def _check(given: Mapping[str, Given], errors: list[str], source: str) -> tuple[
     """Build the config; return it with notes. Raises one `UserError` with all errors."""
     config, wrong = _build(given, errors)
     notes = []
-    for name, shorter in too_long(config).items():
-        if not _is_asked_for(name, given):
-            because = f"because train.max_steps is {config.train.max_steps}"
-            notes.append(f"{name} is {shorter} instead of {value_of(config, name)}, {because}")
-            shortened = {name.removeprefix("train."): shorter}
-            config = replace(config, train=replace(config.train, **shortened))
+    fitting = []
+    if _is_asked_for("train.init_from", given):
+        fitting.append((for_trained_weights, "train.init_from names a trained model"))
+    fitting.append((too_long, f"train.max_steps is {config.train.max_steps}"))
+    for rule, reason in fitting:
+        for name, value in rule(config).items():
+            if not _is_asked_for(name, given):
+                was = value_of(config, name)
+                notes.append(f"{name} is {value} instead of {was}, because {reason}")
+                changed = {name.removeprefix("train."): value}
+                config = replace(config, train=replace(config.train, **changed))
     for names, conflict in conflicts(config):
         # A wrong value is replaced by the default, whose conflicts are not the user's.
         if wrong.isdisjoint(names):

@@ -62,6 +62,17 @@ def _widens(config: Config) -> bool:
     return config.train.window_schedule in ("grow", "depth")
 
 
+def for_trained_weights(config: Config) -> dict[str, Any]:
+    """Return the settings that only a model without training needs, each with a value that suits a
+    trained one: no steps of drills, and windows of full width."""
+    trained: dict[str, Any] = {}
+    if config.train.drill_steps:
+        trained["train.drill_steps"] = 0
+    if _widens(config):
+        trained["train.window_schedule"] = "constant"
+    return trained
+
+
 def _longest_warmup(config: Config) -> int:
     """Return the largest `train.warmup_steps` that fits: it ends before the rate falls."""
     return config.train.max_steps - max(_decay_steps(config), 1)

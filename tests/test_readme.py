@@ -25,10 +25,6 @@ NOT_RUN = {  # commands of docs/ that need 2 GB of disk, 15 GB of memory, the us
     "python train.py configs/char.yaml data.path=FILE",
     "python train.py configs/char-large.yaml data.path=FILE",
     "python -m pytest -s tests/model/test_mistral_parity.py",
-    # Needs 100 steps and 4 layers, and the tiny configs of this test have 4 and 2.
-    "python train.py configs/quickstart.yaml 'model.sliding_window=[2, 64, 64, 64]'"
-    " train.window_schedule=grow train.window_from=8 train.window_steps=250"
-    " train.drill_steps=100 train.drill_share=0.25 run_dir=runs/drills",
 }
 
 

@@ -162,6 +162,24 @@ def test_a_warmup_that_does_not_fit_is_shortened(
     assert load_config(QUICKSTART, wsd).train.warmup_steps == 0
 
 
+def test_a_trained_model_begins_without_drills_and_with_wide_windows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that can copy would start again with 2 keys and random tokens. A run that was
+    started so with intent could not be resumed."""
+    train = load_config(QUICKSTART, ["train.init_from=runs/a"]).train
+    assert (train.drill_steps, train.window_schedule, train.drill_share) == (0, "constant", 0.1)
+    because = "because train.init_from names a trained model"
+    assert capsys.readouterr().err == (
+        f"note: train.drill_steps is 0 instead of 100, {because}\n"
+        f"note: train.window_schedule is constant instead of grow, {because}\n"
+    )
+    asked = ["train.init_from=runs/a", "train.drill_steps=9", "train.window_schedule=grow"]
+    config = load_config(QUICKSTART, asked)
+    assert config.train.drill_steps == 9 and capsys.readouterr().err == ""
+    assert loaded(tmp_path, to_yaml(config)) == config and capsys.readouterr().err == ""
+
+
 def test_drills_that_do_not_fit_are_shortened(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
