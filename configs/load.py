@@ -30,6 +30,12 @@ MAX_BYTES = 65_536  # a config is much smaller; a larger file is refused before 
 SHOWN = 10  # errors listed in one line; the rest are counted
 
 
+# A setting is left as it is if the user asked for one that only it gives an effect.
+TOGETHER = {
+    "train.window_schedule": ("train.window_schedule", "train.window_from", "train.window_steps")
+}
+
+
 class Given(NamedTuple):
     """A value, and where it was written."""
 
@@ -57,9 +63,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, then `section.key=value` overrides; the last value of a key counts.
 
     A relative path that does not exist is looked up where Breeze is installed. A `data.path` given
-    after the source sets the source. A warm-up that is too long, and that the user did not ask
-    for, is shortened. A note on stderr reports both. Raises `UserError`, one line that names
-    the file and every error. A setting that the user asked for and that has no effect is an error.
+    after the source sets the source. Settings that do not fit a short run or a trained
+    model, and that the user did not ask for, are changed. Notes on stderr report both. Raises
+    `UserError`, one line that names the file and every error. A setting that the user asked for and
+    that has no effect is an error.
     """
     path = _locate(Path(path))
     in_file, errors = _read_file(path)
@@ -215,12 +222,12 @@ def _check(given: Mapping[str, Given], errors: list[str], source: str) -> tuple[
     config, wrong = _build(given, errors)
     notes = []
     fitting = []
-    if _is_asked_for("train.init_from", given):
+    if config.train.init_from and _is_asked_for("train.init_from", given):
         fitting.append((for_trained_weights, "train.init_from names a trained model"))
     fitting.append((too_long, f"train.max_steps is {config.train.max_steps}"))
     for rule, reason in fitting:
         for name, value in rule(config).items():
-            if not _is_asked_for(name, given):
+            if not any(_is_asked_for(asked, given) for asked in TOGETHER.get(name, (name,))):
                 was = value_of(config, name)
                 notes.append(f"{name} is {value} instead of {was}, because {reason}")
                 changed = {name.removeprefix("train."): value}

@@ -49,12 +49,13 @@ def too_long(config: Config) -> dict[str, Any]:
     that fits: a tenth of the run, or less."""
     train, tenth = config.train, config.train.max_steps // 10
     shorter: dict[str, Any] = {}
+    drills = train.drill_steps
     if train.warmup_steps > _longest_warmup(config):
         shorter["train.warmup_steps"] = min(tenth, _longest_warmup(config))
     if train.drill_steps >= train.max_steps:
-        shorter["train.drill_steps"] = tenth
-    if _widens(config) and train.drill_steps + train.window_steps > train.max_steps:
-        shorter["train.window_steps"] = max(1, tenth)
+        shorter["train.drill_steps"] = drills = tenth
+    if _widens(config) and drills + train.window_steps > train.max_steps:
+        shorter["train.window_steps"] = max(1, min(tenth, train.max_steps - drills))
     return shorter
 
 
@@ -63,8 +64,8 @@ def _widens(config: Config) -> bool:
 
 
 def for_trained_weights(config: Config) -> dict[str, Any]:
-    """Return the settings that only a model without training needs, each with a value that suits a
-    trained one: no steps of drills, and windows of full width."""
+    """Return the settings that only an untrained model needs, with values for a trained one: no
+    steps of drills, and windows of full width."""
     trained: dict[str, Any] = {}
     if config.train.drill_steps:
         trained["train.drill_steps"] = 0
@@ -194,7 +195,7 @@ def _training_conflicts(config: Config) -> Iterator[tuple[list[str], str]]:
         names = ["train.window_schedule", "train.window_choices"]
         yield names, "train.window_schedule random needs train.window_choices, such as [16, 64]"
     if _widens(config) and not train.window_steps:
-        names = ["train.window_schedule", "train.window_steps"]
+        names = ["train.window_steps", "train.window_schedule"]
         yield names, f"train.window_schedule {train.window_schedule} needs train.window_steps"
     if _widens(config) and train.drill_steps + train.window_steps > train.max_steps:
         names = ["train.window_steps", "train.drill_steps", "train.max_steps"]

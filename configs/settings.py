@@ -181,7 +181,7 @@ class TrainSettings:
         choices=WINDOW_SCHEDULES,
     )
     window_from: int | tuple[int, ...] = setting(
-        16, "grow, depth: the first window; a list: of the last layers", unit="tokens", minimum=1
+        16, "grow, depth: first window; list: for each of the last layers", unit="tokens", minimum=1
     )
     window_steps: int = setting(
         0,

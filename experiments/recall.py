@@ -5,12 +5,12 @@ decides ("the kite was put in the barn ... it was still in the"). The answer is 
 gives the right word a higher probability than every other candidate. The table gives the share of
 right answers by the distance from the fact in tokens; with --by kind, by what the fact is about.
 With --within 64, only facts at most 64 tokens back are asked for. With --combinations seen, hero,
-thing and plot of a story occur together in training, too: if the model answered these better, it
-would know its facts by heart.
+thing and plot of a story occur together in training, too. If a model answers these much better, it
+has memorized them.
 Within the window a model can look back directly; beyond it, what it knows came through the layers.
 
-Some answers can be guessed: after *under*, only a few places are possible. So each question is also
-asked without the fact, with only the text after it. The difference is what the model remembers.
+Some answers can be guessed: a farm has ten places, and one of them is right. So each question is
+also asked without the fact, with only the text after it. The difference is what it remembers.
 """
 
 import sys

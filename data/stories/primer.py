@@ -2,10 +2,11 @@
 
 From them, a model learns early in training to attend to facts. If uses are rare and far, it learns
 the sentences but guesses the facts. Such a story is a series of steps. A step is news, which states
-a fact, or a use of known facts. Sometimes scenes pass the time before a use. A fact that was last
-mentioned too many words ago is not used again.
+a fact, or a use of known facts. A fact that was last mentioned too many words ago is not used
+again, except after a pause, when scenes have passed the time.
 """
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
@@ -83,7 +84,7 @@ def tell_primer(world: World, near: int, far: int) -> list[str]:
     """Return the paragraphs of a story for beginners.
 
     Each use draws its own distance from its fact, from `near` to `far` words. No use needs a fact
-    that is further back.
+    that is much further back, except after a pause.
     """
     return _Primer(world, near, far).tell()
 
@@ -108,11 +109,13 @@ class _Primer:
             distance = draw.distance(self._near, self._far)
             introduced = len(self._mentioned) > INTRODUCTION  # facts and the thing's noun
             pause = introduced and distance >= PAUSE and not draw.below(PAUSES)
+            passed = 0
             if pause:
                 scenes = pass_time(self._world, self._scenes, distance)
-                self._words += sum(map(count_words, scenes))
+                passed = sum(map(count_words, scenes))
+                self._words += passed
                 paragraphs += scenes
-            line = self._next_line(distance, introduced)
+            line = self._next_line(distance, introduced, max(self._far, passed + PAUSE))
             if line is None:
                 break
             text = self._tell(line)
@@ -120,19 +123,19 @@ class _Primer:
                 paragraphs.append(text)
             else:
                 paragraphs[-1] += " " + text
-        near = self._near_facts()
+        near = self._near_facts(self._far)
         ends = [line for beat in _beats("end") for line in beat if line.needs <= near]
         return [*paragraphs, self._tell(draw.choose(ends))]
 
-    def _near_facts(self) -> Facts:
-        """Return the facts that were mentioned at most `far` words ago."""
-        oldest = self._words - self._far
+    def _near_facts(self, most: int) -> Facts:
+        """Return the facts that were mentioned at most `most` words ago."""
+        oldest = self._words - most
         return frozenset(fact for fact, word in self._mentioned.items() if word >= oldest)
 
-    def _next_line(self, distance: int, introduced: bool) -> _Line | None:
-        """Return a use or news, or None if no step is possible. After the introduction, uses are
-        more frequent than news."""
-        draw, near = self._draw, self._near_facts()
+    def _next_line(self, distance: int, introduced: bool, most: int) -> _Line | None:
+        """Return a use or news that needs facts at most `most` words back, or None if there is
+        none. After the introduction, uses are more frequent than news."""
+        draw, near = self._draw, self._near_facts(most)
         news = [
             (beat, lines)
             for beat in self._news
@@ -171,9 +174,10 @@ class _Primer:
         thing = self._world["k"]
         assert isinstance(thing, Thing)
         mentions = [(mark[1], mark.start()) for mark in MARK.finditer(text)]
-        mentions.append(("k.noun", text.rfind(f" {thing.noun}")))
+        noun = re.search(rf"\b(?:{thing.noun}|{thing.nouns})\b", text)
+        if noun and any(fact.endswith("colour") for fact in (*self._mentioned, *dict(mentions))):
+            mentions.append(("k.noun", noun.start()))
         for fact, start in mentions:
-            if start >= 0:
-                self._mentioned[fact] = self._words + text.count(" ", 0, start)
+            self._mentioned[fact] = self._words + text.count(" ", 0, start)
         self._words += count_words(text)
         return text

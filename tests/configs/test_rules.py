@@ -167,6 +167,8 @@ def test_a_trained_model_begins_without_drills_and_with_wide_windows(
 ) -> None:
     """A model that can copy would start again with 2 keys and random tokens. A run that was
     started so with intent could not be resumed."""
+    fresh = load_config(QUICKSTART, ["train.init_from=null"])
+    assert fresh.train.drill_steps == 100 and capsys.readouterr().err == ""
     train = load_config(QUICKSTART, ["train.init_from=runs/a"]).train
     assert (train.drill_steps, train.window_schedule, train.drill_share) == (0, "constant", 0.1)
     because = "because train.init_from names a trained model"
@@ -177,6 +179,9 @@ def test_a_trained_model_begins_without_drills_and_with_wide_windows(
     asked = ["train.init_from=runs/a", "train.drill_steps=9", "train.window_schedule=grow"]
     config = load_config(QUICKSTART, asked)
     assert config.train.drill_steps == 9 and capsys.readouterr().err == ""
+    grown = load_config(QUICKSTART, ["train.init_from=runs/a", "train.window_steps=50"])
+    assert (grown.train.window_schedule, grown.train.window_steps) == ("grow", 50)
+    assert "window_schedule" not in capsys.readouterr().err
     assert loaded(tmp_path, to_yaml(config)) == config and capsys.readouterr().err == ""
 
 
@@ -192,6 +197,10 @@ def test_drills_that_do_not_fit_are_shortened(
         "note: train.drill_steps is 10 instead of 100, because train.max_steps is 100\n"
         "note: train.window_steps is 10 instead of 150, because train.max_steps is 100\n"
     )
+    for steps in range(1, 300):  # any number of steps that a user asks for
+        fitted = load_config(QUICKSTART, [f"train.max_steps={steps}"]).train
+        assert 1 <= fitted.window_steps <= steps - fitted.drill_steps
+    capsys.readouterr()
     assert loaded(tmp_path, saved, "train.max_steps=1").train.drill_steps == 0
     with pytest.raises(UserError, match=r"window_steps is 9 plus 2 steps of drills: windows must"):
         load_config(

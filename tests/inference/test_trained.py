@@ -152,7 +152,7 @@ def test_the_last_windows_of_a_schedule_are_used(finished: Path, tmp_path: Path)
     """The window at the end of a schedule is in the checkpoint, not in the config."""
     text = tmp_path / "text.txt"
     text.write_text(tiny.english(5000))
-    more = ["train.window_schedule=grow", "train.window_from=2", "train.window_steps=30"]
+    more = ["train.window_schedule=depth", "train.window_from=2", "train.window_steps=3"]
     assert tiny.start(tmp_path / "run", text, "train.max_steps=3", *more) == 0
     trained = open_trained(tmp_path / "run")
     assert trained.config.model.sliding_window == 8
