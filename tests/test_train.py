@@ -264,7 +264,7 @@ def test_killed_at_random_moments(tmp_path: Path, text: Path) -> None:
         ):
             time.sleep(0.005)
         try:
-            code = process.wait(timeout=draw.random() * 0.7)
+            code = process.wait(timeout=draw.random() * 0.25)
         except subprocess.TimeoutExpired:
             process.kill()
             code = process.wait()
