@@ -29,8 +29,7 @@ QUICKSTART = "configs/quickstart.yaml"  # the default config, as users name it
 MAX_BYTES = 65_536  # a config is much smaller; a larger file is refused before it is read
 SHOWN = 10  # errors listed in one line; the rest are counted
 
-
-# A setting is left as it is if the user asked for one that only it gives an effect.
+# A setting that would be changed to fit stays if the user asked for one of these.
 TOGETHER = {
     "train.window_schedule": ("train.window_schedule", "train.window_from", "train.window_steps")
 }
