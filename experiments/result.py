@@ -1,12 +1,56 @@
-"""Results as data: an experiment fills a dataclass, prints it, and can write it as JSON."""
+"""Results as data: an experiment fills a dataclass, stores it as JSON, then prints and draws it.
 
+    RUN/report/reach.json    {"about": {command, date, machine, ...}, "result": {...}}
+
+`experiments.report` reads these files again. So a table and a picture never show a number that was
+not stored, and every number names the command and the machine that gave it.
+"""
+
+import dataclasses
 import json
+import shlex
+import sys
+import time
+import types
+import typing
 from argparse import ArgumentParser, ArgumentTypeError
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from errors import UserError
+from experiments.benchmarks.machine import Machine, describe_machine
 from storage import atomic_write
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class About:
+    """How a result came about."""
+
+    command: str  # as it can be run again
+    quick: bool  # whether --quick made it: fewer and smaller measurements
+    date: str  # of the end, UTC
+    seconds: float  # that the command took
+    machine: Machine
+
+
+class Clock:
+    """Knows the command line and the start of an experiment; its `about` is called at the end."""
+
+    def __init__(self, prog: str, argv: Sequence[str] | None) -> None:
+        words = sys.argv[1:] if argv is None else argv
+        self._command = shlex.join([*prog.split(), *words])
+        self._start = time.perf_counter()
+
+    def about(self, quick: bool = False) -> About:
+        """Describe the experiment that ends now."""
+        now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M")
+        seconds = round(time.perf_counter() - self._start, 1)
+        return About(self._command, quick, now, seconds, describe_machine())
 
 
 def add_json(parser: ArgumentParser) -> None:
@@ -16,10 +60,80 @@ def add_json(parser: ArgumentParser) -> None:
     )
 
 
+def add_quick(parser: ArgumentParser, less: str) -> None:
+    """Declare `--quick`; `less` says what it measures less of, such as "100 questions"."""
+    parser.add_argument("--quick", action="store_true", help=f"within 3 minutes: {less}")
+
+
 def write_json(path: str | None, result: Any) -> None:
     """Write a dataclass to `path` as JSON, whole or not at all; None writes nothing."""
     if path is not None:
-        atomic_write(Path(path), (json.dumps(asdict(result), indent=1) + "\n").encode())
+        atomic_write(Path(path), _json(asdict(result)))
+
+
+def report_folder(path: Path) -> Path:
+    """Return the folder of the results about `path`: a run's or a sweep's folder, or a checkpoint.
+
+    It is made if it is missing.
+    """
+    if path.is_file():
+        path = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    folder = path / "report"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def store(path: Path, name: str, about: About, result: Any) -> Path:
+    """Write a result, a dataclass, to NAME.json in the report folder of `path`; return the file."""
+    file = report_folder(path) / f"{name}.json"
+    atomic_write(file, _json({"about": asdict(about), "result": asdict(result)}))
+    return file
+
+
+def load(file: Path, kind: type[T]) -> tuple[About, T]:
+    """Read what `store` wrote; `kind` is the dataclass of the result.
+
+    Raises `UserError` if the file is damaged, or was written by another version of the experiment.
+    """
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        return _rebuild(About, data["about"]), _rebuild(kind, data["result"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{file} is not a result of this version ({error}): run its experiment again"
+        ) from None
+
+
+def _json(data: dict[str, Any]) -> bytes:
+    return (json.dumps(data, indent=1) + "\n").encode()
+
+
+def _rebuild(kind: Any, value: Any) -> Any:
+    """Turn plain JSON values into `kind`: dataclasses, tuples, lists, dicts, unions and scalars.
+
+    Raises TypeError or KeyError if the value has another shape.
+    """
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        if set(value) != set(hints):
+            raise TypeError(f"{kind.__name__} has the fields {', '.join(hints)}")
+        return kind(**{name: _rebuild(hints[name], part) for name, part in value.items()})
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in inner:
+            return None
+        return _rebuild(next(part for part in inner if part is not type(None)), value)
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return tuple(_rebuild(part, v) for part, v in zip(inner, value, strict=True))
+    if origin in (list, tuple, Sequence):
+        return (list if origin is list else tuple)(_rebuild(inner[0], part) for part in value)
+    if origin is dict:
+        return {inner[0](name): _rebuild(inner[1], part) for name, part in value.items()}
+    if kind is float and isinstance(value, int):
+        return float(value)
+    if isinstance(kind, type) and not isinstance(value, kind):
+        raise TypeError(f"{value!r} is not {kind.__name__}")
+    return value
 
 
 def _in_a_folder(path: str) -> str:
