@@ -1,4 +1,4 @@
-# make train        set up, train the model of configs/quickstart.yaml, print text that it wrote
+# make train        set up, train the model of configs/quickstart.yaml, write a report about it
 # make test         set up, run the tests but the slow ones (minutes)
 # make test-slow    run the tests that take minutes each
 # make prove        run the window's checks over their full grid
@@ -25,6 +25,7 @@ setup: .venv/core
 
 train: .venv/core
 	$(BIN)/python train.py $(CONFIG) --resume
+	$(BIN)/python -m experiments.report $(CONFIG) --measure
 
 test: .venv/dev
 	$(BIN)/python -m pytest -n auto

@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,9 @@ from tqdm import tqdm
 from arguments import add_run
 from data.stories.judge import judge
 from errors import ArgumentParser, UserError, command
-from experiments.result import add_json, write_json
+from experiments.pages.page import Section
+from experiments.pages.table import Table
+from experiments.result import About, Clock, add_json, add_quick, store, write_json
 from experiments.score_card import RESAMPLES, SEED, Ratio, ScoreCard, read_stories, score
 from experiments.story_guesses import count_words, guessed, shuffled
 from experiments.story_run import StoryRun, open_story_run
@@ -30,6 +33,7 @@ from model.window import Window, reach
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+STORIES, QUICK = 20, 10  # stories of each run, and with --quick
 RUN_OF_WORDS = 20  # so many equal words in a row are a copy, not chance
 MULTIPLIER = 0x9E3779B97F4A7C15  # of a rolling hash: any large odd number
 ROWS = 10  # stories that are generated in one batch
@@ -70,12 +74,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="example: python -m experiments.judge runs/quickstart --stories 50 --show",
     )
     add_run(parser, several=True)
-    parser.add_argument("--stories", type=int, default=20, help="stories of each run (20)")
+    parser.add_argument("--stories", type=int, help="stories of each run (20; with --quick 10)")
     parser.add_argument("--max-tokens", type=int, default=800, help="tokens in a story (800)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (0)")
     parser.add_argument("--show", action="store_true", help="print the stories and their errors")
+    add_quick(parser, f"{QUICK} stories")
     add_json(parser)
-    arguments = parser.parse_args(argv)
+    clock, arguments = Clock(parser.prog, argv), parser.parse_args(argv)
+    if arguments.stories is None:
+        arguments.stories = QUICK if arguments.quick else STORIES
     for name in ("stories", "max_tokens"):
         if getattr(arguments, name) < 1:
             option = name.replace("_", "-")
@@ -87,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for texts in written:
             _show(texts)
     result = measure(runs, written)
+    store(Path(arguments.runs[0]), "judge", clock.about(arguments.quick), result)
     write_json(arguments.json, result)
     _print(result)
     return 0
@@ -221,16 +229,47 @@ def _print(result: JudgeResult) -> None:
     _print_notes(result)
 
 
+def section(about: About, result: JudgeResult) -> Section:
+    """Return the card for a page: the main shares, of the model's stories and of true ones."""
+
+    def row(label: str, ratios: Sequence[Ratio]) -> list[str]:
+        return [label, f"{ratios[0].whole:,}", *map(_cell, ratios)]
+
+    cards = (result.written, result.true, result.guessed)
+    rows = [row("right, % of checks", [card.right for card in cards])]
+    for kind in result.written.right_by_kind:
+        if result.written.right_by_kind[kind].whole:
+            rows.append(row(f"... {kind}", [card.right_by_kind[kind] for card in cards]))
+    for distance, label in DISTANCE_LABELS.items():
+        rows.append(row(f"... {label}", [card.right_by_distance[distance] for card in cards]))
+    consistent = [card.stories_without_contradiction for card in cards]
+    rows.append(row("stories without contradiction, %", consistent))
+    caption = (
+        f"n: words, or stories, that were checked in {result.stories} stories of each run. Ranges: "
+        f"95 % of {RESAMPLES:,} bootstrap resamples over runs and their stories."
+    )
+    words = (
+        "The model wrote stories. Each word that an earlier fact decides was compared with that "
+        "fact. True stories show what the judge itself finds; in guessed stories these words are "
+        "drawn by their frequency. The card does not say whether a story is good."
+    )
+    header = ("", "n", "written by the model", "true", "guessed")
+    return Section(
+        "Do its stories contradict themselves?", [words, Table(header, rows, caption)], about
+    )
+
+
 def _print_ratios(label: str, ratios: Sequence[Ratio], scale: int = 100) -> None:
     """Print ratios and their intervals, each times `scale`; n is what was counted in `written`."""
+    print(_line(label, f"{ratios[0].whole:,}", [_cell(ratio, scale) for ratio in ratios]))
 
-    def cell(ratio: Ratio) -> str:
-        if ratio.value is None or ratio.low is None or ratio.high is None:
-            return "-"
-        value, low, high = (f"{scale * x:.1f}" for x in (ratio.value, ratio.low, ratio.high))
-        return value if low == high else f"{value} {low}-{high}"
 
-    print(_line(label, f"{ratios[0].whole:,}", [cell(ratio) for ratio in ratios]))
+def _cell(ratio: Ratio, scale: int = 100) -> str:
+    """Return a ratio and its interval, both times `scale`; "-" if nothing was counted."""
+    if ratio.value is None or ratio.low is None or ratio.high is None:
+        return "-"
+    value, low, high = (f"{scale * x:.1f}" for x in (ratio.value, ratio.low, ratio.high))
+    return value if low == high else f"{value} {low}-{high}"
 
 
 def _print_distances(card: ScoreCard) -> None:

@@ -17,7 +17,7 @@ from experiments.pages.shapes import LETTER, ROW, points, segment, svg, text
 from experiments.pages.style import N_COLORS
 
 WIDTH, HEIGHT = 440, 300  # pixels: readable at the width of a phone
-LEFT, RIGHT, BOTTOM = 58, 14, 42  # pixels around the plot
+LEFT, RIGHT, BOTTOM = 58, 24, 42  # pixels around the plot
 
 
 class Chart(Protocol):
@@ -66,7 +66,7 @@ class LineChart:
     def svg(self) -> str:
         """Return the chart as one <svg> element."""
         names = [line.name for line in self.lines]
-        legend, top = _legend(names) if len(names) > 1 else ([], ROW + 20)
+        legend, top = _legend(names) if len(names) > 1 else ([], ROW + 25)
         frame = _Frame(self, top)
         parts = [*legend, *frame.axes()]
         for n, line in enumerate(self.lines):
@@ -274,7 +274,7 @@ def _legend(names: Sequence[str]) -> tuple[list[str], float]:
         parts.append(f'<rect class="f{n % N_COLORS}" x="{x}" y="{y - 9}" width="11" height="11"/>')
         parts.append(text(x + 15, y + 1, name))
         x += width + 6
-    return parts, y + 26
+    return parts, y + 30
 
 
 def _cell(
