@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         help="tokens of each of the first two calls; later calls have one token (three "
         "quarters of the largest window, at most 48; without RUN 4)")  # fmt: skip
     add("--tokens", type=int, metavar="T",
-        help="tokens to read of TEXT (two chunks and 16 more; without RUN 13)")  # fmt: skip
+        help="tokens to read of TEXT (two chunks and 16 more; without RUN 12)")  # fmt: skip
     add("--frames", type=int, metavar="N", help="play the first N frames only (all)")
     add("--delay", type=float, default=0.8, metavar="S",
         help="seconds between frames on a terminal (0.8)")  # fmt: skip
@@ -146,7 +146,7 @@ def _film_run(arguments: argparse.Namespace) -> MovieResult:
 
 def _film_small(arguments: argparse.Namespace) -> MovieResult:
     """Film a small model with random weights, for which every word is a token."""
-    words = (arguments.text or SENTENCE).split()[: arguments.tokens or 13]
+    words = (arguments.text or SENTENCE).split()[: arguments.tokens or 12]
     windows = tuple(arguments.window or WINDOWS)
     sinks = 1 if arguments.sinks is None else arguments.sinks
     chunks = split(len(words), arguments.chunk or 4)
