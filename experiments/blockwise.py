@@ -35,7 +35,7 @@ from experiments.pages.page import Section
 from experiments.pages.table import Table
 from experiments.pages.tile_charts import bytes_chart, tile_drawing, time_chart
 from experiments.result import About, Clock, add_json, add_quick, store, write_json
-from experiments.tiles import FULL, PARTIAL, SKIPPED
+from experiments.tiles import FULL, PARTIAL, SKIPPED, RowState, Tile
 from model.window import Window
 
 OUT = "runs/blockwise"
@@ -206,7 +206,7 @@ def times_table(result: BlockwiseResult, window: Window) -> Table:
         f"Milliseconds, one head of {HEAD_DIM} numbers, forward: median of interleaved rounds "
         f"(fastest to slowest), {result.rounds} rounds or, below {SHORT:,} tokens, as many more as "
         "the text is shorter. fp32, except native: bf16. All were compared with the oracle first: "
-        f" the fp32 ones differ by at most {worst:.0e}.{without}",
+        f"the fp32 ones differ by at most {worst:.0e}.{without}",
     )  # fmt: skip
 
 
@@ -248,21 +248,29 @@ def section(about: About, result: BlockwiseResult) -> Section:
 
 
 def _rows_table(example: Example) -> Table:
-    """Return how the numbers of the last query grow over its tiles."""
-    rows = []
+    """Return how the numbers of one query grow: of that whose largest score rises most often."""
+    own: dict[int, list[tuple[Tile, RowState]]] = {}
     for step in example.steps:
-        row = step.rows[-1]
-        if row.query == example.length - 1:
-            largest = "none" if row.largest is None else f"{row.largest:.4f}"
-            output = " ".join(f"{value:.4f}" for value in row.output)
-            rows.append([f"{step.tile.keys[0]} to {step.tile.keys[1]}", step.tile.kind, largest,
-                         f"{row.factor:.4f}", f"{row.total:.4f}", output])  # fmt: skip
+        for row in step.rows:
+            own.setdefault(row.query, []).append((step.tile, row))
+    query = max(own, key=lambda n: (sum(0 < row.factor < 1 for _, row in own[n]), n))
+    rows = []
+    for tile, row in own[query]:
+        largest = "none" if row.largest is None else f"{row.largest:.4f}"
+        numbers = [largest, f"{row.factor:.4f}", f"{row.total:.4f}", _spell(row.output)]
+        rows.append([f"{tile.keys[0]} to {tile.keys[1]}", tile.kind, *numbers])
+    _, last = own[query][-1]
+    output = _spell([value / last.total for value in last.output])
+    rows.append(["output: o / l", "", "", "", "", output])
     return Table(
         ["keys", "tile", "m", "factor", "l", "o"], rows,
-        f"Query {example.length - 1} after each of its tiles. The factor, exp(m before - m after), "
-        "multiplies l and o before the tile is added; it is 0 for the first tile, which has "
-        "nothing before it. The output is the last o divided by the last l.",
+        f"Query {query} after each of its tiles. The factor, exp(m before - m after), multiplies l "
+        "and o before a tile is added. It is 0 as long as no key was seen, and 1 if m stays.",
     )  # fmt: skip
+
+
+def _spell(numbers: Sequence[float]) -> str:
+    return " ".join(f"{number:.4f}" for number in numbers)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--sinks", type=int, help="first tokens that stay visible (RUN's own; without RUN 1)")
     add("--chunk", type=int, metavar="C",
         help="tokens of each of the first two calls; later calls have one token (three "
-        "quarters of the largest window, at most 48; without RUN 4)")  # fmt: skip
+        "quarters of the largest window, at most 96; without RUN 4)")  # fmt: skip
     add("--tokens", type=int, metavar="T",
         help="tokens to read of TEXT (two chunks and 16 more; without RUN 12)")  # fmt: skip
     add("--frames", type=int, metavar="N", help="play the first N frames only (all)")
@@ -136,7 +136,7 @@ def _film_run(arguments: argparse.Namespace) -> MovieResult:
     text = arguments.text or story(SEED, 0).text
     ids = trained.tokenizer.encode_prompt(text)
     widest = max(window or 32 for window in trained.model.config.windows)
-    chunk = arguments.chunk or min(48, max(1, widest * 3 // 4))  # the second one overwrites
+    chunk = arguments.chunk or min(96, max(1, widest * 3 // 4))  # the second one overwrites
     ids = ids[: arguments.tokens or 2 * chunk + 16]
     bos = trained.tokenizer.bos_id
     texts = ["<s>" if id == bos else trained.tokenizer.decode([id]) for id in ids]

@@ -46,9 +46,9 @@ def tile_drawing(example: Example) -> Drawing:
     kinds = [tile.kind for tile in example.tiles]
     return Drawing(
         f"The tiles of {example.length} tokens with window {example.window}", WIDTH, height, parts,
-        f"Of {len(kinds)} tiles, {kinds.count(FULL)} are computed without a mask, "
-        f"{kinds.count(PARTIAL)} are computed and partly masked, {kinds.count(BEFORE)} lie before "
-        f"the window and {kinds.count(AFTER)} after the queries: these are never read.",
+        f"{len(kinds)} tiles. Computed without a mask: {kinds.count(FULL)}; computed and partly "
+        f"masked: {kinds.count(PARTIAL)}. Never read: {kinds.count(BEFORE)} before the window and "
+        f"{kinds.count(AFTER)} after the queries.",
     )  # fmt: skip
 
 
