@@ -1,17 +1,17 @@
 """Ten questions, answered by measurement: `python -m experiments.questions`
 
-docs/questions.md is a page with gaps for numbers, each between two marks that a reader does not see:
+docs/questions.md is a page with gaps for numbers, each between two marks that no reader sees:
 
-    W = 8 costs <!--bpb-8-->0.0712 (0.0690 to 0.0734)<!--/--> bits per byte.
+    W = 8 has <!--bpb sweep 8-->0.3712 (0.3690 to 0.3734)<!--/--> bits per byte.
 
-This command fills the gaps and draws the pictures from the results in docs/questions/, as JSON, that
-the commands of the page have stored. With --collect it first copies these results from runs/. A
-test fills the page again: no number in it can differ from the measured ones.
+This command fills the gaps and draws the pictures. It takes them from the JSON files in
+docs/questions/, which the commands of the page have stored; --collect first copies these files from
+runs/. A test fills the page again, so no number in it can differ from the measured ones.
 """
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from errors import ArgumentParser, UserError, command
@@ -21,7 +21,7 @@ from storage import atomic_write
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/questions.md"
 FOLDER = PAGE.with_suffix("")  # of results and pictures
-GAP = re.compile(r"<!--([\w-]+)-->.*?<!--/-->", re.DOTALL)
+GAP = re.compile(r"<!--([^/>][^>]*?)-->.*?<!--/-->", re.DOTALL)
 
 
 @command
@@ -50,10 +50,16 @@ def fill(text: str, stored: Stored) -> str:
     """Return the page with every gap filled. Raises `UserError` for a gap that has no number."""
 
     def number(gap: re.Match[str]) -> str:
-        name = gap[1]
-        if name not in NUMBERS:
-            raise UserError(f"{PAGE}: <!--{name}--> is unknown: experiments/answers.py names all")
-        return f"<!--{name}-->{NUMBERS[name](stored)}<!--/-->"
+        name, *words = gap[1].split()
+        try:
+            return f"<!--{gap[1]}-->{NUMBERS[name](stored, *words)}<!--/-->"
+        except UserError:
+            raise
+        except (KeyError, TypeError, ValueError, StopIteration, AttributeError) as error:
+            raise UserError(
+                f"{PAGE}: <!--{gap[1]}--> names no stored number ({error!r}): "
+                "experiments/answers.py has the names"
+            ) from None
 
     return GAP.sub(number, text)
 

@@ -20,7 +20,7 @@ from experiments.pages.charts import Line, LineChart
 from experiments.pages.page import Section, page, svg_file
 from experiments.pages.png import refuse_png, write_png
 from experiments.pages.table import Table
-from experiments.result import load, report_folder
+from experiments.result import About, load, report_folder
 from storage import atomic_write
 from training.metrics import read_metrics
 
@@ -94,13 +94,24 @@ def sections_of(path: Path) -> Iterator[Section]:
         file = path / "report" / f"{name}.json"
         if not file.exists():
             continue
-        section = import_module(f"experiments.{name}").section
         try:
-            about, result = load(file, get_type_hints(section)["result"])
+            yield section_of(name, *read_result(name, file))
         except UserError as error:
             print(f"note: {error}", file=sys.stderr)
-            continue
-        yield section(about, result)
+
+
+def read_result(experiment: str, file: Path) -> tuple[About, Any]:
+    """Read what an experiment stored. Raises `UserError` if the file is missing or damaged."""
+    kind = get_type_hints(import_module(f"experiments.{experiment}").section)["result"]
+    if not file.is_file():
+        raise UserError(f"{file} does not exist: python -m experiments.{experiment} stores it")
+    return load(file, kind)
+
+
+def section_of(experiment: str, about: About, result: Any) -> Section:
+    """Return the part of a page about a result of an experiment."""
+    section: Section = import_module(f"experiments.{experiment}").section(about, result)
+    return section
 
 
 def training_section(run: Path) -> Section:

@@ -1,0 +1,184 @@
+"""The numbers and pictures of docs/questions.md: which stored result each one is from.
+
+`NUMBERS` and `PICTURES` map a name in the page to a function of `Stored`, the results in
+docs/questions/. `SOURCES` says which file of which run becomes which of these results.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from configs.load import load_config
+from configs.settings import model_config
+from experiments.intervals import Interval, paired
+from experiments.pages.charts import Chart
+from experiments.pages.table import Table
+from experiments.report import read_result, section_of
+from experiments.result import About
+from model.cost import cache_bytes
+
+BF16 = 2  # bytes
+MISTRAL = str(Path(__file__).resolve().parent.parent / "configs/mistral-7b.yaml")
+MISTRAL_VOCABULARY = 32_000
+
+# A result's name: its file below the folder of runs. The first part of the name is its experiment.
+SOURCES = {
+    "sweep": "sweep/report/sweep.json",
+    "recall": "sweep/report/recall.json",
+    "swap": "sweep/report/swap.json",
+    "position": "sweep/report/position.json",
+    "reach": "sweep/report/reach.json",
+    "trace": "sweep/window-8/seed-0/report/trace.json",
+    "movie": "sweep/window-8/seed-0/report/movie.json",
+    "sweep-1024": "sweep-1024/report/sweep.json",
+    "sweep-4096": "sweep-4096/report/sweep.json",
+    "sweep-heads-2": "sweep-heads-2/report/sweep.json",
+    "sweep-heads-4": "sweep-heads-4/report/sweep.json",
+    "sinks": "sinks/report/sinks.json",
+    "blockwise": "blockwise/report/blockwise.json",
+}
+
+
+class Stored:
+    """The stored results in a folder, each read once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read = cache(self._load)
+
+    def result(self, name: str) -> Any:
+        """Return a result of `SOURCES`. Raises `UserError` if it is missing or damaged."""
+        return self._read(name)[1]
+
+    def about(self, name: str) -> About:
+        """Return how a result came about. Raises `UserError` as `result` does."""
+        return self._read(name)[0]
+
+    def charts(self, name: str) -> list[Chart]:
+        """Return the charts that the report shows of a result."""
+        return section_of(_experiment(name), *self._read(name)).charts
+
+    def window(self, sweep: str, word: str) -> Any:
+        """Return the row of a window in a sweep."""
+        return next(row for row in self.result(sweep).rows if row.word == word)
+
+    def group(self, name: str, word: str) -> Any:
+        """Return the group of a window in a result over the main sweep."""
+        result = self.result(name)
+        groups = result.lines if name == "position" else result.groups
+        return next(group for group in groups if group.name == f"window-{word}")
+
+    def _load(self, name: str) -> tuple[About, Any]:
+        return read_result(_experiment(name), self._folder / f"{name}.json")
+
+
+def _experiment(name: str) -> str:
+    return name.partition("-")[0]
+
+
+def bpb(stored: Stored, sweep: str, window: str) -> str:
+    """Return the bits per byte of a window in a sweep, with its interval over seeds."""
+    return stored.window(sweep, window).bpb.text()
+
+
+def against(stored: Stored, sweep: str, window: str) -> str:
+    """Return the bits per byte of a window minus those of full attention, paired by seed."""
+    return stored.window(sweep, window).against.text("+.4f")
+
+
+def train_speed(stored: Stored, sweep: str, window: str) -> str:
+    """Return tokens per second in training."""
+    return f"{stored.window(sweep, window).train_tokens_per_s:,.0f}"
+
+
+def decode_speed(stored: Stored, sweep: str, window: str, context: str) -> str:
+    """Return tokens per second of writing, with so many tokens in the cache."""
+    place = stored.result(sweep).contexts.index(int(context))
+    return f"{stored.window(sweep, window).decode_tokens_per_s[place]:,.0f}"
+
+
+def cached(stored: Stored, sweep: str, window: str, length: str) -> str:
+    """Return the bytes of the cache after so many tokens."""
+    place = stored.result(sweep).lengths.index(int(length))
+    return f"{stored.window(sweep, window).cache_bytes[place]:,}"
+
+
+def peak(stored: Stored, sweep: str, window: str) -> str:
+    """Return the memory of the training process, in MB."""
+    return f"{stored.window(sweep, window).peak_mb:,.0f}"
+
+
+def recall(stored: Stored, window: str, hops: str, field: str) -> str:
+    """Return a share of the answers to facts in one hop, several hops or beyond the wall."""
+    answered = stored.group("recall", window).hops[("one", "several", "beyond").index(hops)]
+    value: Interval = getattr(answered, field)
+    return value.text(".1%")
+
+
+def survives(stored: Stored, window: str) -> str:
+    """Return the share of recall that survives beyond the window, up to the wall."""
+    value: Interval = stored.group("recall", window).survives
+    return value.text(".1%")
+
+
+def reach(stored: Stored, window: str, method: str, field: str) -> str:
+    """Return the share of the influence from beyond the window, or the tokens that hold 99 %."""
+    measured = stored.group("reach", window).of(method)
+    value: Interval = measured.beyond if field == "beyond" else measured.within[-1]
+    return value.text(".2%" if field == "beyond" else ".0f")
+
+
+def wall(stored: Stored, window: str) -> str:
+    """Return how many tokens back something can act at most."""
+    return f"{stored.group('reach', window).wall:,}"
+
+
+def position(stored: Stored, window: str, place: str) -> str:
+    """Return the change of the loss at a range of positions, since the last trained one."""
+    change: Interval = stored.group("position", window).change[int(place)]
+    return change.text("+.4f")
+
+
+def heads(stored: Stored) -> str:
+    """Return the bits per byte of 2 key/value heads minus those of 4, paired by seed."""
+    few, many = (stored.window(f"sweep-heads-{n}", "64").bpb_of_seeds for n in (2, 4))
+    return paired(few, many).text("+.4f")
+
+
+def mistral_cache(stored: Stored, length: str, attention: str) -> str:
+    """Return the size of the cache of Mistral 7B after so many tokens, in bf16."""
+    overrides = ["model.sliding_window=null"] if attention == "full" else []
+    config = model_config(load_config(MISTRAL, overrides), MISTRAL_VOCABULARY)
+    return f"{cache_bytes(config, int(length), BF16) / 2**30:g} GiB"
+
+
+def times(stored: Stored) -> str:
+    """Return the table of all commands of the page, with their time and machine."""
+    abouts = [stored.about(name) for name in SOURCES]
+    rows = [(f"`{about.command}`", f"{about.seconds:,.0f}") for about in abouts]
+    machines = sorted({str(about.machine) for about in abouts})
+    caption = "On " + "; and on ".join(machines) + "."
+    return "\n\n" + Table(("command", "seconds"), rows, caption).markdown() + "\n\n"
+
+
+# The first word of a gap in the page; the words after it are the arguments.
+NUMBERS: Mapping[str, Callable[..., str]] = {
+    "bpb": bpb, "against": against, "train-speed": train_speed, "decode-speed": decode_speed,
+    "cache": cached, "peak": peak, "recall": recall, "survives": survives, "reach": reach,
+    "wall": wall, "position": position, "heads": heads, "mistral-cache": mistral_cache,
+    "times": times,
+}  # fmt: skip
+
+PICTURES: Mapping[str, Callable[[Stored], Chart]] = {
+    "recall": lambda s: s.charts("recall")[0],
+    "position": lambda s: s.charts("position")[0],
+    "reach": lambda s: s.charts("reach")[0],
+    "trace": lambda s: s.charts("trace")[0],
+    "movie": lambda s: s.charts("movie")[-1],
+    "swap": lambda s: s.charts("swap")[0],
+    "sinks": lambda s: s.charts("sinks")[0],
+    "bytes": lambda s: s.charts("blockwise")[1],
+    "tiles": lambda s: s.charts("blockwise")[0],
+    "cache": lambda s: s.charts("sweep-4096")[2],
+}
