@@ -146,6 +146,36 @@ def heads(stored: Stored) -> str:
     return paired(few, many).text("+.4f")
 
 
+def sinks(stored: Stored, group: str, way: str, field: str) -> str:
+    """Return the perplexity `after` the window, or its `ratio` to that with most sinks."""
+    streamed = next(g for g in stored.result("sinks").groups if g.name == group)
+    found = next(w for w in streamed.ways if w.name == way.replace("_", " "))
+    value: Interval = getattr(found, field)
+    return value.text(".2f")
+
+
+def moved(stored: Stored, length: str, window: str) -> str:
+    """Return how many times the bytes of tiles dense attention moves."""
+
+    rows = [m for m in stored.result("blockwise").moved if m.length == int(length)]
+    dense = next(m.n_bytes for m in rows if m.way == "dense")
+    tiles = next(m.n_bytes for m in rows if m.way == "tiles" and _word(m.window) == window)
+    return f"{dense / tiles:.1f}"
+
+
+def faster(stored: Stored, length: str, window: str, way: str) -> str:
+    """Return the time of dense attention as a multiple of that of another way; medians."""
+    times = stored.result("blockwise").times
+    median = {
+        t.way: t.median for t in times if t.length == int(length) and _word(t.window) == window
+    }
+    return f"{median['dense'] / median[way.replace('_', ' ')]:.1f}"
+
+
+def _word(window: int | None) -> str:
+    return "full" if window is None else str(window)
+
+
 def mistral_cache(stored: Stored, length: str, attention: str) -> str:
     """Return the size of the cache of Mistral 7B after so many tokens, in bf16."""
     overrides = ["model.sliding_window=null"] if attention == "full" else []
@@ -166,7 +196,7 @@ def times(stored: Stored) -> str:
 NUMBERS: Mapping[str, Callable[..., str]] = {
     "bpb": bpb, "against": against, "train-speed": train_speed, "decode-speed": decode_speed,
     "cache": cached, "peak": peak, "recall": recall, "survives": survives, "reach": reach,
-    "wall": wall, "position": position, "heads": heads, "mistral-cache": mistral_cache,
+    "sinks": sinks, "moved": moved, "faster": faster, "wall": wall, "position": position, "heads": heads, "mistral-cache": mistral_cache,
     "times": times,
 }  # fmt: skip
 
