@@ -34,9 +34,9 @@ class WallCheck:
     def fault(self) -> str | None:
         """Say what is wrong; None if nothing is."""
         where = f"layer {self.layer} ({self.kernel} kernel)"
-        furthest, method = max(
-            (self.by_gradient, "gradient"), (self.by_substitution, "substitution")
-        )
+        found = {"gradient": self.by_gradient, "substitution": self.by_substitution}
+        furthest = max(found.values())
+        method = " and ".join(name for name, distance in found.items() if distance == furthest)
         if furthest > self.wall:
             return (
                 f"{where}: the output depends on the token {furthest} back, and the wall is "

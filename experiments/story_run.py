@@ -51,7 +51,11 @@ def open_story_run(arguments: Namespace, path: str | None = None) -> StoryRun:
     Raises `UserError` if there is no such run or if stories are not among its sources.
     """
     path = path or arguments.run
-    trained = open_run(arguments, path)
+    return story_run(path, open_run(arguments, path))
+
+
+def story_run(path: str, trained: "TrainedModel") -> StoryRun:
+    """Return an open model as one of stories. Raises `UserError` if these are no source of it."""
     data = trained.config.data
     sources = [name.partition(":")[0] for name in data.mix or [data.source]]
     if "stories" not in sources:

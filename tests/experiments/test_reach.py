@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reference
 import torch
 
-import reference
 from experiments import influence, reach, reach_summary
 from experiments.pages.page import page
 from experiments.reach_result import ReachResult, WallCheck, walls
@@ -59,8 +59,10 @@ def test_a_gradient_is_the_change_of_a_log_probability() -> None:
             values = []
             for sign in (1, -1):
 
-                def move(_m: Any, _i: Any, out: Any, move: float = sign * step, n: int = n) -> Any:
-                    out[0, at, n] += move
+                def move(
+                    _m: Any, _i: Any, out: Any, by: float = sign * step, place: Any = (0, at, n)
+                ) -> Any:
+                    out[place] += by
                     return out
 
                 hook = model.tok_embeddings.register_forward_hook(move)
