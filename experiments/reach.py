@@ -229,13 +229,14 @@ def section(about: About, result: ReachResult) -> Section:
         _summary(result),
         *(_curves(group) for group in result.groups),
     ]
-    if len(result.groups) > 1:
+    if len(result.groups) == 1:
+        (group,) = result.groups
+        parts.append("How each layer widens what the next one can use:")
+        parts += [_layers(group), *(_heat(group, method) for method in METHODS), _by_layer(group)]
+    else:
         parts += [_comparison(result, method) for method in METHODS]
-    for group in result.groups:
-        parts.append(f"{group.name}: how each layer widens what the next one can use.")
-        parts += [_layers(group), *(_heat(group, method) for method in METHODS)]
-        if len(result.groups) == 1:
-            parts.append(_by_layer(group))
+        parts.append("How each layer widens what the next one can use:")
+        parts += [_heat(group, "gradient") for group in result.groups]
     parts += map(_verdict, result.groups)
     return Section("How far back does the model look?", parts, about)
 

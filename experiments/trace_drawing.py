@@ -45,21 +45,7 @@ def drawing(result: TraceResult) -> Drawing:
         return x, top + (boundaries - 1 - boundary) * TALL
 
     bottom = place(0, result.first)[1]
-    parts = []
-    window = result.windows[-1]
-    if window is not None:
-        start = max(result.first, result.target - window + 1)
-        x = LEFT + (start - result.first) * step
-        parts += [
-            f'<rect class="empty" x="{x:.1f}" y="{top - 16}" width="{LEFT + WIDE - x:.1f}" '
-            f'height="{bottom - top + 32:.1f}"/>',
-            text(
-                LEFT + WIDE,
-                top - 20,
-                f"what the last layer's query sees: {window} keys",
-                "end soft",
-            ),
-        ]
+    parts = _window(result, step, top - 16, bottom + 16)
     for boundary in range(boundaries):
         y = place(boundary, result.first)[1]
         parts.append(segment(LEFT, y, LEFT + WIDE, y, "grid"))
@@ -76,6 +62,21 @@ def drawing(result: TraceResult) -> Drawing:
     )
     title = f"From {result.tokens[result.source[-1]].strip()!r} to {result.answer.strip()!r}"
     return Drawing(title, LEFT + WIDE + 16, int(bottom) + 96, parts, caption)
+
+
+def _window(result: TraceResult, step: float, upper: float, lower: float) -> list[str]:
+    """Shade the tokens that the last layer's query sees, between two heights."""
+    window = result.windows[-1]
+    if window is None:
+        return []
+    start = max(result.first, result.target - window + 1)
+    x = LEFT + (start - result.first) * step
+    words = f"what the last layer's query sees: {window} keys"
+    return [
+        f'<rect class="empty" x="{x:.1f}" y="{upper:.1f}" width="{LEFT + WIDE - x:.1f}" '
+        f'height="{lower - upper:.1f}"/>',
+        text(LEFT + WIDE, upper - 4, words, "end soft"),
+    ]
 
 
 def _circle(result: TraceResult, boundary: int, position: int, x: float, y: float) -> list[str]:

@@ -55,7 +55,7 @@ def test_the_effect_is_the_change_of_the_models_prediction() -> None:
     model, other = small.build(6), TEXT.clone()
     other[9] = (other[9] + 1) % small.VOCAB
     found = patching(6, 9)
-    clean, corrupted = (model(x[None])[0, -1].softmax(-1)[5].log2() for x in (TEXT, other))
+    clean, corrupted = (model(x[None])[0, -1].softmax(-1)[5].log2().detach() for x in (TEXT, other))
     assert found.clean_bits == pytest.approx(float(clean), abs=1e-12)
     assert found.effect == pytest.approx(float(clean - corrupted), abs=1e-12)
 
@@ -75,6 +75,16 @@ def test_one_layer_has_one_path() -> None:
     found = patching(6, 9, n_layers=1)
     assert found.along(0, [9], [13]) == pytest.approx([1], abs=1e-9)
     assert found.path([6], found.node_shares()) == ([9, 13], pytest.approx([1, 1]))
+
+
+def test_places_are_patched_one_at_a_time() -> None:
+    """Rows of a batch could be mixed up: each place alone must give the same."""
+    found = patching(None, 4)
+    places = found.differs(1)
+    together = found.along(1, places, [12, 13])
+    assert len(places) == 10 and len(set(together)) > 5
+    alone = [found.along(1, [place], [12, 13])[0] for place in places]
+    assert together == pytest.approx(alone, abs=1e-9)
 
 
 @pytest.mark.parametrize("window", [3, 4, 6, None, (2, None, 4), (5, 1, 3)])
