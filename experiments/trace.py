@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arguments import DEFAULT_RUN
+from arguments import DEFAULT_RUN, open_run
 from errors import ArgumentParser, UserError, command
 from experiments.pages.charts import Chart
 from experiments.pages.page import Section
@@ -39,10 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     _check(arguments)
     clock = Clock(parser.prog, argv)
-    from arguments import open_run
+    trained = open_run(arguments)
     from experiments.influence import in_float64
 
-    trained = open_run(arguments)
     case, note = _case(arguments, trained)
     result = trace(in_float64(trained), case, note)
     store(Path(arguments.run), "trace", clock.about(arguments.quick), result)
