@@ -196,8 +196,8 @@ def times(stored: Stored) -> str:
 NUMBERS: Mapping[str, Callable[..., str]] = {
     "bpb": bpb, "against": against, "train-speed": train_speed, "decode-speed": decode_speed,
     "cache": cached, "peak": peak, "recall": recall, "survives": survives, "reach": reach,
-    "sinks": sinks, "moved": moved, "faster": faster, "wall": wall, "position": position, "heads": heads, "mistral-cache": mistral_cache,
-    "times": times,
+    "wall": wall, "position": position, "sinks": sinks, "moved": moved, "faster": faster,
+    "heads": heads, "mistral-cache": mistral_cache, "times": times,
 }  # fmt: skip
 
 PICTURES: Mapping[str, Callable[[Stored], Chart]] = {

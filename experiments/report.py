@@ -17,7 +17,7 @@ from configs.settings import Config
 from errors import ArgumentParser, UserError, command
 from experiments.groups import groups_of
 from experiments.pages.charts import Line, LineChart
-from experiments.pages.page import Section, page, svg_file
+from experiments.pages.page import Details, Section, page, svg_file
 from experiments.pages.png import refuse_png, write_png
 from experiments.pages.table import Table
 from experiments.result import About, load, report_folder
@@ -128,8 +128,7 @@ def training_section(run: Path) -> Section:
         *_last_values(records),
         "What the model wrote at each evaluation, to the same prompt:",
         *_samples(run / "samples.txt"),
-        "The config of this run:",
-        to_yaml(config),
+        Details("The config of this run", to_yaml(config)),
     ]
     return Section("How did the training go?", parts)
 

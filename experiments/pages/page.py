@@ -15,11 +15,19 @@ from experiments.result import About
 
 
 @dataclass(frozen=True)
+class Details:
+    """A long text that a page shows when a reader opens it."""
+
+    summary: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of a page about one experiment: its question, what was found, and how it was made."""
 
     title: str
-    parts: Sequence[str | Table | Chart]  # in reading order; a text is a paragraph
+    parts: Sequence[str | Table | Details | Chart]  # in reading order; a text is a paragraph
     about: About | None = None
 
     @property
@@ -30,7 +38,7 @@ class Section:
     @property
     def charts(self) -> list[Chart]:
         """The charts among the parts."""
-        return [part for part in self.parts if not isinstance(part, str | Table)]
+        return [part for part in self.parts if not isinstance(part, str | Table | Details)]
 
 
 def page(title: str, introduction: Sequence[str], sections: Sequence[Section]) -> str:
@@ -74,11 +82,11 @@ def _section(section: Section) -> str:
     parts: list[str] = []
     charts: list[str] = []
     for part in [*section.parts, ""]:
-        if isinstance(part, str | Table):
+        if isinstance(part, str | Table | Details):
             if charts:
                 parts.append('<div class="charts">' + "\n".join(charts) + "</div>")
                 charts = []
-            parts.append(part.html() if isinstance(part, Table) else _paragraph(part))
+            parts.append(_block(part))
         else:
             charts.append(_figure(part))
     about = "" if section.about is None else _about(section.about)
@@ -87,6 +95,15 @@ def _section(section: Section) -> str:
         f'<section id="{section.anchor}">\n<h2>{escape(section.title)}</h2>\n{content}\n{about}\n'
         "</section>"
     )
+
+
+def _block(part: str | Table | Details) -> str:
+    if isinstance(part, Table):
+        return part.html()
+    if isinstance(part, Details):
+        summary, text = escape(part.summary), escape(part.text)
+        return f"<details><summary>{summary}</summary><pre>{text}</pre></details>"
+    return _paragraph(part)
 
 
 def _paragraph(text: str) -> str:

@@ -73,11 +73,10 @@ nav ul {{ columns: 2; padding-left: 1.2rem; }}
 figure {{ margin: 0.5rem 0; max-width: 34rem; break-inside: avoid; }}
 figure.wide {{ max-width: none; grid-column: 1 / -1; }}
 svg {{ width: 100%; height: auto; }}
-figcaption, caption, .soft {{ color: var(--soft); font-size: 0.9rem; }}
+figcaption, .soft {{ color: var(--soft); font-size: 0.9rem; }}
 .scroll {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; margin: 0.75rem 0; font-variant-numeric: tabular-nums;
          font-size: 0.92rem; }}
-caption {{ caption-side: bottom; text-align: left; padding-top: 0.4rem; }}
 th, td {{ padding: 0.3rem 0.7rem; border-bottom: 1px solid var(--line); text-align: right;
           white-space: nowrap; }}
 th[scope=row], th:first-child {{ text-align: left; }}
