@@ -104,6 +104,15 @@ def load(file: Path, kind: type[T]) -> tuple[About, T]:
         ) from None
 
 
+def rebuild(kind: type[T], value: Any) -> T:
+    """Turn the JSON values of a dataclass, from `dataclasses.asdict`, into `kind` again.
+
+    Raises TypeError or KeyError if they have another shape.
+    """
+    rebuilt: T = _rebuild(kind, value)
+    return rebuilt
+
+
 def _json(data: dict[str, Any]) -> bytes:
     return (json.dumps(data, indent=1) + "\n").encode()
 

@@ -24,17 +24,20 @@ class StoryRun:
     path: str
     trained: "TrainedModel"
 
-    def story(self, index: int) -> Story:
-        """Return a story with the distances of the run's config, data.near and data.far."""
+    def story(self, index: int, far: int | None = None) -> Story:
+        """Return a story with the distances of the run's config, data.near and data.far.
+
+        Another `far`, in words, replaces data.far.
+        """
         data = self.trained.config.data
-        return story(SEED, index, near=data.near, far=data.far)
+        return story(SEED, index, near=data.near, far=far or data.far)
 
     def training_texts(self) -> list[str]:
         """Return the stories that the model was trained on."""
         indices = range(self.trained.config.data.stories)
         return [self.story(index).text for index in indices if split_of(index) == "train"]
 
-    def unseen(self, split: str = "test") -> Iterator[Story]:
+    def unseen(self, split: str = "test", far: int | None = None) -> Iterator[Story]:
         """Yield stories of a split, without end, after all stories of the run's text.
 
         The model has seen none of them. With split "train" it has seen combinations of hero, thing
@@ -42,7 +45,7 @@ class StoryRun:
         """
         for index in count(self.trained.config.data.stories):
             if split_of(index) == split:
-                yield self.story(index)
+                yield self.story(index, far)
 
 
 def open_story_run(arguments: Namespace, path: str | None = None) -> StoryRun:
