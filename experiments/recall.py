@@ -2,236 +2,173 @@
 
 Trained models read stories that they have not seen, up to a use: a word that an earlier fact
 decides ("the kite was put in the barn ... it was still in the"). The answer is right if the model
-gives the right word a higher probability than every other candidate. The table gives the share of
-right answers by the distance from the fact in tokens; with --by kind, by what the fact is about.
-With --within 64, only facts at most 64 tokens back are asked for. With --combinations seen, hero,
-thing and plot of a story occur together in training, too. If a model answers these much better, it
-has memorized them.
-Within the window a model can look back directly; beyond it, what it knows came through the layers.
+gives the right word a higher probability than every other candidate. Some answers can be guessed: a
+farm has ten places, and one of them is right. So each question is also asked without the fact, with
+only the text after it. The difference is what the model remembers.
 
-Some answers can be guessed: a farm has ten places, and one of them is right. So each question is
-also asked without the fact, with only the text after it. The difference is what it remembers.
+One attention layer can look up a fact within its window W. A fact further back must travel through
+the layers, at most W - 1 tokens in each: the sum of these steps is the wall, and beyond it nothing
+can be remembered. By distance, about equally many questions are asked for each column, and the
+columns end at W and at the wall of every group. By --by kind, the columns are what facts are about.
 """
 
+import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain, islice, pairwise
-from typing import TYPE_CHECKING
-
-from tqdm import tqdm
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
 
 from arguments import add_run
-from data.stories import Probe
 from errors import ArgumentParser, UserError, command
-from experiments.result import add_json, write_json
+from experiments import recall_answers, story_questions
+from experiments.groups import Group, groups_of
+from experiments.recall_answers import RunAnswers, answer_all
+from experiments.recall_page import section, tables
+from experiments.recall_results import RecallResult, group_recall
+from experiments.result import Clock, add_json, add_quick, store, write_json
+from experiments.run_parts import measured_once
+from experiments.story_questions import Question, draw_questions
 from experiments.story_run import StoryRun, open_story_run
+from model.window import Window, reach
 
-if TYPE_CHECKING:
-    from data.tokenizer import Tokenizer
+__all__ = ["RecallResult", "main", "section"]
 
-ROWS = 16  # questions in a forward pass
 KINDS = ("colour", "place", "number", "treat", "word", "holder")
-EDGES = (1, 9, 17, 33, 65, 129, 257)  # tokens: the least distance of each column
-DISTANCES = (*(f"{a}-{b - 1}" for a, b in pairwise(EDGES)), f"{EDGES[-1]}-")
-
-
-@dataclass(frozen=True)
-class Question:
-    """What a model reads, and the first tokens that tell the candidates apart."""
-
-    kind: str  # what the fact is about
-    tokens: list[int]
-    without_fact: list[int]  # BOS and the tokens after the fact
-    right: int
-    wrong: list[int]
-    distance: int  # keys from the query back to the fact
-
-
-@dataclass(frozen=True)
-class Column:
-    """The share of right answers in one column; None where no question belongs to it."""
-
-    name: str
-    questions: int
-    right: float | None
-    right_without_fact: float | None
-    right_by_chance: float | None
-
-
-@dataclass(frozen=True)
-class RunRecall:
-    """What one run remembers."""
-
-    run: str
-    windows: tuple[int | None, ...]  # of each layer; None: full attention
-    columns: tuple[Column, ...]
-
-
-@dataclass(frozen=True)
-class RecallResult:
-    """What several runs remember, by `distance` or by `kind`."""
-
-    by: str
-    within: int | None  # tokens; None: no limit
-    combinations: str  # of hero, thing and plot: held-out or seen
-    runs: tuple[RunRecall, ...]
+EDGES = (1, 5, 9, 17, 33, 65, 129, 257, 513)  # tokens: the least distance of each column
+CLOSE = 1.2  # an edge is left out if another, of a window, is closer than this factor
+FAR_LIMIT = 1000  # words: stories are not made longer by themselves
+QUESTIONS, QUICK_QUESTIONS = 1000, 200
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a table with two lines for each run."""
+    """Ask every run, store the result and print its tables."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    _refuse(arguments)
+    clock = Clock(parser.prog, argv)
+    groups = groups_of(arguments.runs)
+    runs = [[open_story_run(arguments, str(path)) for path in group.runs] for group in groups]
+    result = measure(groups, runs, arguments)
+    store(Path(arguments.runs[0]), "recall", clock.about(arguments.quick), result)
+    write_json(arguments.json, result)
+    for table in tables(result):
+        print(table.markdown(), end="\n\n")
+    print(f"picture: python -m experiments.report {arguments.runs[0]}")
+    return 0
+
+
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m experiments.recall",
         description="Measure how far back models that were trained on stories remember a fact.",
         epilog="example: python -m experiments.recall runs/quickstart --by kind",
     )
     add_run(parser, several=True)
-    parser.add_argument("--questions", type=int, default=1000, help="questions to ask (1000)")
-    parser.add_argument("--by", choices=("distance", "kind"), default="distance",
-                        help="columns: distance from the fact, or its kind (distance)")  # fmt: skip
-    parser.add_argument("--within", type=int, metavar="TOKENS",
-                        help="ask only for facts at most so far back (no limit)")  # fmt: skip
-    parser.add_argument("--combinations", choices=("held-out", "seen"), default="held-out",
-                        help="of hero, thing and plot in the stories (held-out)")  # fmt: skip
+    add = parser.add_argument
+    add("--questions", type=int, metavar="N",
+        help=f"questions to ask each run, spread over the columns ({QUESTIONS:,})")  # fmt: skip
+    add("--by", choices=("distance", "kind"), default="distance",
+        help="columns: distance from the fact, or its kind (distance)")  # fmt: skip
+    add("--within", type=int, metavar="TOKENS",
+        help="ask only for facts at most so far back (no limit)")  # fmt: skip
+    add("--far", type=int, metavar="WORDS",
+        help="the farthest facts of the stories (by distance: past every wall, at most "
+        f"{FAR_LIMIT:,}; by kind: as in training)")  # fmt: skip
+    add("--combinations", choices=("held-out", "seen"), default="held-out",
+        help="of hero, thing and plot in the stories (held-out)")  # fmt: skip
+    add_quick(parser, f"{QUICK_QUESTIONS} questions for each run")
     add_json(parser)
-    arguments = parser.parse_args(argv)
-    if arguments.questions < 1:
-        raise UserError(f"--questions is {arguments.questions}: give 1 or more")
-    if arguments.within is not None and arguments.within < 1:
-        raise UserError(f"--within is {arguments.within}: give 1 or more")
-    runs = [open_story_run(arguments, path) for path in arguments.runs]
-    split = "test" if arguments.combinations == "held-out" else "train"
-    measured = tuple(
-        measure(run, arguments.questions, arguments.by, arguments.within, split) for run in runs
-    )
-    result = RecallResult(arguments.by, arguments.within, arguments.combinations, measured)
-    write_json(arguments.json, result)
-    _print(result)
-    return 0
+    return parser
+
+
+def _refuse(arguments: argparse.Namespace) -> None:
+    """Raise `UserError` for numbers out of range."""
+    for name in ("questions", "within", "far"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} is {value}: give 1 or more")
 
 
 def measure(
-    run: StoryRun, questions: int, by: str, within: int | None = None, split: str = "test"
-) -> RunRecall:
-    """Ask a model and average its answers in columns `by` distance or kind.
+    groups: Sequence[Group], runs: Sequence[Sequence[StoryRun]], arguments: argparse.Namespace
+) -> RecallResult:
+    """Ask all runs of all groups the same questions; a run that was asked before is read back."""
+    windows = [_windows(group) for group in runs]
+    by, within = arguments.by, arguments.within
+    edges = column_edges(windows, within) if by == "distance" else ()
+    names = tuple(names_of(edges, within)) if edges else KINDS
+    far = arguments.far or (_past_the_walls(runs, windows) if edges else None)
+    _refuse_too_near(far, runs)
+    n_questions = arguments.questions or (QUICK_QUESTIONS if arguments.quick else QUESTIONS)
+    each = -(-n_questions // len(names))
+    split = "test" if arguments.combinations == "held-out" else "train"
+    asked: dict[str, list[list[Question]]] = {}
 
-    Only questions whose fact is at most `within` tokens back are asked; None: all. The stories are
-    unseen ones of `split`.
-    """
-    near = (q for q in _questions(run, split) if within is None or q.distance <= within)
-    asked = list(islice(near, questions))
-    places = [question.kind if by == "kind" else _distance_of(question) for question in asked]
-    right = _answer(run, [question.tokens for question in asked], asked)
-    without_fact = _answer(run, [question.without_fact for question in asked], asked)
-    by_chance = [1 / (1 + len(question.wrong)) for question in asked]
+    def column(kind: str, distance: int) -> int | None:
+        if within is not None and distance > within:
+            return None
+        return bisect_right(edges, distance) - 1 if edges else KINDS.index(kind)
 
-    def mean(scores: Sequence[float], name: str) -> float | None:
-        cell = [score for score, place in zip(scores, places, strict=True) if place == name]
-        return sum(cell) / len(cell) if cell else None
+    def ask(run: StoryRun) -> RunAnswers:
+        data = run.trained.config.data
+        same = repr((run.trained.tokenizer.model_bytes, data.stories, data.near, data.far))
+        if same not in asked:
+            asked[same] = draw_questions(run, column, len(names), each, split=split, far=far)
+        return answer_all(run, asked[same])
 
-    columns = tuple(
-        Column(
-            name,
-            places.count(name),
-            mean(right, name),
-            mean(without_fact, name),
-            mean(by_chance, name),
-        )
-        for name in (KINDS if by == "kind" else DISTANCES)
+    def part(run: StoryRun) -> RunAnswers:
+        key = [run.trained.checkpoint.path.name, by, edges, each, within, far, split]
+        sources = [recall_answers.__file__, story_questions.__file__]
+        return measured_once(run.path, "recall", key, sources, RunAnswers, lambda: ask(run))
+
+    recalled = tuple(
+        group_recall(group.name, [run.path for run in members], [part(run) for run in members])
+        for group, members in zip(groups, runs, strict=True)
     )
-    return RunRecall(run.path, tuple(run.trained.model.config.windows), columns)
+    return RecallResult(by, names, edges, within, arguments.combinations, far, recalled)
 
 
-def _distance_of(question: Question) -> str:
-    """Return the name of the column that a question's distance belongs to."""
-    return DISTANCES[sum(question.distance >= edge for edge in EDGES) - 1]
+def _refuse_too_near(far: int | None, groups: Sequence[Sequence[StoryRun]]) -> None:
+    """Raise `UserError` if the nearest facts of a run's stories are further than `far` words."""
+    for run in (run for group in groups for run in group):
+        if far is not None and far < run.trained.config.data.near:
+            raise UserError(f"--far is {far}, nearer than data.near of {run.path}: give more words")
 
 
-def _questions(run: StoryRun, split: str) -> Iterator[Question]:
-    """Yield the questions of unseen stories of a split, without end."""
-    for text, probes in run.unseen(split):
-        yield from chain.from_iterable(
-            _question(run.trained.tokenizer, text, probe) for probe in probes
-        )
+def _windows(runs: Sequence[StoryRun]) -> tuple[Window, ...]:
+    """Return the windows of a group. Raises `UserError` if its runs differ."""
+    windows = {tuple(run.trained.model.config.windows): run.path for run in runs}
+    if len(windows) > 1:
+        first, other, *_ = windows.values()
+        raise UserError(f"{first} and {other} have different windows: give them as two groups")
+    return next(iter(windows))
 
 
-def _question(tokenizer: "Tokenizer", text: str, probe: Probe) -> Iterator[Question]:
-    """Cut the text where the right word begins to differ from the other candidates.
+def column_edges(windows: Sequence[Sequence[Window]], within: int | None) -> tuple[int, ...]:
+    """Return the least distance of each column: one begins after each W, and after each wall."""
+    limits = {reach(layers) for layers in windows} | {
+        None if None in layers else max(w for w in layers if w is not None) for layers in windows
+    }
+    ends = sorted({limit + 1 for limit in limits if limit is not None})
+    free = [e for e in EDGES if all(max(e, end) / min(e, end) >= CLOSE for end in ends)]
+    return tuple(edge for edge in sorted({1, *free, *ends}) if within is None or edge <= within)
 
-    A candidate that begins with the same token is left out. Yields nothing if none remains.
+
+def names_of(edges: Sequence[int], within: int | None) -> list[str]:
+    """Return the names of columns by distance: "1-8", "9-16" ... "513-"."""
+    last = f"{edges[-1]}-{within or ''}"
+    return [*(f"{a}-{b - 1}" if b - 1 > a else f"{a}" for a, b in pairwise(edges)), last]
+
+
+def _past_the_walls(runs: Sequence[Sequence[StoryRun]], windows: Sequence[Sequence[Window]]) -> int:
+    """Return a distance in words beyond every wall, and at least that of training.
+
+    A word is a token or more, so the reach in tokens will do.
     """
-    before, fact_end = text[: probe.use[0]], len(tokenizer.encode(text[: probe.fact[1]]))
-    answers = [tokenizer.encode(before + word) for word in (probe.right, *probe.wrong)]
-    start = next(n for n, tokens in enumerate(zip(*answers, strict=False)) if len(set(tokens)) > 1)
-    right = answers[0][start]
-    wrong = sorted({answer[start] for answer in answers} - {right})
-    if wrong:
-        bos, tokens = tokenizer.bos_id, answers[0][:start]
-        distance = max(1, start - fact_end + 1)
-        yield Question(
-            probe.kind, [bos, *tokens], [bos, *tokens[fact_end:]], right, wrong, distance
-        )
-
-
-def _answer(run: StoryRun, texts: Sequence[list[int]], questions: Sequence[Question]) -> list[bool]:
-    """Return for each question whether the right token is likelier than every wrong one.
-
-    Of a text that is longer than the training sequences, the beginning is cut off.
-    """
-    import torch  # takes seconds; --help and errors do not need it
-
-    seq_len = run.trained.config.data.seq_len
-    answers = []
-    with torch.inference_mode():
-        for first in tqdm(range(0, len(questions), ROWS), run.path, leave=False, disable=None):
-            asked = questions[first : first + ROWS]
-            rows = [torch.tensor(text[-seq_len:]) for text in texts[first : first + ROWS]]
-            # A query sees no later token, so the padding changes nothing.
-            logits = run.trained.model(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True))
-            for question, row, row_logits in zip(asked, rows, logits, strict=True):
-                last = row_logits[len(row) - 1]
-                answers.append(bool(last[question.right] > last[question.wrong].max()))
-    return answers
-
-
-# ---------------------------------------------------------------------------- the table
-
-
-def _print(result: RecallResult) -> None:
-    """Print the table. `by chance` and `n` follow the last of several runs that share them."""
-    columns = "what the fact is about" if result.by == "kind" else "distance in tokens"
-    within = f", facts at most {result.within} tokens back" if result.within else ""
-    seen = ", combinations of hero, thing and plot seen" if result.combinations == "seen" else ""
-    print(f"share of right answers by {columns}{within}{seen}; n: number of questions")
-    windows = [_describe(run.windows) for run in result.runs]
-    widths = max(20, *(len(run.run) for run in result.runs)), max(6, *map(len, windows))
-
-    def line(label: str, window: str, cells: Sequence[str]) -> None:
-        row = f"{label:{widths[0]}}  {window:>{widths[1]}}" + "".join(f"{c:>9}" for c in cells)
-        print(row, flush=True)
-
-    line("", "window", [column.name for column in result.runs[0].columns])
-    for number, (run, window) in enumerate(zip(result.runs, windows, strict=True)):
-        line(run.run, window, [_percent(column.right) for column in run.columns])
-        line("  without the fact", "", [_percent(c.right_without_fact) for c in run.columns])
-        next_run = result.runs[number + 1] if number + 1 < len(result.runs) else None
-        if next_run is None or _asked(next_run) != _asked(run):
-            line("by chance", "", [_percent(column.right_by_chance) for column in run.columns])
-            line("n", "", [f"{column.questions:,}" for column in run.columns])
-
-
-def _asked(run: RunRecall) -> list[tuple[int, float | None]]:
-    return [(column.questions, column.right_by_chance) for column in run.columns]
-
-
-def _describe(windows: Sequence[int | None]) -> str:
-    """Return the different windows of the layers, as "64" or "64, full"."""
-    return ", ".join(str(window or "full") for window in dict.fromkeys(windows))
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.1%}"
+    trained = max(run.trained.config.data.far for group in runs for run in group)
+    return max(trained, min(FAR_LIMIT, max(reach(layers) or 0 for layers in windows)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""experiments.judge and experiments.recall on small models: what they print, what they refuse."""
+"""experiments.judge on small models: what they print, what they refuse."""
 
 import json
 from argparse import Namespace
@@ -9,7 +9,7 @@ import pytest
 
 from data.stories import story
 from data.stories.world import split_of
-from experiments import judge, recall
+from experiments import judge
 from experiments.story_run import StoryRun, open_story_run
 from tests import tiny
 
@@ -94,20 +94,18 @@ def test_a_mixture_with_stories_is_accepted(runs: Path, capsys: pytest.CaptureFi
     """Whatever data.source says, which a mixture replaces."""
     run = str(runs / "mixed")
     assert judge.main([run, "--stories", "2", "--max-tokens", "20"]) == 0
-    assert recall.main([run, "--questions", "10"]) == 0
     assert "2 stories, beside as many true ones" in capsys.readouterr().out
 
 
 def test_a_run_without_stories_is_refused(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for module in (judge, recall):
-        for name in ("unmixed", "other"):
-            assert module.main([str(runs / name)]) == 2
-            printed = capsys.readouterr()
-            assert printed.out == ""
-            assert printed.err == (
-                f"error: {runs / name} was not trained on stories but on files: name a run with "
-                "stories in data.source or data.mix\n"
-            )
+    for name in ("unmixed", "other"):
+        assert judge.main([str(runs / name)]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err == (
+            f"error: {runs / name} was not trained on stories but on files: name a run with "
+            "stories in data.source or data.mix\n"
+        )
 
 
 def test_what_is_copied() -> None:
@@ -119,69 +117,8 @@ def test_what_is_copied() -> None:
     assert judge._copied(["w1 w2 w4"], training) == (2, 0.0)
 
 
-@pytest.mark.parametrize("by", ["distance", "kind"])
-def test_recall(by: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = runs / "recall.json"
-    options = ["--questions", "40", "--by", by, "--json", str(file)]
-    assert recall.main([str(runs / "stories"), *options]) == 0
-    *_, chance, asked = capsys.readouterr().out.splitlines()
-    assert sum(map(int, asked.split()[1:])) == 40
-    assert all(cell == "-" or 0 < float(cell[:-1]) <= 50 for cell in chance.split()[2:])
-    (run,) = json.loads(file.read_text())["runs"]
-    assert run["windows"] == [8, 8]
-    assert [str(column["questions"]) for column in run["columns"]] == asked.split()[1:]
-
-
-def test_questions_can_be_limited_to_near_facts_and_seen_combinations(
-    runs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A table of near facts that holds others, too; one of held-out stories that says seen."""
-    run = opened(runs / "stories")
-    near = recall.measure(run, 60, "distance", within=16)
-    asked = {column.name: column.questions for column in near.columns}
-    assert asked["1-8"] + asked["9-16"] == sum(asked.values()) == 60
-    texts = [story(0, n).text for n in range(40, 400) if split_of(n) == "train"]
-    for question in islice(recall._questions(run, "train"), 20):
-        begun = run.trained.tokenizer.decode(question.tokens[1:])
-        assert any(text.startswith(begun) for text in texts)
-    options = ["--questions", "9", "--within", "16", "--combinations", "seen"]
-    assert recall.main([str(runs / "stories"), *options]) == 0
-    assert "at most 16 tokens back, combinations of hero, thing and plot seen;" in (
-        capsys.readouterr().out
-    )
-
-
-def test_runs_with_other_distances_are_asked_other_questions(
-    runs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Chance and n stand once below runs that share them, else below each run."""
-    stories, far, mixed = (str(runs / name) for name in ("stories", "far", "mixed"))
-    assert recall.main([stories, mixed, far, "--questions", "40"]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    labels = [line[0] for line in lines[2:]]
-    assert labels == [stories, "without", mixed, "without", "by", "n", far, "without", "by", "n"]
-    asked = [list(map(int, line[1:])) for line in lines if line[0] == "n"]
-    assert [sum(row) for row in asked] == [40, 40]
-    assert sum(asked[1][:3]) <= 1 < 5 < sum(asked[0][:3])  # 200 to 400 words are not near
-
-
-def test_a_model_with_a_perfect_memory_would_score_100_percent(runs: Path) -> None:
-    """The right token is the next one of the text, and it is not among the wrong ones."""
-    run = opened(runs / "stories")
-    texts = [story(0, n).text for n in range(40, 1200) if split_of(n) == "test"]
-    for question in islice(recall._questions(run, "test"), 40):
-        begun = run.trained.tokenizer.decode([*question.tokens[1:], question.right])
-        assert any(text.startswith(begun) for text in texts)
-        assert question.right not in question.wrong
-        hidden = len(question.tokens) - len(question.without_fact)
-        assert question.tokens[hidden + 1 :] == question.without_fact[1:]
-        assert question.distance == len(question.without_fact)
-
-
 def test_options_out_of_range(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = str(runs / "stories")
     assert judge.main([run, "--stories", "0"]) == 2
     assert judge.main([run, "--max-tokens", "0"]) == 2
-    assert recall.main([run, "--questions", "0"]) == 2
-    assert recall.main([run, "--within", "0"]) == 2
-    assert capsys.readouterr().err.count("\n") == 4
+    assert capsys.readouterr().err.count("\n") == 2
