@@ -96,21 +96,26 @@ def _answered(runs: Sequence[Counts]) -> Answered:
 def _share(runs: Sequence[Counts], part: Callable[[Counts], int]) -> Interval:
     if len(runs) == 1:
         return share(part(runs[0]), runs[0].questions)
-    over = over_runs([part(run) / run.questions for run in runs])
-    assert over.low is not None and over.high is not None
-    return Interval(over.mean, max(0.0, over.low), min(1.0, over.high), over.n)
+    return _limited(over_runs([part(run) / run.questions for run in runs]), 0.0)
 
 
 def _difference(runs: Sequence[Counts]) -> Interval:
     """Return the share of right answers minus that without the fact, paired by question."""
     if len(runs) > 1:
-        return over_runs([gain(run) for run in runs])
+        return _limited(over_runs([gain(run) for run in runs]), -1.0)
     (run,) = runs
     n = run.questions + 2
     center = (run.only_with_fact - run.only_without_fact) / n
     spread = (run.only_with_fact + run.only_without_fact + 1) / n - center**2
     half = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * math.sqrt(spread / n)
-    return Interval(gain(run), max(-1.0, center - half), min(1.0, center + half), run.questions)
+    interval = Interval(gain(run), center - half, center + half, run.questions)
+    return _limited(interval, -1.0)
+
+
+def _limited(value: Interval, least: float) -> Interval:
+    """Cut an interval at the least and the largest possible value, `least` and 1."""
+    assert value.low is not None and value.high is not None
+    return Interval(value.mean, max(least, value.low), min(1.0, value.high), value.n)
 
 
 def gain(counts: Counts) -> float:
