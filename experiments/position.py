@@ -118,7 +118,8 @@ def measure(arguments: argparse.Namespace) -> PositionResult:
         def missing() -> RunLoss:
             if not text:
                 text.append(open_text_of(run, arguments.split, edges, targets))
-            return measure_run(run, text[0], edges, scaling, str(path))
+            unscaled = None if scaling == "none" else part(path, n, m, "none")
+            return measure_run(run, text[0], edges, scaling, str(path), unscaled)
 
         key = [run.checkpoint.path.name, arguments.split, edges, targets, scaling]
         files = [position_loss.__file__]

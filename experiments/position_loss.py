@@ -93,17 +93,35 @@ def choose_pieces(tokens: Any, edges: Sequence[int], targets: int) -> Text:
 
 
 def measure_run(
-    run: "TrainedModel", text: Text, edges: Sequence[int], scaling: str, name: str
+    run: "TrainedModel",
+    text: Text,
+    edges: Sequence[int],
+    scaling: str,
+    name: str,
+    unscaled: RunLoss | None = None,
 ) -> RunLoss:
-    """Predict all pieces at every range of positions, with a RoPE scaling."""
+    """Predict all pieces at every range of positions, with a RoPE scaling.
+
+    Within the trained length no scaling applies: there the bits are taken from `unscaled`, the
+    measurement with scaling none, if it is given.
+    """
     from tqdm import tqdm
 
-    ranges = list(pairwise(edges))
+    ranges, trained_length = list(pairwise(edges)), run.config.data.seq_len
+    known = (
+        []
+        if unscaled is None
+        else [
+            bits
+            for bits, (_, end) in zip(unscaled.bits, ranges, strict=True)
+            if end <= trained_length
+        ]
+    )
     n_tokens = text.size * len(text.starts)
-    work = sum(n_tokens * end // (end - start) for start, end in ranges)
-    bits = []
+    work = sum(n_tokens * end // (end - start) for start, end in ranges[len(known) :])
+    bits = list(known)
     with tqdm(total=work, unit="token", desc=name, leave=False, disable=None) as bar:
-        for start, end in ranges:
+        for start, end in ranges[len(known) :]:
             model = _scaled(run, scaling, end)
             bits.append(tuple(_bits(model, text, start, end - start, bar)))
     predicted = [id for at in text.starts for id in text.tokens[at : at + text.size].tolist()]

@@ -91,6 +91,9 @@ def test_each_number_by_hand(sweep: Path, scaling: str) -> None:
     assert found.tokens == 64
     pieces = [text.tokens[at : at + 32].tolist() for at in text.starts]
     assert found.n_bytes == sum(len(run.tokenizer.decode(piece).encode()) for piece in pieces)
+    reused = RunLoss(0, 0, tuple((n / 8,) for n in range(len(EDGES) - 1)))
+    again = position_loss.measure_run(run, text, EDGES, scaling, "", reused)
+    assert again.bits == (*reused.bits[:6], found.bits[6])
     for n, (start, end) in enumerate(pairwise(EDGES)):
         model = run
         if scaling != "none" and end > 32:
