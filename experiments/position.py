@@ -23,19 +23,31 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from arguments import add_run, open_run
 from configs.settings import keys_of
 from data.splits import SPLITS
 from errors import ArgumentParser, UserError, command, fields_named
 from experiments import position_loss
-from experiments.groups import groups_of
-from experiments.position_loss import RunLoss, Text, column_edges, measure_run, open_text_of
+from experiments.groups import Group, groups_of
+from experiments.position_loss import (
+    RunLoss,
+    Text,
+    column_edges,
+    measure_run,
+    open_text_of,
+    refuse_trained_scaling,
+    text_key,
+)
 from experiments.position_page import section, tables
 from experiments.position_results import PositionResult, group_loss
 from experiments.result import Clock, add_json, add_quick, store, write_json
 from experiments.run_parts import measured_once
 from model.config import SCALING
+
+if TYPE_CHECKING:  # torch is imported only when a model is opened
+    from inference.trained import TrainedModel
 
 __all__ = ["PositionResult", "main", "section"]
 
@@ -98,15 +110,8 @@ def measure(arguments: argparse.Namespace) -> PositionResult:
     """
     groups = groups_of(arguments.runs)
     runs = [[open_run(arguments, str(path)) for path in group.runs] for group in groups]
+    _refuse_unlike(groups, runs, arguments.scaling)
     first = runs[0][0]
-    for group, members in zip(groups, runs, strict=True):
-        for path, run in zip(group.runs, members, strict=True):
-            if position_loss.text_key(run) != position_loss.text_key(first):
-                raise UserError(
-                    f"{path} has another text, tokenizer or data.seq_len than "
-                    f"{groups[0].runs[0]}: all lines must predict the same tokens"
-                )
-            position_loss.refuse_trained_scaling(run, arguments.scaling, str(path))
     trained_length = first.config.data.seq_len
     edges = column_edges(trained_length, arguments.lengths)
     targets = arguments.max_tokens or (QUICK_TARGETS if arguments.quick else TARGETS)
@@ -132,6 +137,21 @@ def measure(arguments: argparse.Namespace) -> PositionResult:
             windows = tuple(runs[n][0].model.config.windows)
             lines.append(group_loss(group.name, group.runs, windows, scaling, parts, trained))
     return PositionResult(trained_length, edges, arguments.split, tuple(lines))
+
+
+def _refuse_unlike(
+    groups: Sequence[Group], runs: Sequence[Sequence["TrainedModel"]], scalings: Sequence[str]
+) -> None:
+    """Raise `UserError` if a run cannot predict the tokens of the first, or has a scaling."""
+    expected = text_key(runs[0][0])
+    for group, members in zip(groups, runs, strict=True):
+        for path, run in zip(group.runs, members, strict=True):
+            if text_key(run) != expected:
+                raise UserError(
+                    f"{path} has another text, tokenizer or data.seq_len than "
+                    f"{groups[0].runs[0]}: all lines must predict the same tokens"
+                )
+            refuse_trained_scaling(run, scalings, str(path))
 
 
 if __name__ == "__main__":
