@@ -25,7 +25,7 @@ def segment(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
 
 def svg(title: str, width: float, height: float, parts: Sequence[str]) -> str:
     """Wrap elements in an <svg>, with the title on top, in the first ROW + 8 pixels."""
-    room = int((width - 8) / (1.15 * LETTER))  # letters of a title
+    room = int((width - 8) / (1.27 * LETTER))  # letters of a title, which is bold
     shown = title if len(title) <= room else title[: room - 1] + "…"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" '
