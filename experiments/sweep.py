@@ -1,151 +1,198 @@
-"""What does a window cost, and what does it lose? `python -m experiments.sweep`
+"""What does a window cost, and what does it lose? `python -m experiments.sweep --quick`
 
-Trains one config once for each window and compares: the reach through all layers, bits per byte of
-validation, training speed, and the size of the cache in generation. The runs are kept in a folder;
-a finished run is not trained again.
+Trains one config once for each window and each seed, several at once, and compares: bits per byte
+of held-out text, the reach through all layers, the speed of training and writing, and memory. The
+runs are kept: a finished one is never trained again, and a stopped sweep continues.
+
+    runs/sweep/window-8/seed-0 ... runs/sweep/window-full/seed-2    runs/sweep/report/sweep.json
 """
 
 import argparse
-import contextlib
+import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from arguments import add_config, read_config
+from configs.load import split_arguments
 from configs.settings import Config
-from errors import ArgumentParser, UserError, command
-from experiments.result import add_json, write_json
-from model.cost import cache_bytes
-from model.window import Window, reach
-from training.metrics import read_metrics
+from errors import ArgumentParser, UserError, command, fields_named
+from experiments.benchmarks.children import metrics_of
+from experiments.intervals import over_runs, paired
+from experiments.result import Clock, add_json, add_quick, store, write_json
+from experiments.sweeps.page import SweepResult, WindowResult, binned, section, table
+from experiments.sweeps.plan import EQUAL, Plan, with_steps
+from experiments.sweeps.scores import Scorer, trained_look
+from experiments.sweeps.words import GRAMMAR, Choice, choices_of
+from experiments.train_runs import peak_memory, read_configs, train_runs
+from model.cost import FLOAT32, cache_bytes
+from model.window import reach
+from storage import lock
 
-CACHE_LENGTH = 8_192  # tokens of text for which the cache is counted
-CACHE_BYTES = 4  # of a cached number: fp32
+__all__ = ["SweepResult", "main", "section"]
 
-
-@dataclass(frozen=True)
-class WindowResult:
-    """The measurements of one run."""
-
-    run: str
-    window: Window  # keys, in every layer; None: full attention
-    reach: int | None  # tokens; None: all
-    val_bpb: float  # bits per byte of the validation split
-    tokens_per_s: float  # in training
-    cache_bytes: int  # keys and values, fp32, after `cache_length` tokens
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """The same config under several windows."""
-
-    words: list[str]  # the config and its overrides, as given
-    steps: int  # updates in each run
-    cache_length: int  # tokens
-    rows: list[WindowResult]
+CONTEXTS = (1_024, 4_096)  # tokens in the cache before a token is written
+LENGTHS = (1_024, 4_096, 16_384)  # tokens of text for which the cache is counted
+ROUNDS = 5
+BINS = 40  # points of a training curve
+QUICK_DIM, QUICK_STORIES, QUICK_STEPS = 96, 1000, 150
+SET_HERE = {  # settings that the sweep itself varies
+    "seed": "--seeds", "run_dir": "--folder", "model.sliding_window": "--windows",
+}  # fmt: skip
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train the runs that are not finished, then print the table in Markdown.
-
-    Returns the exit code of the first run that does not finish.
-    """
-    arguments = _arguments(argv)
-    rows = []
-    for window in arguments.windows:
-        config = read_config(arguments, [
-            f"train.max_steps={arguments.steps}",
-            f"train.eval_interval={arguments.steps}",
-            f"train.save_interval={arguments.steps}",
-            f"model.sliding_window={'null' if window is None else window}",
-            f"run_dir={Path(arguments.folder) / f'window-{_spell(window)}'}",
-        ])  # fmt: skip
-        code = _train(config)
-        if code:
-            return code
-        rows.append(_read_run(config.folder, window))
-    result = SweepResult(arguments.words, arguments.steps, CACHE_LENGTH, rows)
+    """Train the runs that are not finished, measure all, and print the table."""
+    parser = _parser()
+    clock = Clock(parser.prog, argv)
+    arguments = parser.parse_args(argv)
+    plan = _plan(arguments)
+    read_configs(plan.all_trainings)  # errors in any of them, before anything is made
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    with fields_named({"folder": "--folder"}), lock(plan.folder, wait=False):
+        plan = with_steps(plan)
+        train_runs(plan.all_trainings, arguments.jobs)
+        result = measure(plan)
+        store(plan.folder, "sweep", clock.about(arguments.quick), result)
     write_json(arguments.json, result)
-    print(*_report(result), sep="\n")
+    print(table(result).markdown())
+    folder = shlex.quote(str(plan.folder))
+    if "stories" in _sources(plan.config(plan.base)):
+        print(f"\nrecall by distance: python -m experiments.recall {folder}")
+    print(f"each model under each window: python -m experiments.swap {folder}")
+    print(f"picture: python -m experiments.report {folder}")
     return 0
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m experiments.sweep",
-        description="Train one config under several windows and compare quality, speed and memory.",
-        epilog="example: python -m experiments.sweep --windows 4 64 full --steps 100",
+        description="Train one config under several windows and seeds; compare quality, speed and "
+        "memory. Finished runs are kept, and a stopped sweep continues.",
+        epilog="example: python -m experiments.sweep --windows 8,32,full --seeds 2 --quick",
     )
     add_config(parser)
-    windows = ["1", "4", "16", "64", "full"]
-    parser.add_argument("--windows", nargs="+", default=windows, metavar="W",
-                        help=f"numbers of keys, or `full` ({' '.join(windows)})")  # fmt: skip
-    parser.add_argument("--steps", type=int, default=150, help="updates in each run (150)")
-    parser.add_argument("--folder", default="runs/sweep", help="folder of the runs (runs/sweep)")
-    add_json(parser)
-    arguments = parser.parse_args(argv)
-    if arguments.steps < 1:
-        raise UserError(f"--steps is {arguments.steps}: give 1 or more")
-    arguments.windows = list(dict.fromkeys(map(_window, arguments.windows)))
-    return arguments
-
-
-def _window(word: str) -> Window:
-    if word == "full":
-        return None
-    if not word.isdecimal() or int(word) < 1:
-        raise UserError(f"--windows {word}: give numbers of keys from 1, or `full`")
-    return int(word)
-
-
-def _spell(window: Window) -> str:
-    return "full" if window is None else str(window)
-
-
-def _train(config: Config) -> int:
-    """Train a run to its end, unless it is finished; return the exit code of the training."""
-    from train import train  # it imports torch
-
-    with contextlib.redirect_stdout(sys.stderr):  # stdout has only the table
-        return train(config, resume=(config.folder / "checkpoints").is_dir())
-
-
-def _read_run(folder: Path, window: Window) -> WindowResult:
-    """Read the last measurements of a finished run."""
-    from inference.trained import open_trained  # it imports torch
-
-    last: dict[str, float] = {}
-    for record in read_metrics(folder / "metrics.jsonl"):
-        last |= record
-    config = open_trained(folder).model.config
-    return WindowResult(
-        run=str(folder),
-        window=window,
-        reach=reach(config.windows),
-        val_bpb=last["val_bpb"],
-        tokens_per_s=last["tokens_per_s"],
-        cache_bytes=cache_bytes(config, CACHE_LENGTH, CACHE_BYTES),
+    add = parser.add_argument
+    add("--windows", nargs="+", metavar="W", help=f"{GRAMMAR} (8,32,128,full; --quick: 8,32,full)")
+    add("--seeds", type=int, metavar="N", help="runs of each window: seeds 0 to N - 1 (3)")
+    add("--equal", choices=EQUAL, default="tokens",
+        help="what all runs have in common: training tokens; training arithmetic, counted; or "
+        "training time, measured once and kept in plan.json (tokens)")  # fmt: skip
+    add("--steps", type=int, metavar="N", help="updates in a run (those of the config)")
+    add("--folder", help="folder of the runs (runs/sweep; --quick: runs/sweep-quick)")
+    add("--jobs", type=int, metavar="N", help="runs at once (one on each core)")
+    add_quick(
+        parser,
+        f"windows 8,32,full, 2 seeds, {QUICK_STEPS} steps, and if the config has more, "
+        f"model.dim={QUICK_DIM} and data.stories={QUICK_STORIES}; what you write counts",
     )
+    add_json(parser)
+    return parser
 
 
-def _report(result: SweepResult) -> Iterator[str]:
-    """Yield the lines of the table."""
-    yield "| window | reach | bits per byte | tokens/s in training | cache |"
-    yield "|---:|---:|---:|---:|---:|"
-    for row in result.rows:
-        cells = (
-            _spell(row.window),
-            "all" if row.reach is None else f"{row.reach:,}",
-            f"{row.val_bpb:.4f}",
-            f"{row.tokens_per_s:,.0f}",
-            f"{row.cache_bytes / 1e6:.2f} MB",
-        )
-        yield f"| {' | '.join(cells)} |"
-    yield ""
-    yield f"{result.steps} steps each; bits per byte of validation; cache: keys and values in fp32"
-    yield f"after {result.cache_length:,} tokens"
+def _plan(arguments: argparse.Namespace) -> Plan:
+    """Read what to train. Raises `UserError` for options and settings that make no sense."""
+    for option in ("seeds", "steps", "jobs"):
+        value = getattr(arguments, option)
+        if value is not None and value < 1:
+            raise UserError(f"--{option} is {value}: give 1 or more")
+    given = arguments.windows or (["8,32,full"] if arguments.quick else ["8,32,128,full"])
+    # Words after --windows that are no windows: CONFIG or a setting.
+    others = [word for word in given if "=" in word or word.endswith((".yaml", ".yml"))]
+    arguments.words = [*arguments.words, *others]
+    path, overrides = split_arguments(arguments.words)
+    for word in overrides:
+        name = word.partition("=")[0]
+        if name in SET_HERE:
+            raise UserError(f"{word}: the sweep sets it, use {SET_HERE[name]}")
+    if arguments.quick:
+        overrides = [*_less(read_config(arguments)), *overrides]
+    if arguments.steps is not None:
+        overrides.append(f"train.max_steps={arguments.steps}")
+    words = (path, *overrides)
+    arguments.words = list(words)
+    config = read_config(arguments)
+    choices = choices_of([word for word in given if word not in others], config)
+    seeds = arguments.seeds or (2 if arguments.quick else 3)
+    default = "runs/sweep-quick" if arguments.quick else "runs/sweep"
+    folder = Path(arguments.folder or default)
+    return Plan(words, tuple(choices), seeds, folder, arguments.equal, {})
+
+
+def _less(config: Config) -> list[str]:
+    """Return settings of a smaller and shorter training, for --quick."""
+    model, train = config.model, config.train
+    less = [f"train.max_steps={min(QUICK_STEPS, train.max_steps)}"]
+    if train.drill_steps > QUICK_STEPS // 10:
+        less.append(f"train.drill_steps={QUICK_STEPS // 10}")
+    if model.dim > QUICK_DIM and model.head_dim is None and QUICK_DIM % (2 * model.n_heads) == 0:
+        less.append(f"model.dim={QUICK_DIM}")
+    if "stories" in _sources(config) and config.data.stories > QUICK_STORIES:
+        less.append(f"data.stories={QUICK_STORIES}")
+    return less
+
+
+def _sources(config: Config) -> set[str]:
+    """Return the kinds of sources of the text."""
+    return {name.partition(":")[0] for name in config.data.mix or [config.data.source]}
+
+
+def measure(plan: Plan) -> SweepResult:
+    """Measure all runs, which must be finished. Raises `UserError` if their text has changed."""
+    from experiments.sweeps.speed import speeds_after, train_speeds
+    from inference.trained import open_trained
+
+    config, base = plan.config(plan.base), plan.base.word
+    scorer = Scorer("test" if config.data.test_fraction else "val")
+    scores = {choice.word: _scores(plan, choice, scorer) for choice in plan.choices}
+    models = {
+        choice.word: open_trained(plan.trainings(choice)[0].folder).model for choice in plan.choices
+    }
+    writing = speeds_after(models, CONTEXTS, ROUNDS)
+    shapes = {word: model.config for word, model in models.items()}
+    rows = config.train.micro_batch_size
+    training = train_speeds(shapes, config.data.seq_len, rows, ROUNDS)
+    results = []
+    for choice in plan.choices:
+        word, shape = choice.word, shapes[choice.word]
+        tokens, losses = _curve(plan, choice)
+        peaks = [peak_memory(training.folder) for training in plan.trainings(choice)]
+        results.append(WindowResult(
+            word=word, folder=choice.folder, windows=shape.windows, reach=reach(shape.windows),
+            steps=plan.config(choice).train.max_steps,
+            bpb=over_runs(scores[word]), bpb_of_seeds=tuple(scores[word]),
+            against=None if word == base else paired(scores[word], scores[base]),
+            train_tokens_per_s=training[word], decode_tokens_per_s=writing[word],
+            peak_mb=max((peak / 1e6 for peak in peaks if peak is not None), default=None),
+            cache_bytes=tuple(cache_bytes(shape, length, FLOAT32) for length in LENGTHS),
+            curve_tokens=tokens, curve_loss=losses,
+        ))  # fmt: skip
+    return SweepResult(
+        plan.words, plan.seeds, plan.equal, scorer.split, base, config.data.seq_len,
+        CONTEXTS, LENGTHS, ROUNDS, tuple(results),
+    )  # fmt: skip
+
+
+def _scores(plan: Plan, choice: Choice, scorer: Scorer) -> list[float]:
+    """Return the bits per byte of each seed, under the windows of its training."""
+    runs = [training.folder for training in plan.trainings(choice)]
+    return [scorer.score(run, [trained_look(run)])[0] for run in runs]
+
+
+def _curve(plan: Plan, choice: Choice) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the training loss of all seeds over training tokens, without the first fifth."""
+    config = plan.config(choice)
+    points = [
+        (line["step"] * config.tokens_per_step, line["train_loss"])
+        for training in plan.trainings(choice)
+        for line in metrics_of(training.folder)
+        if "train_loss" in line
+        and line["step"] > config.train.max_steps / 5
+        and line.get("drill_share", 0) < 1
+    ]
+    tokens, losses = binned(points, BINS)
+    return tuple(tokens), tuple(losses)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,36 @@
-"""Train several runs side by side, each in a process of its own. A killed one continues later.
+"""Train several runs side by side, each in a process of its own. A stopped one continues later.
 
 Every run is `train.py ... --resume`, so a second call trains only what is missing. Equal configs
-train equal models, whatever the number of processes and threads.
+train equal models, whatever the number of processes and threads. The most memory that each process
+held is stored in peak_memory.json in the folder of its run.
 """
 
+import contextlib
+import io
+import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from configs.load import load_config, split_arguments
+from configs.load import config_from_dict, load_config, split_arguments
 from configs.settings import Config
 from errors import UserError
 from experiments.benchmarks.children import TRAIN, metrics_of
 from experiments.benchmarks.machine import ROOT
+from storage import atomic_write, lock
+from training.checkpoint import Checkpoint
+from training.interrupt import StopRequest
 
 POLL = 0.5  # seconds between looks at the processes
+PEAK = "peak_memory.json"
 
 
 @dataclass(frozen=True)
@@ -30,59 +41,128 @@ class Training:
     folder: Path
 
     def config(self) -> Config:
-        """Read the config. Raises `UserError` with all its errors."""
-        path, overrides = split_arguments(self.words)
-        return load_config(path, [*overrides, f"run_dir={self.folder}"])
+        """Read the config, once. Raises `UserError` with all its errors."""
+        return _config(self.words, self.folder)
+
+
+@cache
+def _config(words: tuple[str, ...], folder: Path) -> Config:
+    path, overrides = split_arguments(words)
+    return load_config(path, [*overrides, f"run_dir={folder}"])
 
 
 def train_runs(trainings: Sequence[Training], jobs: int | None = None) -> None:
     """Train the runs that are not finished, at most `jobs` at once; None: one on each core.
 
-    The cores are shared evenly. Progress is shown with the time that is left. Raises `UserError`
-    with the message of the first run that fails, after the others have saved and stopped.
+    The cores are shared evenly. Progress is shown with the time that is left. A signal that stops
+    this process lets all runs save and stop, and raises `SystemExit`; a second signal ends at once.
+    Raises `UserError` with the message of the first run that fails, after the others have saved
+    and stopped, and before anything is trained if a folder holds another run.
     """
-    from tqdm import tqdm  # not at the top: `--help` does not need it
-
-    missing = [training for training in trainings if not is_finished(training)]
+    missing = missing_of(trainings)
     if not missing:
         return
-    at_once = min(len(missing), jobs or _cores())
-    threads = max(1, _cores() // at_once)
-    waiting, running = list(missing), list[_Process]()
-    total = sum(training.config().train.max_steps for training in missing)
-    done = sum(map(_steps, missing))
-    with tqdm(total=total, initial=done, unit="step", desc="training", disable=None) as bar:
-        try:
-            while waiting or running:
-                while waiting and len(running) < at_once:
-                    running.append(_Process(waiting.pop(0), threads))
-                time.sleep(POLL)
-                running = [process for process in running if not process.ended()]
-                bar.update(sum(map(_steps, missing)) - bar.n)
-                bar.set_postfix_str(f"{len(running)} of {len(waiting) + len(running)} runs at once")
-        finally:
-            for process in running:
-                process.stop()
+    for training in missing:
+        _refuse_held(training.folder)
+    with StopRequest() as stop:
+        _train(missing, min(len(missing), jobs or cores()), stop)
+    if stop.signal:
+        print("all runs are saved: the same command continues", file=sys.stderr)
+        raise SystemExit(128 + stop.signal)
+
+
+def missing_of(trainings: Sequence[Training]) -> list[Training]:
+    """Return the runs that are not finished. Raises `UserError` if a folder holds another run."""
+    read_configs(trainings)
+    return [training for training in trainings if not is_finished(training)]
+
+
+def read_configs(trainings: Sequence[Training]) -> None:
+    """Read all configs, and print each of their notes once: most runs have the same ones.
+
+    Raises `UserError` with the errors of the first wrong one.
+    """
+    notes = io.StringIO()
+    with contextlib.redirect_stderr(notes):
+        for training in trainings:
+            training.config()
+    for note in dict.fromkeys(notes.getvalue().splitlines()):
+        print(note, file=sys.stderr)
 
 
 def is_finished(training: Training) -> bool:
     """Return whether the run in the folder has done all steps of this config.
 
-    Raises `UserError` if the folder holds a finished run of another config.
+    Raises `UserError` if the folder holds a run, finished or not, of another config.
     """
     from training.checkpoint import newest
 
-    config = training.config()
     checkpoint = newest(training.folder / "checkpoints")
-    if checkpoint is None or checkpoint.step < config.train.max_steps:
+    if checkpoint is None:
         return False
-    trained = {key: value for key, value in config.to_dict().items() if key != "run_dir"}
-    if checkpoint.metadata["config"] != trained:
+    config = training.config()
+    trained = config_from_dict(checkpoint.metadata["config"], str(checkpoint.path))
+    if change := _first_change(_settings(trained), _settings(config)):
         raise UserError(
-            f"{training.folder} holds a run with other settings: choose another --folder, or "
-            "remove it"
+            f"{training.folder} holds a run with other settings ({change}): choose another folder, "
+            "or remove it"
         )
-    return True
+    return checkpoint.step >= config.train.max_steps or _out_of_patience(checkpoint, config)
+
+
+def peak_memory(run: Path) -> int | None:
+    """Return the most bytes that the training of a run held in RAM; None if not measured."""
+    try:
+        return int(json.loads((run / PEAK).read_text())["bytes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def cores() -> int:
+    """Return the cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _train(missing: Sequence[Training], at_once: int, stop: StopRequest) -> None:
+    """Train until all are finished, one fails or a signal stops them."""
+    from tqdm import tqdm  # not at the top: `--help` does not need it
+
+    threads = max(1, cores() // at_once)
+    waiting, running = list(missing), list[_Process]()
+    total = sum(training.config().train.max_steps for training in missing)
+    done = sum(map(_steps, missing))
+    with tqdm(total=total, initial=done, unit="step", desc="training", disable=None) as bar:
+        try:
+            while (waiting or running) and not stop.signal:
+                while waiting and len(running) < at_once:
+                    running.append(_Process(waiting.pop(0), threads))
+                time.sleep(POLL)
+                for process in [process for process in running if process.ended()]:
+                    running.remove(process)
+                    left = len(running) + len(waiting)
+                    bar.write(f"trained {process.folder}, {left} left", file=sys.stderr)
+                bar.update(sum(map(_steps, missing)) - bar.n)
+                bar.set_postfix_str(f"{len(running)} of {len(waiting) + len(running)} runs at once")
+        finally:
+            for process in running:  # all at once, then wait for each
+                process.stop()
+            for process in running:
+                process.wait()
+
+
+def _refuse_held(folder: Path) -> None:
+    """Raise `UserError` if a process works in the folder: one that a killed sweep left behind."""
+    if not folder.is_dir():
+        return
+    try:
+        with lock(folder, wait=False):
+            pass
+    except UserError:
+        raise UserError(
+            f"another process is training {folder}, perhaps of a sweep that was killed: wait until "
+            "it ends, or stop it (SIGTERM: it saves first)"
+        ) from None
 
 
 class _Process:
@@ -101,29 +181,71 @@ class _Process:
                 start_new_session=True,
             )  # fmt: skip
         self._command = shlex.join(words[1:])
+        self._peak = peak_memory(self.folder) or 0
 
     def ended(self) -> bool:
         """Return whether the process has ended well. Raises `UserError` if it failed."""
+        self._read_peak()
         code = self._process.poll()
         if code:
             lines = self._output.read_text(errors="replace").strip().splitlines()
             errors = [line for line in lines if line.startswith("error: ")] or lines[-1:]
             reason = " ".join(errors).removeprefix("error: ")
             raise UserError(f"{self._command} ended with exit code {code}: {reason}")
+        if code == 0:
+            self._store_peak()
         return code == 0
 
     def stop(self) -> None:
-        """Let the run save and stop, and wait for it."""
+        """Let the run save and stop."""
+        self._read_peak()
         if self._process.poll() is None:
-            self._process.terminate()
+            self._process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> None:
+        """Wait until the process has ended."""
         self._process.wait()
+        self._store_peak()
+
+    def _read_peak(self) -> None:
+        """Read the most memory that the process has held. Other systems than Linux do not say.
+
+        `wait4` would not do: its peak includes the memory of the parent before the process began.
+        """
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
+                if line.startswith("VmHWM"):
+                    self._peak = max(self._peak, 1024 * int(line.split()[1]))
+
+    def _store_peak(self) -> None:
+        if self._peak:
+            atomic_write(self.folder / PEAK, json.dumps({"bytes": self._peak}).encode() + b"\n")
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """Return the settings that decide what is trained."""
+    plain = config.to_dict()
+    del plain["run_dir"], plain["data"]["processes"]
+    flat = {k: v for k, v in plain.items() if not isinstance(v, dict)}
+    for section, values in plain.items():
+        if isinstance(values, dict):
+            flat |= {f"{section}.{key}": value for key, value in values.items()}
+    return flat
+
+
+def _first_change(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    for name, value in now.items():
+        if before[name] != value:
+            return f"{name} is {before[name]} there, here {value}"
+    return None
+
+
+def _out_of_patience(checkpoint: Checkpoint, config: Config) -> bool:
+    """Return whether the run has stopped early, as `train.out_of_patience` decides it."""
+    since_best = checkpoint.step - checkpoint.metadata.get("best_step", checkpoint.step)
+    return 0 < config.train.patience <= since_best // config.train.eval_interval
 
 
 def _steps(training: Training) -> int:
     """Return the steps that a run has logged."""
     return int(max((line["step"] for line in metrics_of(training.folder)), default=0))
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

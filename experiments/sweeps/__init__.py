@@ -1,0 +1,1 @@
+"""The parts of `experiments.sweep` and `experiments.swap`: words for windows, speeds, scores."""
