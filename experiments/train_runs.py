@@ -54,7 +54,7 @@ def _config(words: tuple[str, ...], folder: Path) -> Config:
 def train_runs(trainings: Sequence[Training], jobs: int | None = None) -> None:
     """Train the runs that are not finished, at most `jobs` at once; None: one on each core.
 
-    The cores are shared evenly. Progress is shown with the time that is left. A signal that stops
+    The cores are shared evenly, unless OMP_NUM_THREADS says how many each uses. Progress is shown with the time that is left. A signal that stops
     this process lets all runs save and stop, and raises `SystemExit`; a second signal ends at once.
     Raises `UserError` with the message of the first run that fails, after the others have saved
     and stopped, and before anything is trained if a folder holds another run.
@@ -172,7 +172,7 @@ class _Process:
         self.folder = training.folder
         self.folder.mkdir(parents=True, exist_ok=True)
         words = [sys.executable, TRAIN, *training.words, f"run_dir={self.folder}", "--resume"]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
+        environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {"PYTHONPATH": str(ROOT)}
         self._output = self.folder / "output.txt"
         with self._output.open("wb") as output:
             # A session of its own: Ctrl-C reaches this process only, which stops the others.

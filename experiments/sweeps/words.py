@@ -19,8 +19,8 @@ from errors import UserError
 
 GRAMMAR = (
     "number of keys | full | [32,full], tiled over the layers | rising:64, falling:64, which "
-    "double and halve by layer | constant:64, grow:64, depth:64, random:64, schedules in training; sinks "
-    "follow a plus: 64+4, 64+token, 64+logits"
+    "double and halve by layer | constant:64, grow:64, depth:64, random:64, schedules in training; "
+    "sinks follow a plus: 64+4, 64+token, 64+logits"
 )
 SINKS = {"token": "model.sink_token=true", "logits": "model.sink_logits=true"}
 NARROW = 8  # schedules begin with a window that is so many times narrower
