@@ -76,7 +76,7 @@ class LineChart:
 
 @dataclass(frozen=True)
 class BarChart:
-    """Horizontal bars from 0, with whiskers for intervals."""
+    """Horizontal bars from 0, to the left for numbers below it, with whiskers for intervals."""
 
     title: str
     x_label: str
@@ -87,21 +87,25 @@ class BarChart:
     def svg(self) -> str:
         """Return the chart as one <svg> element."""
         left = 16 + LETTER * max(len(name) for name, _ in self.bars)
-        highest = max(max(value.mean, value.high or 0) for _, value in self.bars) or 1.0
-        per_unit = (WIDTH - left - 80) / highest
+        ends = [end for _, value in self.bars for end in _values(value)]
+        lowest, highest = min(0.0, *ends), max(0.0, *ends)
+        per_unit = (WIDTH - left - 80) / ((highest - lowest) or 1.0)
+        zero = left - lowest * per_unit
         parts, y = [], ROW + 24
         for name, value in self.bars:
-            end = left + value.mean * per_unit
+            start, end = sorted((zero, zero + value.mean * per_unit))
+            right = zero + max(0.0, *_values(value)) * per_unit
             parts += [
                 text(left - 8, y + 12, name, "end"),
-                f'<rect class="f0" x="{left:.1f}" y="{y}" width="{end - left:.1f}" height="16"/>',
-                text(left + max(value.mean, value.high or 0) * per_unit + 6, y + 12,
-                      f"{value.mean:{self.form}}"),
-            ]  # fmt: skip
+                f'<rect class="f0" x="{start:.1f}" y="{y}" width="{end - start:.1f}" height="16"/>',
+                text(right + 6, y + 12, f"{value.mean:{self.form}}"),
+            ]
             if value.low is not None and value.high is not None:
-                ends = left + value.low * per_unit, left + value.high * per_unit
-                parts.append(segment(ends[0], y + 8, ends[1], y + 8, "whisker"))
+                whisker = zero + value.low * per_unit, zero + value.high * per_unit
+                parts.append(segment(whisker[0], y + 8, whisker[1], y + 8, "whisker"))
             y += 26
+        if lowest < 0:
+            parts.append(segment(zero, ROW + 20, zero, y - 6, "mark"))
         parts.append(text((left + WIDTH) / 2, y + 12, self.x_label, "soft middle"))
         return svg(self.title, WIDTH, y + 24, parts)
 
