@@ -54,10 +54,11 @@ def _config(words: tuple[str, ...], folder: Path) -> Config:
 def train_runs(trainings: Sequence[Training], jobs: int | None = None) -> None:
     """Train the runs that are not finished, at most `jobs` at once; None: one on each core.
 
-    The cores are shared evenly, unless OMP_NUM_THREADS says how many each uses. Progress is shown with the time that is left. A signal that stops
-    this process lets all runs save and stop, and raises `SystemExit`; a second signal ends at once.
-    Raises `UserError` with the message of the first run that fails, after the others have saved
-    and stopped, and before anything is trained if a folder holds another run.
+    The cores are shared evenly, unless OMP_NUM_THREADS says how many each run uses. Progress is
+    shown with the time that is left. A signal that stops this process lets all runs save and stop,
+    and raises `SystemExit`; a second signal ends at once. Raises `UserError` with the message of
+    the first run that fails, after the others have saved and stopped, and before anything is
+    trained if a folder holds another run or is in use.
     """
     missing = missing_of(trainings)
     if not missing:
