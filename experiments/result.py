@@ -97,6 +97,8 @@ def load(file: Path, kind: type[T]) -> tuple[About, T]:
     """
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise TypeError("it is not a mapping")
         return _rebuild(About, data["about"]), _rebuild(kind, data["result"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
@@ -120,9 +122,13 @@ def _json(data: dict[str, Any]) -> bytes:
 def _rebuild(kind: Any, value: Any) -> Any:
     """Turn plain JSON values into `kind`: dataclasses, tuples, lists, dicts, unions and scalars.
 
-    Raises TypeError or KeyError if the value has another shape.
+    Raises TypeError or ValueError if the value has another shape.
     """
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (list, tuple, Sequence) and not isinstance(value, list | tuple):
+        raise TypeError(f"{value!r} is not a list")
+    if (origin is dict or dataclasses.is_dataclass(kind)) and not isinstance(value, dict):
+        raise TypeError(f"{value!r} is not a mapping")
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         if set(value) != set(hints):
