@@ -8,6 +8,7 @@ runs are kept: a finished one is never trained again, and a stopped sweep contin
 """
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -18,13 +19,13 @@ from configs.load import split_arguments
 from configs.settings import Config
 from errors import ArgumentParser, UserError, command, fields_named
 from experiments.benchmarks.children import metrics_of
-from experiments.intervals import over_runs, paired
+from experiments.intervals import Interval, over_runs, paired
 from experiments.result import Clock, add_json, add_quick, store, write_json
-from experiments.sweeps.page import SweepResult, WindowResult, binned, section, table
+from experiments.sweeps.page import SweepResult, WindowResult, section, table
 from experiments.sweeps.plan import EQUAL, Plan, with_steps
 from experiments.sweeps.scores import Scorer, trained_look
 from experiments.sweeps.words import GRAMMAR, Choice, choices_of
-from experiments.train_runs import peak_memory, read_configs, train_runs
+from experiments.train_runs import cores, peak_memory, read_configs, train_runs
 from model.cost import FLOAT32, cache_bytes
 from model.window import reach
 from storage import lock
@@ -34,7 +35,6 @@ __all__ = ["SweepResult", "main", "section"]
 CONTEXTS = (1_024, 4_096)  # tokens in the cache before a token is written
 LENGTHS = (1_024, 4_096, 16_384)  # tokens of text for which the cache is counted
 ROUNDS = 5
-BINS = 40  # points of a training curve
 QUICK_DIM, QUICK_STORIES, QUICK_STEPS = 96, 1000, 150
 SET_HERE = {  # settings that the sweep itself varies
     "seed": "--seeds", "run_dir": "--folder", "model.sliding_window": "--windows",
@@ -123,7 +123,8 @@ def _plan(arguments: argparse.Namespace) -> Plan:
 def _less(config: Config) -> list[str]:
     """Return settings of a smaller and shorter training, for --quick."""
     model, train = config.model, config.train
-    less = [f"train.max_steps={min(QUICK_STEPS, train.max_steps)}"]
+    steps = min(QUICK_STEPS, train.max_steps)
+    less = [f"train.max_steps={steps}", f"train.eval_interval={max(1, steps // 5)}"]
     if train.drill_steps > QUICK_STEPS // 10:
         less.append(f"train.drill_steps={QUICK_STEPS // 10}")
     if model.dim > QUICK_DIM and model.head_dim is None and QUICK_DIM % (2 * model.n_heads) == 0:
@@ -149,6 +150,7 @@ def measure(plan: Plan) -> SweepResult:
     models = {
         choice.word: open_trained(plan.trainings(choice)[0].folder).model for choice in plan.choices
     }
+    _warn_if_busy()
     writing = speeds_after(models, CONTEXTS, ROUNDS)
     shapes = {word: model.config for word, model in models.items()}
     rows = config.train.micro_batch_size
@@ -156,7 +158,7 @@ def measure(plan: Plan) -> SweepResult:
     results = []
     for choice in plan.choices:
         word, shape = choice.word, shapes[choice.word]
-        tokens, losses = _curve(plan, choice)
+        tokens, curve = _curve(plan, choice)
         peaks = [peak_memory(training.folder) for training in plan.trainings(choice)]
         results.append(WindowResult(
             word=word, folder=choice.folder, windows=shape.windows, reach=reach(shape.windows),
@@ -166,7 +168,7 @@ def measure(plan: Plan) -> SweepResult:
             train_tokens_per_s=training[word], decode_tokens_per_s=writing[word],
             peak_mb=max((peak / 1e6 for peak in peaks if peak is not None), default=None),
             cache_bytes=tuple(cache_bytes(shape, length, FLOAT32) for length in LENGTHS),
-            curve_tokens=tokens, curve_loss=losses,
+            curve_tokens=tokens, curve_bpb=curve,
         ))  # fmt: skip
     return SweepResult(
         plan.words, plan.seeds, plan.equal, scorer.split, base, config.data.seq_len,
@@ -180,19 +182,27 @@ def _scores(plan: Plan, choice: Choice, scorer: Scorer) -> list[float]:
     return [scorer.score(run, [trained_look(run)])[0] for run in runs]
 
 
-def _curve(plan: Plan, choice: Choice) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the training loss of all seeds over training tokens, without the first fifth."""
+def _curve(plan: Plan, choice: Choice) -> tuple[tuple[int, ...], tuple[Interval, ...]]:
+    """Return the bits per byte of the validation split over training tokens, over all seeds."""
     config = plan.config(choice)
-    points = [
-        (line["step"] * config.tokens_per_step, line["train_loss"])
+    by_seed = [
+        {line["step"]: line["val_bpb"] for line in metrics_of(training.folder) if "val_bpb" in line}
         for training in plan.trainings(choice)
-        for line in metrics_of(training.folder)
-        if "train_loss" in line
-        and line["step"] > config.train.max_steps / 5
-        and line.get("drill_share", 0) < 1
     ]
-    tokens, losses = binned(points, BINS)
-    return tuple(tokens), tuple(losses)
+    steps = sorted(set.intersection(*map(set, by_seed)))
+    tokens = tuple(int(step) * config.tokens_per_step for step in steps)
+    return tokens, tuple(over_runs([found[step] for found in by_seed]) for step in steps)
+
+
+def _warn_if_busy() -> None:
+    """Print a note if other programs use the cores: speeds are then low, and only ratios count."""
+    getloadavg = getattr(os, "getloadavg", None)
+    if getloadavg and (busy := getloadavg()[0]) > cores():
+        print(
+            f"note: {busy:.1f} processes share {cores()} cores, so the speeds are low and only "
+            "their ratios count: run the same command again when the machine is free",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The results of a sweep as data, as a table and as charts."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiments.intervals import Interval
@@ -27,8 +26,8 @@ class WindowResult:
     decode_tokens_per_s: tuple[float, ...]  # for each of `contexts`
     peak_mb: float | None  # of a training process, the largest of the runs; None: not measured
     cache_bytes: tuple[int, ...]  # for each of `lengths`, fp32
-    curve_tokens: tuple[float, ...]  # training tokens
-    curve_loss: tuple[float, ...]  # nats per token in training, the mean over seeds
+    curve_tokens: tuple[int, ...]  # training tokens at each evaluation
+    curve_bpb: tuple[Interval, ...]  # bits per byte of the validation split, over seeds
 
 
 @dataclass(frozen=True)
@@ -138,11 +137,10 @@ def section(about: About, result: SweepResult) -> Section:
 
 def _curves(result: SweepResult) -> LineChart:
     return LineChart(
-        "Training", "training tokens", "nats per token",
-        [Line(row.word, row.curve_tokens, row.curve_loss) for row in result.rows],
-        f"Training loss, the mean over {result.seeds} seeds and over neighbouring steps, without "
-        "the first fifth. It contains drills if the config has them. It is not the loss on new "
-        "text.",
+        "Learning", "training tokens", "bits per byte, val split",
+        [Line(row.word, row.curve_tokens, row.curve_bpb) for row in result.rows],
+        f"Means over {result.seeds} seeds at each evaluation; bands are 95 % intervals. The loss "
+        "in training is not drawn: it may contain drills, which are harder for wide windows.",
     )  # fmt: skip
 
 
@@ -167,22 +165,3 @@ def _decoding(result: SweepResult) -> LineChart:
 
 def _size(n_bytes: int) -> str:
     return f"{n_bytes / 1e6:.2f} MB"
-
-
-def binned(points: Sequence[tuple[float, float]], bins: int) -> tuple[list[float], list[float]]:
-    """Average points (x, y) in at most so many groups of neighbours; return the mean xs and ys.
-
-    The groups are equally long stretches of x, and empty ones are left out.
-    """
-    if not points:
-        return [], []
-    low, high = min(x for x, _ in points), max(x for x, _ in points)
-    groups: dict[int, list[tuple[float, float]]] = {}
-    for x, y in points:
-        groups.setdefault(min(bins - 1, int((x - low) / ((high - low) or 1) * bins)), []).append(
-            (x, y)
-        )
-    found = [groups[n] for n in sorted(groups)]
-    xs = [sum(x for x, _ in group) / len(group) for group in found]
-    ys = [sum(y for _, y in group) / len(group) for group in found]
-    return xs, ys

@@ -15,7 +15,6 @@ from errors import UserError
 from experiments import sweep
 from experiments.result import load
 from experiments.sweeps import speed
-from experiments.sweeps.page import binned
 from experiments.sweeps.plan import Plan, with_steps
 from experiments.sweeps.words import choices_of
 from model.cost import flops_per_token
@@ -234,22 +233,16 @@ def test_a_sweep_measures_finished_runs_and_trains_the_missing(
 
 def test_the_curve_is_the_mean_of_the_logs(folder: Path, text: Path) -> None:
     """The curve of a seed, or of another window, could be drawn."""
-    plan = sweep._plan(sweep._parser().parse_args(words(folder, text, "--windows", "4")))
-    tokens, losses = sweep._curve(plan, plan.choices[0])
+    given = words(folder, text, "--windows", "4")
+    plan = sweep._plan(sweep._parser().parse_args(given))
+    tokens, curve = sweep._curve(plan, plan.choices[0])
     logged = [
-        [line["train_loss"] for line in read_metrics(folder / "window-4" / seed / "metrics.jsonl")
-         if "train_loss" in line]
+        [line["val_bpb"] for line in read_metrics(folder / "window-4" / seed / "metrics.jsonl")
+         if "val_bpb" in line]
         for seed in ("seed-0", "seed-1")
     ]  # fmt: skip
-    assert tokens == (4 * 32, 2 * 4 * 32)  # 4 sequences of 32 tokens in a step
-    assert losses == pytest.approx([sum(pair) / 2 for pair in zip(*logged, strict=True)])
-
-
-def test_bins_are_stretches_of_equal_length() -> None:
-    """A bin could hold a point twice, or none of the last."""
-    points = [(x, float(x)) for x in range(11)]
-    assert binned(points, 5) == ([0.5, 2.5, 4.5, 6.5, 9.0], [0.5, 2.5, 4.5, 6.5, 9.0])
-    assert binned([], 5) == ([], []) and binned([(3, 1.0), (3, 2.0)], 5) == ([3], [1.5])
+    assert tokens == (2 * 4 * 32,)  # 2 steps of 4 sequences of 32 tokens
+    assert [point.mean for point in curve] == pytest.approx([sum(map(sum, logged)) / 2])
 
 
 def test_quick_is_smaller(tmp_path: Path) -> None:
