@@ -7,6 +7,7 @@ A RUN of the command line is the folder of a run, or of a sweep, which stands fo
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +26,21 @@ class Group:
 def groups_of(paths: Sequence[str]) -> list[Group]:
     """Return the groups of runs and sweeps; windows rise, full attention is last.
 
-    A run that is not in a folder seed-N is a group of its own. Raises `UserError` if a path is
-    neither a run nor a sweep.
+    A run that is not in a folder seed-N is a group of its own; its name is that of its folder, or
+    the whole path if another run has the same name. Raises `UserError` if a path is neither a run
+    nor a sweep.
     """
+    runs = list(dict.fromkeys(run for path in map(Path, paths) for run in _runs(path)))
+    alone = Counter(run.name for run in runs if not _is_seed(run))
     groups: dict[str, list[Path]] = {}
-    for path in map(Path, paths):
-        for run in _runs(path):
-            name = run.parent.name if run.name.startswith("seed-") else str(run)
-            groups.setdefault(name, []).append(run)
+    for run in runs:
+        name = run.name if alone[run.name] < 2 else str(run)
+        groups.setdefault(run.parent.name if _is_seed(run) else name, []).append(run)
     return [Group(name, tuple(sorted(runs, key=_order))) for name, runs in groups.items()]
+
+
+def _is_seed(run: Path) -> bool:
+    return run.name.startswith("seed-")
 
 
 def _runs(path: Path) -> list[Path]:

@@ -32,7 +32,7 @@ def test_seeds_given_one_by_one_are_one_group(tmp_path: Path) -> None:
     paths = [str(tmp_path / name) for name in ("window-8/seed-1", "quickstart", "window-8/seed-0")]
     first, second = groups_of(paths)
     assert (first.name, [run.name for run in first.runs]) == ("window-8", ["seed-0", "seed-1"])
-    assert second.runs == (tmp_path / "quickstart",) and second.name == paths[1]
+    assert second.runs == (tmp_path / "quickstart",) and second.name == "quickstart"
 
 
 def test_a_checkpoint_is_a_group(tmp_path: Path) -> None:
@@ -61,3 +61,10 @@ def test_other_folders_of_a_sweep_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "window-32" / "seed-0").mkdir(parents=True)  # not yet trained
     (group,) = groups_of([str(tmp_path)])
     assert group.runs == (tmp_path / "window-8" / "seed-0",)
+
+
+def test_runs_of_equal_names_are_told_apart(tmp_path: Path) -> None:
+    """Two runs of one name would be taken for two seeds of it."""
+    make(tmp_path, "a/quickstart", "b/quickstart")
+    paths = [str(tmp_path / name / "quickstart") for name in "ab"]
+    assert [(group.name, len(group.runs)) for group in groups_of(paths)] == [(p, 1) for p in paths]
