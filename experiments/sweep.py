@@ -8,6 +8,8 @@ runs are kept: a finished one is never trained again, and a stopped sweep contin
 """
 
 import argparse
+import contextlib
+import io
 import os
 import shlex
 import sys
@@ -107,17 +109,23 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         if name in SET_HERE:
             raise UserError(f"{word}: the sweep sets it, use {SET_HERE[name]}")
     if arguments.quick:
-        overrides = [*_less(read_config(arguments)), *overrides]
+        overrides = [*_less(_read_quietly(arguments)), *overrides]
     if arguments.steps is not None:
         overrides.append(f"train.max_steps={arguments.steps}")
     words = (path, *overrides)
     arguments.words = list(words)
-    config = read_config(arguments)
+    config = _read_quietly(arguments)
     choices = choices_of([word for word in given if word not in others], config)
     seeds = arguments.seeds or (2 if arguments.quick else 3)
     default = "runs/sweep-quick" if arguments.quick else "runs/sweep"
     folder = Path(arguments.folder or default)
     return Plan(words, tuple(choices), seeds, folder, arguments.equal, {})
+
+
+def _read_quietly(arguments: argparse.Namespace) -> Config:
+    """Read the config without its notes, which `read_configs` prints later."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        return read_config(arguments)
 
 
 def _less(config: Config) -> list[str]:
