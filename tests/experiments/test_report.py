@@ -62,3 +62,14 @@ def test_what_has_no_report(
     printed = capsys.readouterr()
     assert message in printed.err and printed.err.count("\n") == 1 and printed.out == ""
     assert not (folder / "report").exists()
+
+
+def test_missing_experiments_are_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What cannot be measured of a run, here its stories, must not cost the page."""
+    assert report.main([str(run), "--measure"]) == 0
+    printed = capsys.readouterr()
+    for name in ("judge", "recall"):
+        assert f"note: the page lacks {name}" in printed.err
+    assert "was not trained on stories" in printed.err
+    html = (run / "report/index.html").read_text(encoding="utf-8")
+    assert "How far back does the model look?" in html and html.count("<svg") > 2
