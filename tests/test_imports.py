@@ -113,9 +113,11 @@ def test_what_is_wrong_with_a_run_is_reported_without_torch(run: Path, tmp_path:
     """Torch takes more than a second: a wrong name must be reported at once."""
     nowhere, out = str(tmp_path / "nowhere"), str(tmp_path / "x.safetensors")
     commands = ["scripts.sample", "scripts.evaluate", "scripts.verify", "experiments.recall",
-                "experiments.judge", "experiments.stream", "experiments.position"]  # fmt: skip
+                "experiments.judge", "experiments.position", "experiments.reach",
+                "experiments.trace", "experiments.movie"]  # fmt: skip
     lines = [[command, nowhere] for command in commands]
     lines += [["scripts.strip", nowhere, "--out", out], ["train", str(run)]]
+    lines += [["experiments.sinks", "--runs", nowhere]]
     found = modules_after(2, *lines)
     assert "training.checkpoint" in found and "torch" not in found
 
