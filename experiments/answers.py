@@ -11,6 +11,7 @@ from typing import Any
 
 from configs.load import load_config
 from configs.settings import model_config
+from errors import UserError
 from experiments.intervals import Interval, paired
 from experiments.pages.charts import Chart
 from experiments.pages.table import Table
@@ -200,15 +201,23 @@ NUMBERS: Mapping[str, Callable[..., str]] = {
     "heads": heads, "mistral-cache": mistral_cache, "times": times,
 }  # fmt: skip
 
-PICTURES: Mapping[str, Callable[[Stored], Chart]] = {
-    "recall": lambda s: s.charts("recall")[0],
-    "position": lambda s: s.charts("position")[0],
-    "reach": lambda s: s.charts("reach")[0],
-    "trace": lambda s: s.charts("trace")[0],
-    "movie": lambda s: s.charts("movie")[-1],
-    "swap": lambda s: s.charts("swap")[0],
-    "sinks": lambda s: s.charts("sinks")[0],
-    "bytes": lambda s: s.charts("blockwise")[1],
-    "tiles": lambda s: s.charts("blockwise")[0],
-    "cache": lambda s: s.charts("sweep-4096")[2],
+# A picture's name: the result, and the beginning of the title of one of its charts.
+PICTURES: Mapping[str, tuple[str, str]] = {
+    "recall": ("recall", "Right answers"),
+    "position": ("position", "Loss by position"),
+    "reach": ("reach", "Influence on the prediction"),
+    "trace": ("trace", "From"),
+    "movie": ("movie", ""),
+    "swap": ("swap", ""),
+    "sinks": ("sinks", "plain: perplexity"),
+    "tiles": ("blockwise", "The tiles"),
 }
+
+
+def picture(stored: Stored, name: str) -> Chart:
+    """Return a chart of `PICTURES`. Raises `UserError` if there is no such chart."""
+    result, title = PICTURES[name]
+    found = [chart for chart in stored.charts(result) if chart.title.startswith(title)]
+    if not found:
+        raise UserError(f"{result}.json gives no chart {title!r}: measure it again")
+    return found[-1] if name == "movie" else found[0]

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from errors import ArgumentParser, UserError, command
-from experiments.answers import NUMBERS, PICTURES, SOURCES, Stored
+from experiments.answers import NUMBERS, PICTURES, SOURCES, Stored, picture
 from experiments.pages.page import svg_file
 from storage import atomic_write
 
@@ -66,7 +66,7 @@ def fill(text: str, stored: Stored) -> str:
 
 def pictures(stored: Stored) -> dict[str, str]:
     """Return the content of each picture of the page, by its file name."""
-    return {f"{name}.svg": svg_file(draw(stored)) for name, draw in PICTURES.items()}
+    return {f"{name}.svg": svg_file(picture(stored, name)) for name in PICTURES}
 
 
 def collect(runs: Path, folder: Path) -> None:

@@ -6,8 +6,10 @@ they show and what they do not, and the command, the machine and the time that m
 needs no network. With --measure, missing experiments run first.
 """
 
+import signal
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -20,7 +22,8 @@ from experiments.pages.charts import Line, LineChart
 from experiments.pages.page import Details, Section, page, svg_file
 from experiments.pages.png import refuse_png, write_png
 from experiments.pages.table import Table
-from experiments.result import About, load, report_folder
+from experiments.result import About, is_outdated, load, report_folder, stored
+from model.window import layer_windows
 from storage import atomic_write
 from training.metrics import read_metrics
 
@@ -31,6 +34,7 @@ EXPERIMENTS = (
 OF_A_RUN = ("judge", "reach", "recall")  # what --measure runs for a run
 OF_A_SWEEP = ("recall", "swap", "position")
 SHOWN = 1500  # characters of a sample
+OUTDATED = "These numbers are of other checkpoints than those that are there now: measure again."
 
 
 @command
@@ -73,13 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def measure_missing(path: Path) -> None:
     """Run the experiments without a result. What fails is reported on stderr and left out."""
     for name in OF_A_RUN if _is_run(path) else OF_A_SWEEP:
-        if (path / "report" / f"{name}.json").exists():
+        file = stored(path, name)
+        if file is not None and not is_outdated(file):
             continue
         print(f"{name} ...", file=sys.stderr)
         code = import_module(f"experiments.{name}").main([str(path), "--quick"])
-        if code == 130:  # Ctrl-C
+        if code == 128 + signal.SIGINT:
             raise KeyboardInterrupt
-        if code:
+        if code and stored(path, name) is None:
             print(f"note: the page lacks {name}: see the message above", file=sys.stderr)
 
 
@@ -91,20 +96,22 @@ def sections_of(path: Path) -> Iterator[Section]:
     if _is_run(path):
         yield training_section(path)
     for name in EXPERIMENTS:
-        file = path / "report" / f"{name}.json"
-        if not file.exists():
+        file = stored(path, name)
+        if file is None:
             continue
         try:
-            yield section_of(name, *read_result(name, file))
+            section = section_of(name, *read_result(name, file))
         except UserError as error:
             print(f"note: {error}", file=sys.stderr)
+            continue
+        yield replace(section, parts=[OUTDATED, *section.parts]) if is_outdated(file) else section
 
 
 def read_result(experiment: str, file: Path) -> tuple[About, Any]:
     """Read what an experiment stored. Raises `UserError` if the file is missing or damaged."""
-    kind = get_type_hints(import_module(f"experiments.{experiment}").section)["result"]
     if not file.is_file():
         raise UserError(f"{file} does not exist: python -m experiments.{experiment} stores it")
+    kind = get_type_hints(import_module(f"experiments.{experiment}").section)["result"]
     return load(file, kind)
 
 
@@ -195,17 +202,21 @@ def _introduction(path: Path) -> Iterator[str]:
         names = ", ".join(f"{group.name} ({len(group.runs)})" for group in groups_of([str(path)]))
         yield f"Groups of runs that differ in the seed only, with their number: {names}."
     yield (
-        "Every number on this page was measured by the command below its section. An interval is "
-        "one of 95 %: the captions say over what."
+        "Each section ends in the command, the machine and the time that made its numbers. An "
+        "interval is one of 95 %: the captions say over what."
     )
 
 
 def _describe(config: Config) -> str:
     model = config.model
-    window = "full attention" if model.sliding_window is None else f"window {model.sliding_window}"
+    windows = [
+        "full attention" if window is None else f"a window of {window:,}"
+        for window in dict.fromkeys(layer_windows(model.sliding_window, model.n_layers))
+    ]
+    text = ", ".join(config.data.mix or [config.data.source])
     return (
-        f"A model of {model.n_layers} layers of width {model.dim}, {window}, trained on "
-        f"{config.data.source} in sequences of {config.data.seq_len:,} tokens, seed {config.seed}."
+        f"A model of {model.n_layers} layers of width {model.dim} with {' and '.join(windows)}, "
+        f"trained on {text} in sequences of {config.data.seq_len:,} tokens, seed {config.seed}."
     )
 
 

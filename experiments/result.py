@@ -1,6 +1,7 @@
 """Results as data: an experiment fills a dataclass, stores it as JSON, then prints and draws it.
 
-    RUN/report/reach.json    {"about": {command, date, machine, ...}, "result": {...}}
+    RUN/report/reach.json    {"about": {command, date, machine, ...}, "checkpoints": [...],
+                              "result": {...}}
 
 `experiments.report` reads these files again. So a table and a picture never show a number that was
 not stored, and every number names the command and the machine that gave it.
@@ -25,6 +26,8 @@ from experiments.benchmarks.machine import Machine, describe_machine
 from storage import atomic_write
 
 T = TypeVar("T")
+
+QUICK = "-quick"  # at the end of the names of quick results
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,11 @@ def write_json(path: str | None, result: Any) -> None:
         atomic_write(Path(path), _json(asdict(result)))
 
 
+def show_hint(path: Path) -> str:
+    """Return the line that says how to see a result that `store` wrote about `path`."""
+    return f"picture: python -m experiments.report {shlex.quote(str(report_folder(path).parent))}"
+
+
 def report_folder(path: Path) -> Path:
     """Return the folder of the results about `path`: a run's or a sweep's folder, or a checkpoint.
 
@@ -84,10 +92,41 @@ def report_folder(path: Path) -> Path:
 
 
 def store(path: Path, name: str, about: About, result: Any) -> Path:
-    """Write a result, a dataclass, to NAME.json in the report folder of `path`; return the file."""
-    file = report_folder(path) / f"{name}.json"
-    atomic_write(file, _json({"about": asdict(about), "result": asdict(result)}))
+    """Write a result, a dataclass, to NAME.json in the report folder of `path`; return the file.
+
+    A quick result goes to NAME-quick.json, so that it never replaces a full one.
+    """
+    folder = report_folder(path)
+    file = folder / f"{name}{QUICK if about.quick else ''}.json"
+    checkpoints = newest_checkpoints(folder.parent)
+    data = {"about": asdict(about), "checkpoints": checkpoints, "result": asdict(result)}
+    atomic_write(file, _json(data))
     return file
+
+
+def stored(path: Path, name: str) -> Path | None:
+    """Return the file of a result about `path`: a full one before a quick one; None if neither."""
+    files = (path / "report" / f"{name}{quick}.json" for quick in ("", QUICK))
+    return next((file for file in files if file.is_file()), None)
+
+
+def newest_checkpoints(path: Path) -> list[str]:
+    """Return the name of the last checkpoint of a run, or of each run of a sweep.
+
+    A name has the hash of the content, so equal names mean equal weights.
+    """
+    folders = [path / "checkpoints", *sorted(path.glob("*/seed-*/checkpoints"))]
+    files = (sorted(folder.glob("*.safetensors")) for folder in folders)
+    return [names[-1].name for names in files if names]
+
+
+def is_outdated(file: Path) -> bool:
+    """Return whether the run or sweep of a stored result was trained on since, or is another."""
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))["checkpoints"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+    return bool(known != newest_checkpoints(file.parent.parent))
 
 
 def load(file: Path, kind: type[T]) -> tuple[About, T]:

@@ -184,7 +184,7 @@ def test_command_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert blockwise.main(["--quick", "--out", str(out), "--json", str(json_file)]) == 0
     printed = capsys.readouterr().out
     assert "3 full, 6 partly masked, 1 before the window, 6 after the queries" in printed
-    about, result = load(out / "report/blockwise.json", BlockwiseResult)
+    about, result = load(out / "report/blockwise-quick.json", BlockwiseResult)
     assert json.loads(json_file.read_text())["example"]["length"] == 8 and about.quick
     assert {(t.way, t.window, t.length) for t in result.times} >= {
         ("dense", None, 128), ("tile loop", 128, 256), ("full", None, 256), ("blocked", 128, 128),

@@ -11,7 +11,7 @@ import pytest
 
 from errors import UserError
 from experiments.intervals import Interval
-from experiments.result import Clock, load, report_folder, store
+from experiments.result import Clock, is_outdated, load, report_folder, store, stored
 
 
 @dataclass(frozen=True)
@@ -119,3 +119,27 @@ def test_the_folder_of_results(tmp_path: Path) -> None:
     alone = tmp_path / "alone.safetensors"
     alone.touch()
     assert report_folder(alone) == tmp_path / "report"
+
+
+def test_a_quick_result_does_not_replace_a_full_one(tmp_path: Path) -> None:
+    """Numbers of a night could be lost to a look of three minutes."""
+    assert stored(tmp_path, "reach") is None
+    clock = Clock("prog", [])
+    quick = store(tmp_path, "reach", clock.about(quick=True), OUTER)
+    assert stored(tmp_path, "reach") == quick
+    full = store(tmp_path, "reach", clock.about(), OUTER)
+    assert full != quick and stored(tmp_path, "reach") == full
+    store(tmp_path, "reach", clock.about(quick=True), OUTER)
+    assert stored(tmp_path, "reach") == full and not load(full, Outer)[0].quick
+
+
+@pytest.mark.parametrize("folder", [".", "window-8/seed-0"])
+def test_other_checkpoints_make_a_result_outdated(folder: str, tmp_path: Path) -> None:
+    """Numbers of an earlier model could stand beside the curve of the present one."""
+    checkpoints = tmp_path / folder / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "step-00000010-aa.safetensors").touch()
+    file = store(tmp_path, "reach", Clock("prog", []).about(), OUTER)
+    assert not is_outdated(file)
+    (checkpoints / "step-00000020-bb.safetensors").touch()
+    assert is_outdated(file)

@@ -86,7 +86,7 @@ def test_a_score_is_computed_once(
 def test_quick_reads_less(folder: Path) -> None:
     """--quick could read all; its numbers could be taken for those of all tokens."""
     assert swap.main([str(folder), "--quick", "--tokens", "65"]) == 0
-    about, result = load(folder / "report" / "swap.json", swap.SwapResult)
+    about, result = load(folder / "report" / "swap-quick.json", swap.SwapResult)
     assert about.quick and result.seeds == (1, 1) and result.tokens == 65
     assert result.cells[0][0].bpb.low is None
     keys = json.loads((folder / "window-4" / "seed-0" / "scores.json").read_text())
