@@ -135,10 +135,19 @@ def wall(stored: Stored, window: str) -> str:
     return f"{stored.group('reach', window).wall:,}"
 
 
-def position(stored: Stored, window: str, place: str) -> str:
-    """Return the change of the loss at a range of positions, since the last trained one."""
-    change: Interval = stored.group("position", window).change[int(place)]
+def position(stored: Stored, window: str, positions: str) -> str:
+    """Return how the loss at a range of positions differs from that of the last trained one."""
+    place = stored.result("position").ranges.index(positions)
+    change: Interval = stored.group("position", window).change[place]
     return change.text("+.4f")
+
+
+def swap(stored: Stored, trained: str, tested: str) -> str:
+    """Return the bits per byte of models trained with one window and tested with another."""
+    result = stored.result("swap")
+    row = result.cells[result.trained.index(trained)]
+    value: Interval = row[result.tested.index(tested)].bpb
+    return value.text()
 
 
 def heads(stored: Stored) -> str:
@@ -198,7 +207,7 @@ NUMBERS: Mapping[str, Callable[..., str]] = {
     "bpb": bpb, "against": against, "train-speed": train_speed, "decode-speed": decode_speed,
     "cache": cached, "peak": peak, "recall": recall, "survives": survives, "reach": reach,
     "wall": wall, "position": position, "sinks": sinks, "moved": moved, "faster": faster,
-    "heads": heads, "mistral-cache": mistral_cache, "times": times,
+    "heads": heads, "swap": swap, "mistral-cache": mistral_cache, "times": times,
 }  # fmt: skip
 
 # A picture's name: the result, and the beginning of the title of one of its charts.
