@@ -2,9 +2,10 @@
 
     RUN/report/parts/recall-3f0c...json     what `recall` measured in this run
 
-The name holds a hash of all that the numbers depend on: the checkpoint, whose name holds the hash
-of its content, the options, and the source files that measure. So a part is never reused for
-something else.
+The name holds a hash of the checkpoint's name, which has the hash of its content, of the options,
+and of the source files that measure. So a part is not reused for another model, for other options
+or after a change of these files. The hash does not cover the rest of the code: after a change of
+model/ or data/, delete RUN/report/parts.
 """
 
 import hashlib
@@ -26,7 +27,8 @@ def measured_once(
 ) -> T:  # fmt: skip
     """Return the stored part of `run`, or measure and store it; `kind` is its dataclass.
 
-    `key` is all that the numbers depend on, as plain values; `files` are the sources that measure.
+    `key` is the checkpoint's name and the options, as plain values; `files` are the sources that
+    measure.
     """
     digest = hashlib.sha256(json.dumps(key).encode())
     for file in files:
