@@ -28,7 +28,7 @@ from experiments.result import About, Clock, add_json, add_quick, store, write_j
 from experiments.score_card import RESAMPLES, SEED, Ratio, ScoreCard, read_stories, score
 from experiments.story_guesses import count_words, guessed, shuffled
 from experiments.story_run import StoryRun, open_story_run
-from model.window import Window, reach
+from model.window import Window, reach, widest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -294,8 +294,7 @@ def _print_notes(result: JudgeResult) -> None:
     print("n: what `written` is divided by: sentences, words, checks or stories")
     print("guessed, shuffled: true stories; each used word is a draw by frequency, or a wrong one")
     for windows in dict.fromkeys(result.windows):
-        widest = "full" if None in windows else max(w for w in windows if w is not None)
-        print(f"window: {widest} tokens, reach through {len(windows)} layers: "
+        print(f"window: {widest(windows) or 'full'} tokens, reach through {len(windows)} layers: "
               f"{reach(windows) or 'all'}")  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from data.stories.judge import KINDS, Check, Verdict, judge
 from data.stories.language import UNKNOWN_WORD
-from model.window import Window, reach
+from model.window import Window, reach, widest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,8 +89,7 @@ def _distance(
     fact_end = len(tokenizer.encode(text[: check.fact[1]]))
     query_end = len(tokenizer.encode(text[: check.use[0]].rstrip()))
     keys = query_end - fact_end + 1
-    widest = None if None in windows else max(w for w in windows if w is not None)
-    for name, limit in (("window", widest), ("reach", reach(windows))):
+    for name, limit in (("window", widest(windows)), ("reach", reach(windows))):
         if limit is None or keys <= limit:
             return name
     return "beyond"

@@ -92,6 +92,12 @@ def reach(windows: Sequence[Window]) -> int | None:
     return 1 + sum(window - 1 for window in windows if window is not None)
 
 
+def widest(windows: Sequence[Window]) -> Window:
+    """Return the widest window of one layer or more; None if a layer sees all earlier tokens."""
+    known = [window for window in windows if window is not None]
+    return max(known) if len(known) == len(windows) else None
+
+
 def visible_pairs(n_tokens: int, window: Window, sinks: int = 0) -> int:
     """Count exactly the (query, key) pairs that are visible in a text of `n_tokens`.
 

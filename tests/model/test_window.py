@@ -5,7 +5,7 @@ import reference
 import torch
 
 from errors import UserError
-from model.window import layer_windows, picture, reach, sink_view, visible, visible_pairs
+from model.window import layer_windows, picture, reach, sink_view, visible, visible_pairs, widest
 
 WINDOW_3 = """
 # . . . . . . .
@@ -123,6 +123,12 @@ def test_reach_is_what_layers_pass_on(windows: tuple[int | None, ...]) -> None:
 def test_reach_of_mistral_7b() -> None:
     """The paper's own number (section 2): about 131K tokens back."""
     assert reach(layer_windows(4096, 32)) == 131_041
+
+
+def test_widest_window() -> None:
+    """The first window, or a list that `max` cannot compare."""
+    assert widest((8, 32, 16)) == 32 and widest([1]) == 1
+    assert widest((8, None)) is None and widest([None]) is None
 
 
 def test_patterns_are_tiled() -> None:
