@@ -42,7 +42,7 @@ from experiments.position_loss import (
 )
 from experiments.position_page import section, tables
 from experiments.position_results import PositionResult, group_loss
-from experiments.result import Clock, add_json, add_quick, store, write_json
+from experiments.result import Clock, add_json, add_quick, show_hint, store, write_json
 from experiments.run_parts import measured_once
 from model.config import SCALING
 
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(arguments.json, result)
     for table in tables(result):
         print(table.markdown(), end="\n\n")
-    print(f"picture: python -m experiments.report {arguments.runs[0]}")
+    print(show_hint(Path(arguments.runs[0])))
     return 0
 
 
@@ -106,7 +106,8 @@ def _refuse(arguments: argparse.Namespace) -> None:
 def measure(arguments: argparse.Namespace) -> PositionResult:
     """Measure all runs on the same tokens; a run that was measured before is read back.
 
-    Raises `UserError` if the runs have different texts, tokenizers or trained lengths.
+    Raises `UserError` if the runs have different texts, tokenizers or trained lengths, or if one
+    masks documents.
     """
     groups = groups_of(arguments.runs)
     runs = [[open_run(arguments, str(path)) for path in group.runs] for group in groups]
@@ -142,7 +143,10 @@ def measure(arguments: argparse.Namespace) -> PositionResult:
 def _refuse_unlike(
     groups: Sequence[Group], runs: Sequence[Sequence["TrainedModel"]], scalings: Sequence[str]
 ) -> None:
-    """Raise `UserError` if a run cannot predict the tokens of the first, or has a scaling."""
+    """Raise `UserError` if a run cannot predict the tokens of the first, or restarts positions.
+
+    Likewise if it was trained with a scaling and another is asked for.
+    """
     expected = text_key(runs[0][0])
     for group, members in zip(groups, runs, strict=True):
         for path, run in zip(group.runs, members, strict=True):
@@ -150,6 +154,11 @@ def _refuse_unlike(
                 raise UserError(
                     f"{path} has another text, tokenizer or data.seq_len than "
                     f"{groups[0].runs[0]}: all lines must predict the same tokens"
+                )
+            if run.config.data.document_mask:
+                raise UserError(
+                    f"{path} was trained with data.document_mask, so positions restart at each "
+                    "document and not at the beginning of a text: name runs without it"
                 )
             refuse_trained_scaling(run, scalings, str(path))
 

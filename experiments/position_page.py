@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+from experiments.captions import capital, describe_intervals
 from experiments.intervals import Interval
 from experiments.pages.charts import Line, LineChart
 from experiments.pages.page import Section
@@ -39,13 +40,13 @@ def tables(result: PositionResult) -> list[Table]:
         for n, name in enumerate(result.ranges)
     ]
     caption = f"bits per byte of the same {result.lines[0].tokens:,} tokens of {result.split}"
-    loss = Table(("position", *names), rows, f"{caption}; {statistics(result)}")
+    loss = Table(("position", *names), rows, f"{caption}; {_statistics(result)}")
     trained = result.last_trained
     beyond = range(trained + 1, len(result.ranges))
     rows = [(result.ranges[n], *(_signed(line.change[n]) for line in result.lines)) for n in beyond]
     caption = (
         f"change in bits per byte beyond the trained length of {result.trained_length:,} tokens, "
-        f"against positions {result.ranges[trained]}, paired; {statistics(result)}"
+        f"against positions {result.ranges[trained]}, paired; {_statistics(result)}"
     )
     return [loss, Table(("position", *names), rows, caption)]
 
@@ -56,19 +57,10 @@ def line_name(line: GroupLoss, result: PositionResult) -> str:
     return f"{line.name}, {line.scaling}" if several else line.name
 
 
-def statistics(result: PositionResult) -> str:
+def _statistics(result: PositionResult) -> str:
     """Say which intervals the numbers have."""
-    sizes = sorted({len(line.runs) for line in result.lines})
-    kinds = []
-    if sizes[-1] > 1:
-        several = " or ".join(str(size) for size in sizes if size > 1)
-        kinds.append(f"means of {several} seeds, 95 % intervals of Student's t, over seeds")
-    if sizes[0] == 1:
-        kinds.append(
-            f"one run: 95 % intervals of Student's t, over {result.lines[0].pieces:,} pieces of "
-            "text"
-        )
-    return "; ".join(kinds)
+    of_one_run = f"of Student's t, over {result.lines[0].pieces:,} pieces of text"
+    return describe_intervals((len(line.runs) for line in result.lines), of_one_run)
 
 
 def _chart(result: PositionResult) -> LineChart:
@@ -78,7 +70,7 @@ def _chart(result: PositionResult) -> LineChart:
     return LineChart(
         "Loss by position in the text", "tokens read", "bits per byte", lines,
         "The same tokens are predicted at every position; each point is a range of positions, at "
-        f"its middle. {statistics(result).capitalize()}.",
+        f"its middle. {capital(_statistics(result))}.",
         [(result.trained_length, "trained length")], log_x=True,
     )  # fmt: skip
 

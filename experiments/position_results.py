@@ -6,9 +6,9 @@ are paired: each run, or each piece, with itself.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
+from experiments.captions import range_names
 from experiments.intervals import Interval, over_runs, paired
 from experiments.position_loss import RunLoss
 
@@ -39,7 +39,7 @@ class PositionResult:
     @property
     def ranges(self) -> list[str]:
         """The names of the ranges of positions: "4-7"."""
-        return [f"{a}-{b - 1}" if b - 1 > a else f"{a}" for a, b in pairwise(self.edges)]
+        return range_names(self.edges)
 
     @property
     def last_trained(self) -> int:

@@ -112,8 +112,11 @@ def test_within_the_reach_nothing_changes(finished: Path) -> None:
     assert bits[2] != pytest.approx(bits[5], rel=1e-3)
 
 
-def test_documents_are_masked(tmp_path: Path, text: Path) -> None:
-    """A model that was trained with a document mask, measured without it."""
+def test_documents_are_masked_and_refused(
+    tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that was trained with a document mask, measured without it; a loss by position of a
+    text in which positions restart."""
     run, folder = tmp_path / "run", tmp_path / "texts"
     folder.mkdir()
     for number in range(20):
@@ -132,6 +135,9 @@ def test_documents_are_masked(tmp_path: Path, text: Path) -> None:
             logits = opened.model(torch.tensor([piece[start:]]))[0, -1].double()
         bits -= logits.log_softmax(-1)[int(tokens[at])].item() / math.log(2)
     assert opened.tokenizer.bos_id in tokens[65:194] and found == pytest.approx(bits, rel=1e-4)
+    assert position.main([str(run)]) == 2
+    error = f"error: {run} was trained with data.document_mask, so positions restart at each"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(error)
 
 
 def test_losses_over_runs_and_over_pieces() -> None:
@@ -170,6 +176,8 @@ def test_a_sweep_is_stored_printed_and_drawn(
     about, _ = load(sweep / "report" / "position.json", PositionResult)
     drawn = page("", [], [section(about, result)])
     assert drawn.count("<svg") == 1 and "trained length</text>" in drawn and "full, ntk" in drawn
+    (chart,) = section(about, result).charts
+    assert chart.caption.endswith("Means of 2 seeds, 95 % intervals of Student's t, over seeds.")
 
     def measured_again(*_: object) -> RunLoss:
         raise KeyError
