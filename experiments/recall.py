@@ -16,21 +16,21 @@ import argparse
 import sys
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 from arguments import add_run
 from errors import ArgumentParser, UserError, command
 from experiments import recall_answers, story_questions
+from experiments.captions import range_names
 from experiments.groups import Group, groups_of
 from experiments.recall_answers import RunAnswers, answer_all
 from experiments.recall_page import section, tables
 from experiments.recall_results import RecallResult, group_recall
-from experiments.result import Clock, add_json, add_quick, store, write_json
+from experiments.result import Clock, add_json, add_quick, show_hint, store, write_json
 from experiments.run_parts import measured_once
 from experiments.story_questions import Question, draw_questions
 from experiments.story_run import StoryRun, open_story_run
-from model.window import Window, reach
+from model.window import Window, reach, widest
 
 __all__ = ["RecallResult", "main", "section"]
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(arguments.json, result)
     for table in tables(result):
         print(table.markdown(), end="\n\n")
-    print(f"picture: python -m experiments.report {arguments.runs[0]}")
+    print(show_hint(Path(arguments.runs[0])))
     return 0
 
 
@@ -99,8 +99,7 @@ def measure(
     by, within = arguments.by, arguments.within
     edges = column_edges(windows, within) if by == "distance" else ()
     names = tuple(names_of(edges, within)) if edges else KINDS
-    far = arguments.far or (_past_the_walls(runs, windows) if edges else None)
-    _refuse_too_near(far, runs)
+    far = _far(arguments.far or (_past_the_walls(runs, windows) if edges else None), runs)
     n_questions = arguments.questions or (QUICK_QUESTIONS if arguments.quick else QUESTIONS)
     each = -(-n_questions // len(names))
     split = "test" if arguments.combinations == "held-out" else "train"
@@ -116,7 +115,9 @@ def measure(
         same = repr((run.trained.tokenizer.model_bytes, data.stories, data.near, data.far))
         if same not in asked:
             asked[same] = draw_questions(run, column, len(names), each, split=split, far=far)
-        return answer_all(run, asked[same])
+        answers = answer_all(run, asked[same])
+        _refuse_empty(answers, run)
+        return answers
 
     def part(run: StoryRun) -> RunAnswers:
         key = [run.trained.checkpoint.path.name, by, edges, each, within, far, split]
@@ -130,11 +131,25 @@ def measure(
     return RecallResult(by, names, edges, within, arguments.combinations, far, recalled)
 
 
-def _refuse_too_near(far: int | None, groups: Sequence[Sequence[StoryRun]]) -> None:
-    """Raise `UserError` if the nearest facts of a run's stories are further than `far` words."""
-    for run in (run for group in groups for run in group):
+def _far(far: int | None, groups: Sequence[Sequence[StoryRun]]) -> int | None:
+    """Return `far`, or None if all runs were trained on stories with such distances.
+
+    Raises `UserError` if the nearest facts of a run's stories are further than `far` words.
+    """
+    runs = [run for group in groups for run in group]
+    for run in runs:
         if far is not None and far < run.trained.config.data.near:
             raise UserError(f"--far is {far}, nearer than data.near of {run.path}: give more words")
+    return None if {run.trained.config.data.far for run in runs} == {far} else far
+
+
+def _refuse_empty(answers: RunAnswers, run: StoryRun) -> None:
+    """Raise `UserError` if a run was asked no question."""
+    if not any(column.questions for column in answers.columns):
+        raise UserError(
+            f"{run.path}: of {story_questions.STORIES:,} stories, none has a fact that can be "
+            "asked for: give a larger --within, or a run of longer sequences (data.seq_len)"
+        )
 
 
 def _windows(runs: Sequence[StoryRun]) -> tuple[Window, ...]:
@@ -148,9 +163,7 @@ def _windows(runs: Sequence[StoryRun]) -> tuple[Window, ...]:
 
 def column_edges(windows: Sequence[Sequence[Window]], within: int | None) -> tuple[int, ...]:
     """Return the least distance of each column: one begins after each W, and after each wall."""
-    limits = {reach(layers) for layers in windows} | {
-        None if None in layers else max(w for w in layers if w is not None) for layers in windows
-    }
+    limits = {limit for layers in windows for limit in (widest(layers), reach(layers))}
     ends = sorted({limit + 1 for limit in limits if limit is not None})
     free = [e for e in EDGES if all(max(e, end) / min(e, end) >= CLOSE for end in ends)]
     return tuple(edge for edge in sorted({1, *free, *ends}) if within is None or edge <= within)
@@ -158,8 +171,7 @@ def column_edges(windows: Sequence[Sequence[Window]], within: int | None) -> tup
 
 def names_of(edges: Sequence[int], within: int | None) -> list[str]:
     """Return the names of columns by distance: "1-8", "9-16" ... "513-"."""
-    last = f"{edges[-1]}-{within or ''}"
-    return [*(f"{a}-{b - 1}" if b - 1 > a else f"{a}" for a, b in pairwise(edges)), last]
+    return [*range_names(edges), f"{edges[-1]}-{within or ''}"]
 
 
 def _past_the_walls(runs: Sequence[Sequence[StoryRun]], windows: Sequence[Sequence[Window]]) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.story_questions import Question
 from experiments.story_run import StoryRun
-from model.window import Window, reach
+from model.window import Window, reach, widest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,19 +43,22 @@ class RunAnswers:
     trained_length: int  # tokens
     columns: tuple[Counts, ...]
     hops: tuple[Counts, ...]  # one for each of HOPS
-    between: int  # questions of none of HOPS: a limit lies inside their fact
+    between: int  # questions whose fact crosses a limit: in none of HOPS
 
 
 def answer_all(run: StoryRun, columns: Sequence[Sequence[Question]]) -> RunAnswers:
     """Ask a model all questions, with and without the fact, and count.
 
-    Full attention reads at most its trained length, so it is not asked for facts further back.
+    Full attention reads at most its trained length, so it is not asked for facts further back. A
+    model with `attention_sinks` is not asked for facts in these first tokens, which stay visible.
     """
-    windows = tuple(run.trained.model.config.windows)
+    windows, sinks = run.trained.model.config.windows, run.trained.model.config.attention_sinks
     trained_length = run.trained.config.data.seq_len
-    limit = longest_text(windows, trained_length)
+    limit = longest_text(windows, trained_length, sinks)
+    farthest = limit if None in windows else None
     readable = [
-        [q for q in questions if None not in windows or q.span <= limit] for questions in columns
+        [question for question in questions if _is_fair(question, farthest, sinks)]
+        for questions in columns
     ]
     asked = [question for questions in readable for question in questions]
     right = _right(run, [question.tokens for question in asked], asked, limit)
@@ -78,26 +81,35 @@ def answer_all(run: StoryRun, columns: Sequence[Sequence[Question]]) -> RunAnswe
     )
 
 
-def longest_text(windows: Sequence[Window], trained_length: int) -> int:
+def longest_text(windows: Sequence[Window], trained_length: int, sinks: int = 0) -> int | None:
     """Return how many tokens a model reads at most; the beginning of a longer text is cut off.
 
     With windows: twice the reach, so that facts beyond the wall are in the text, and at least the
-    trained length. With full attention: the trained length, beyond which it fails.
+    trained length. With full attention: the trained length, beyond which it fails. With windows and
+    sinks: all (None), because the sinks are the beginning.
     """
     far = reach(windows)
-    return trained_length if far is None else max(trained_length, 2 * far)
+    if far is None:
+        return trained_length
+    return None if sinks else max(trained_length, 2 * far)
+
+
+def _is_fair(question: Question, farthest: int | None, sinks: int) -> bool:
+    """Return whether the whole fact is at most `farthest` keys back and after the sinks."""
+    is_near = farthest is None or question.span <= farthest
+    return is_near and len(question.tokens) - question.span >= sinks
 
 
 def hop_of(question: Question, windows: Sequence[Window]) -> int | None:
-    """Return which of `HOPS` a question belongs to; None if a limit lies inside its fact.
+    """Return which of `HOPS` a question belongs to; None if its fact crosses a limit.
 
-    The widest window counts: a layer that has it can look the fact up.
+    The widest window counts: a layer that has it can look the fact up. Sinks change nothing: they
+    are the first tokens, so they see no fact after them and cannot pass one on.
     """
-    widest = None if None in windows else max(w for w in windows if w is not None)
-    far = reach(windows)
-    if widest is None or question.span <= widest:
+    window, far = widest(windows), reach(windows)
+    if window is None or question.span <= window:
         return 0
-    if far is None or (widest < question.distance and question.span <= far):
+    if far is None or (window < question.distance and question.span <= far):
         return 1
     return 2 if question.distance > far else None
 
@@ -117,15 +129,15 @@ def _count(rows: Sequence[tuple[Question, list[bool], list[bool]]], n_layers: in
 
 
 def _right(
-    run: StoryRun, texts: Sequence[list[int]], questions: Sequence[Question], limit: int
+    run: StoryRun, texts: Sequence[list[int]], questions: Sequence[Question], limit: int | None
 ) -> list[list[bool]]:
     """Return for each question and layer whether the right token is likelier than every wrong one.
 
-    Of a text that is longer than `limit` tokens, the beginning is cut off.
+    Of a text that is longer than `limit` tokens, if given, the beginning is cut off.
     """
     from tqdm import tqdm
 
-    cut = [text[-limit:] for text in texts]
+    cut = [text if limit is None else text[-limit:] for text in texts]
     order = sorted(range(len(cut)), key=lambda n: len(cut[n]))  # so that rows need little padding
     answers: list[list[bool]] = [[] for _ in cut]
     with tqdm(total=len(cut), desc=run.path, leave=False, disable=None) as bar:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from experiments.captions import capital, describe_intervals
 from experiments.intervals import Interval
 from experiments.pages.charts import HeatMap, Line, LineChart
 from experiments.pages.page import Section
@@ -10,7 +11,7 @@ from experiments.pages.table import Table
 from experiments.recall_answers import HOPS
 from experiments.recall_results import GroupRecall, RecallResult
 from experiments.result import About
-from model.window import reach
+from model.window import reach, widest
 
 
 def section(about: About, result: RecallResult) -> Section:
@@ -30,10 +31,10 @@ def section(about: About, result: RecallResult) -> Section:
             "to travel through several layers. Beyond the wall, the sum of W - 1 over the layers, "
             "nothing of it can arrive: there a model answers as without the fact.",
             hops,
-            "How far up the layers is the answer present? After each layer the residual stream at "
-            "the query is read with the model's own last norm and output matrix. This is a lower "
+            "After which layer can the answer be read? After each layer the residual stream at the "
+            "query is read with the model's own last norm and output matrix. This is a lower "
             "bound: a layer may know the answer in a form that only later layers read. After the "
-            "last layer it is the answer of the model.",
+            "last layer it is the answer of the model. Layers count from 0.",
             *heat,
         ],
         about,
@@ -61,6 +62,8 @@ def _right_table(result: RecallResult) -> Table:
     limits = f", facts at most {result.within} tokens back" if result.within else ""
     if result.combinations == "seen":
         limits += ", combinations of hero, thing and plot seen"
+    if result.far is not None:
+        limits += f", stories with facts up to {result.far:,} words back, unlike in training"
     caption = f"share of right answers by {_x_label(result)}{limits}; {_statistics(result)}"
     return Table((_x_label(result), *_names(result)), rows, caption)
 
@@ -102,6 +105,11 @@ def _hop_table(result: RecallResult) -> Table:
         "the wall, divided by that within W; questions with W or the wall inside their fact are "
         f"left out; {_statistics(result)}"
     )
+    if any(len(group.runs) == 1 for group in result.groups):
+        caption += (
+            "; several questions of a row can be of one story and are counted as independent, so "
+            "the intervals of one run are too narrow"
+        )
     return Table(header, rows, caption)
 
 
@@ -109,8 +117,8 @@ def _hop_name(name: str, group: GroupRecall) -> str:
     """Return a name of HOPS with the numbers of a group."""
     if None in group.windows:
         return "within the trained length"
-    widest = max(w for w in group.windows if w is not None)
-    return name.replace("the wall", f"the wall ({_wall(group)})").replace("W", f"W ({widest})")
+    window = widest(group.windows)
+    return name.replace("the wall", f"the wall ({_wall(group)})").replace("W", f"W ({window})")
 
 
 def _wall(group: GroupRecall) -> int:
@@ -132,10 +140,9 @@ def _line_chart(result: RecallResult) -> LineChart:
     lines.append(Line(f"{first.name}, without the fact", x, guesses, dashed=True))
     marks: dict[tuple[float, str], None] = {}
     for group in result.groups:
-        if None not in group.windows:
-            widest = max(w for w in group.windows if w is not None)
+        if (window := widest(group.windows)) is not None:
             marks |= {
-                (widest, f"W {widest}"): None,
+                (window, f"W {window}"): None,
                 (_wall(group) + 1, f"wall {_wall(group)}"): None,
             }
     return LineChart(
@@ -143,7 +150,7 @@ def _line_chart(result: RecallResult) -> LineChart:
         lines,
         "Each point is a column of the table, at the middle of its distances. Distance counts the "
         "query's own token, so the last token in reach of a wall at 28 has distance 29. Full "
-        "attention is not asked beyond its trained length. " + _capital(_statistics(result)) + ".",
+        "attention is not asked beyond its trained length. " + capital(_statistics(result)) + ".",
         sorted(marks), log_x=True, y_range=(0.0, 1.0), percent=True,
     )  # fmt: skip
 
@@ -154,7 +161,7 @@ def _heat_map(result: RecallResult, group: GroupRecall) -> HeatMap:
     rows = []
     for layer in layers:
         far = reach(group.windows[: layer + 1])
-        rows.append(f"{layer + 1}" + ("" if far is None else f" ({far})"))
+        rows.append(f"{layer}" + ("" if far is None else f" ({far})"))
     limits = "" if None in group.windows else (
         " In brackets: the largest distance that the layers up to this one can reach. Beyond it "
         "the layer can only guess."
@@ -184,16 +191,8 @@ def percent(value: Interval | None, interval: bool = True) -> str:
 
 def _statistics(result: RecallResult) -> str:
     """Say which intervals the numbers have."""
-    sizes = sorted({len(group.runs) for group in result.groups})
-    kinds = []
-    if sizes[-1] > 1:
-        several = [str(size) for size in sizes if size > 1]
-        kinds.append(
-            f"means of {' or '.join(several)} seeds, 95 % intervals of Student's t, over seeds"
-        )
-    if sizes[0] == 1:
-        kinds.append("one run: 95 % intervals over its questions (Wilson; paired; bootstrap)")
-    return "; ".join(kinds)
+    of_one_run = "over its questions (Wilson; paired; bootstrap)"
+    return describe_intervals((len(group.runs) for group in result.groups), of_one_run)
 
 
 def _names(result: RecallResult) -> Sequence[str]:
@@ -210,7 +209,3 @@ def _mean(value: Interval | None) -> float | None:
 
 def _times_100(value: float | None) -> float | None:
     return None if value is None else 100 * value
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

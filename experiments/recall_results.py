@@ -41,7 +41,7 @@ class GroupRecall:
     trained_length: int  # tokens
     columns: tuple[Answered, ...]
     hops: tuple[Answered, ...]  # one for each of HOPS
-    between: int  # questions of none of HOPS, of each run
+    between: int  # questions whose fact crosses a limit, of each run: in none of HOPS
     survives: Interval | None  # difference beyond W, up to the wall / difference within W
 
 

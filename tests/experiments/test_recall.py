@@ -12,6 +12,7 @@ from data.stories import story
 from data.stories.world import split_of
 from experiments import recall, recall_answers, story_questions
 from experiments.intervals import Interval
+from experiments.pages.charts import HeatMap
 from experiments.pages.page import page
 from experiments.recall_answers import HOPS, Counts, RunAnswers, answer_all, hop_of, layer_logits
 from experiments.recall_page import section, tables
@@ -116,14 +117,16 @@ def test_a_column_ends_at_each_window_and_wall() -> None:
     assert names == ["1", "2-8", "9-"] and recall.names_of((1, 9), 16)[-1] == "9-16"
 
 
+@pytest.mark.parametrize("sinks", [0, 3])
 @pytest.mark.parametrize("windows", [(3, 3), (2, 4), (1, 1), (5,), (3, None)])
-def test_hops_by_brute_force(windows: tuple[int | None, ...]) -> None:
-    """Which keys a layer sees, and which tokens arrive through all layers, found step by step."""
+def test_hops_by_brute_force(windows: tuple[int | None, ...], sinks: int) -> None:
+    """Which keys a layer sees, and which tokens arrive through all layers, found step by step. A
+    fact after the sinks does not travel through them: sinks come before it."""
     query, arrives = 20, {20}
-    for window in reversed(windows):
-        arrives |= {j for i in arrives for j in range(i + 1) if visible(i, j, window)}
-    one_layer = {j for j in range(query + 1) for window in windows if visible(query, j, window)}
-    for first, length in product(range(query + 1), (1, 2, 3)):
+    for w in reversed(windows):
+        arrives |= {j for i in arrives for j in range(i + 1) if visible(i, j, w, sinks)}
+    one_layer = {j for j in range(query + 1) for w in windows if visible(query, j, w, sinks)}
+    for first, length in product(range(sinks, query + 1), (1, 2, 3)):
         fact = set(range(first, min(first + length, query + 1)))
         question = Question("", [], [], 0, [], query - max(fact) + 1, query - first + 1)
         within, above = fact <= one_layer, not fact & one_layer
@@ -191,6 +194,23 @@ def test_full_attention_is_not_asked_beyond_its_trained_length(sweep: Path) -> N
     assert 0 < answers.hops[0].questions == answers.columns[0].questions == near < 20
 
 
+def test_sinks_stay_in_the_text(sweep: Path) -> None:
+    """Of a long text the beginning would be cut off, and other tokens become the sinks; a fact in
+    the sinks would be seen beyond the wall."""
+    run = opened(sweep / "window-8/seed-0")
+    asked = some_questions(run, 20)
+    sinks = sorted(len(question.tokens) - question.span for question in asked)[5]
+    with_sinks = StoryRun(run.path, run.trained.with_settings(attention_sinks=sinks))
+    fair = [question for question in asked if len(question.tokens) - question.span >= sinks]
+    assert 10 < len(fair) < 20 and any(len(question.tokens) > 64 for question in fair)
+    answers = answer_all(with_sinks, [asked])
+    right = 0
+    for question in fair:
+        last = with_sinks.trained.model(torch.tensor([question.tokens]))[0, -1]
+        right += bool(last[question.right] > last[question.wrong].max())
+    assert (answers.columns[0].questions, answers.columns[0].right) == (len(fair), right)
+
+
 # ---------------------------------------------------------------------------- the statistics
 
 
@@ -246,7 +266,9 @@ def test_a_sweep_is_stored_printed_and_drawn(
     assert [(group.name, len(group.runs)) for group in result.groups] == [
         ("window-4", 1), ("window-8", 2)
     ]  # fmt: skip
-    assert result.edges[:4] == (1, 5, 8, 9) and result.far == 20  # W + 1 and reach + 1 of both
+    assert result.edges[:4] == (1, 5, 8, 9)  # W + 1 and reach + 1 of both
+    assert result.far is None and "back, unlike in training" not in printed  # data.far will do
+    assert "so the intervals of one run are too narrow" in printed
     for table in tables(result):
         assert table.markdown() in printed
     assert "window-8: beyond the wall (14)" in printed
@@ -254,6 +276,8 @@ def test_a_sweep_is_stored_printed_and_drawn(
     about, _ = load(sweep / "report" / "recall.json", RecallResult)
     drawn = page("", [], [section(about, result)])
     assert drawn.count("<svg") == 3 and "wall 14" in drawn
+    heat = section(about, result).charts[-1]
+    assert isinstance(heat, HeatMap) and heat.rows == ["0 (8)", "1 (15)"]
 
     def asked_again(*_: object) -> RunAnswers:
         raise KeyError
@@ -300,6 +324,28 @@ def test_runs_of_a_group_have_the_same_windows(
     assert "have different windows" in capsys.readouterr().err
 
 
+def test_no_question_is_refused(
+    sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A traceback, or an empty result in place of a good one."""
+    monkeypatch.setattr(story_questions, "STORIES", 20)
+    run = sweep / "window-8/seed-1"
+    assert recall.main([str(run), "--within", "1"]) == 2
+    error = f"error: {run}: of 20 stories, none has a fact that can be asked for: "
+    assert capsys.readouterr().err.splitlines()[-1].startswith(error)
+    assert not (run / "report/recall.json").exists()
+
+
+def test_stories_unlike_those_of_training_are_named(
+    sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recall of longer stories could be taken for that of stories as in training."""
+    monkeypatch.setattr(story_questions, "STORIES", 20)
+    options = ["--far", "50", "--within", "60", "--questions", "20"]
+    assert recall.main([str(sweep / "window-4/seed-0"), *options]) == 0
+    assert "stories with facts up to 50 words back, unlike in training" in capsys.readouterr().out
+
+
 def test_what_is_refused(finished: Path, sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A traceback, or a table of nothing."""
     run = str(sweep / "window-4/seed-0")
@@ -312,3 +358,5 @@ def test_what_is_refused(finished: Path, sweep: Path, capsys: pytest.CaptureFixt
     assert "was not trained on stories but on files" in capsys.readouterr().err
     assert recall_answers.longest_text((8, 8), 32) == 32
     assert recall_answers.longest_text((8, 32), 32) == 78
+    assert recall_answers.longest_text((8, 32), 32, sinks=1) is None
+    assert recall_answers.longest_text((8, None), 32, sinks=1) == 32
