@@ -108,10 +108,11 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         name = word.partition("=")[0]
         if name in SET_HERE:
             raise UserError(f"{word}: the sweep sets it, use {SET_HERE[name]}")
-    if arguments.quick:
-        overrides = [*_less(_read_quietly(arguments)), *overrides]
     if arguments.steps is not None:
         overrides.append(f"train.max_steps={arguments.steps}")
+    arguments.words = [path, *overrides]
+    if arguments.quick:
+        overrides = [*_less(_read_quietly(arguments)), *overrides]
     words = (path, *overrides)
     arguments.words = list(words)
     config = _read_quietly(arguments)

@@ -261,6 +261,9 @@ def test_quick_is_smaller(tmp_path: Path) -> None:
     config = own.config(own.choices[0])
     assert (config.model.dim, config.train.max_steps, config.data.far) == (64, 20, 50)
     assert len(own.choices) == 2 and own.seeds == 1
+    short = plan("--steps", "10")
+    train = short.config(short.choices[0]).train
+    assert (train.max_steps, train.drill_steps, train.window_steps) == (10, 1, 1)
 
 
 @pytest.mark.parametrize(
