@@ -9,6 +9,8 @@ It shows which keys a query may see, not how much attention it pays to them.
 """
 
 import argparse
+import os
+import shlex
 import shutil
 import sys
 import time
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(_summary(result))
     print(f"movie: {page}" if page else "movie as a page: add --out movie.html")
     if arguments.run:
-        print(f"picture: python -m experiments.report {arguments.run}")
+        print(f"picture: python -m experiments.report {shlex.quote(arguments.run)}")
     return int(result.missing > 0 or not result.max_difference <= TOLERANCE)
 
 
@@ -109,7 +111,7 @@ def _checked(arguments: argparse.Namespace) -> argparse.Namespace:
     words = arguments.words
     if len(words) > 2:
         raise UserError(f"{len(words)} words: give RUN, TEXT or both, the text in quotes")
-    is_run = len(words) == 2 or (len(words) == 1 and not any(map(str.isspace, words[0])))
+    is_run = len(words) == 2 or (len(words) == 1 and _is_run(words[0]))
     arguments.run = words[0] if is_run else None
     arguments.text = words[-1] if len(words) > is_run else None
     least = {"sinks": 0, "chunk": 1, "tokens": 1, "frames": 0, "delay": 0}
@@ -122,6 +124,12 @@ def _checked(arguments: argparse.Namespace) -> argparse.Namespace:
     if arguments.text is not None and not arguments.text.strip():
         raise UserError("TEXT is empty: give some words")
     return arguments
+
+
+def _is_run(word: str) -> bool:
+    """Return whether a word alone is a RUN: a path that exists, or without a space, so no TEXT."""
+    # Path.exists raises OSError for a text that is too long for a name.
+    return os.path.exists(word) or not any(map(str.isspace, word))  # noqa: PTH110
 
 
 def _film_run(arguments: argparse.Namespace) -> MovieResult:

@@ -156,6 +156,15 @@ def test_a_run_is_stored_and_its_page_is_whole(
     assert f"picture: python -m experiments.report {run}" in capsys.readouterr().out
 
 
+def test_a_path_with_a_space_is_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was read as a text: the small model was filmed, without a word about the run."""
+    moved = run.rename(run.parent / "my run")
+    assert movie.main([str(moved), "--tokens", "9", "--frames", "0"]) == 0
+    assert f"picture: python -m experiments.report '{moved}'" in capsys.readouterr().out
+    assert (moved / "report/movie.json").exists()
+    assert movie.main(["a b " * 2000, "--frames", "0"]) == 0  # no name of a file is so long
+
+
 def test_a_still_shows_its_frame() -> None:
     """The picture of the report could show another frame."""
     result = shot((4, 4, 4), 0, [1] * 7)
