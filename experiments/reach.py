@@ -110,7 +110,8 @@ def measure(
         limits = walls(config.windows, config.attention_sinks)
         measured = curves["gradient"][-1], curves["substitution"][-1]
         checks += influence.measured_walls(*measured, limits)
-    widest = None if None in config.windows or config.sinks else max(filter(None, config.windows))
+    unlimited = None in config.windows or config.attention_sinks > 0
+    widest = None if unlimited else max(filter(None, config.windows))
     outputs = [row for m in METHODS for row in summarize(curves[m], m, limits, widest)]
     names = tuple(str(checkpoint.path) for checkpoint in checkpoints)
     return GroupReach(

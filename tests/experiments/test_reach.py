@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
+import tiny
 import torch
 
 from experiments import influence, reach, reach_summary
@@ -134,7 +135,7 @@ def test_report(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run / "all.json"
     assert reach.main([str(run), "--texts", "4", "--json", str(file)]) == 0
     printed = capsys.readouterr().out
-    assert f"{run}: beyond the walls (layer 0: 7, layer 1: 14) influence is exactly 0" in printed
+    assert "run: beyond the walls (layer 0: 7, layer 1: 14) influence is exactly 0" in printed
     assert printed.splitlines()[-1] == f"picture: python -m experiments.report {run}"
     about, result = load(run / "report" / "reach.json", ReachResult)
     assert json.loads(file.read_text())["groups"][0]["windows"] == [8, 8]
@@ -144,6 +145,16 @@ def test_report(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(sum(found.share) == pytest.approx(1) for found in group.outputs)
     html = page("reach", [], [reach.section(about, result)])
     assert "wall 14" in html and html.count("<svg") == 4
+
+
+def test_a_sink_token_leaves_the_wall(tmp_path: Path, text: Path) -> None:
+    """It is the same in every text, so the wall holds; the numbers beyond W were left out."""
+    run = tmp_path / "run"
+    more = ["model.sink_token=true", "train.max_steps=2", "train.warmup_steps=1"]
+    assert tiny.start(run, text, *more) == 0
+    assert reach.main([str(run), "--texts", "2"]) == 0
+    (group,) = load(run / "report" / "reach.json", ReachResult)[1].groups
+    assert group.wall == 14 and all(group.of(m).beyond is not None for m in reach.METHODS)
 
 
 def test_a_window_of_one_key_too_many_is_found(
