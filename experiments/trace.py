@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # torch is imported only when a model is opened
     from inference.trained import TrainedModel
 
 QUESTIONS, QUICK_QUESTIONS = 20_000, 4000
-LEAST_EFFECT = 1e-6  # bits; less is nothing to trace
+TRACEABLE = 1e-6  # bits: an effect that is smaller cannot be traced
 
 
 @command
@@ -76,7 +76,8 @@ def _parser() -> ArgumentParser:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Raise `UserError` for options that do not go together."""
-    given = [name for name in ("at", "source", "word", "replace") if getattr(arguments, name)]
+    options = ("at", "source", "word", "replace")
+    given = [name for name in options if getattr(arguments, name) is not None]
     if arguments.text is None and (given or arguments.predict):
         raise UserError(f"--{[*given, 'predict'][0]} is about a text: give one after RUN")
     if arguments.at is not None and arguments.predict:
@@ -194,7 +195,7 @@ def trace(trained: "TrainedModel", case: "Case", note: str = "") -> TraceResult:
     config, decode = trained.model.config, trained.tokenizer.decode
     limit = reach(config.windows)
     beyond = limit is not None and not config.attention_sinks and case.distance >= limit
-    if abs(patching.effect) < LEAST_EFFECT:
+    if abs(patching.effect) < TRACEABLE:
         why = f": it is {case.distance} back, and the wall is {limit - 1}" if beyond else ""  # type: ignore[operator]
         raise UserError(
             f"{case.note}, and the prediction stays the same{why}: choose another source"

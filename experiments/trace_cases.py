@@ -14,13 +14,14 @@ from tqdm import tqdm
 
 from data.stories import Probe
 from errors import UserError
+from experiments.trace_result import bare
 
 if TYPE_CHECKING:
     from data.tokenizer import Tokenizer
     from experiments.story_run import StoryRun
     from inference.trained import TrainedModel
 
-LEAST_EFFECT = 1.0  # bits: with another fact the right answer is half as likely, or less
+DECISIVE = 1.0  # bits: with another fact the right answer is half as likely, or less
 SUBSTITUTES = 4  # tokens that are tried in place of another
 ROWS = 16  # texts in a forward pass
 
@@ -56,7 +57,7 @@ def find_case(run: "StoryRun", questions: int, window: int | None) -> tuple[Case
     """Look for a question that the model answers right only because of a fact outside the window.
 
     The fact is mentioned once, `window` tokens back or more (None: any distance). The model must be
-    right, and no longer with another fact in its place, which must cost `LEAST_EFFECT`. Returns the
+    right, and no longer with another fact in its place, which must cost `DECISIVE`. Returns the
     first such case and True. If there is none, returns the question whose fact has the largest
     effect, and False. Raises `UserError` if no question has its fact so far back.
     """
@@ -133,7 +134,7 @@ def _ask(trained: "TrainedModel", question: _Question) -> tuple[float, bool]:
     right = bool(clean[case.answer] > clean[wrong].max())
     still = bool(corrupted[case.answer] > corrupted[wrong].max())
     effect = float(clean[case.answer] - corrupted[case.answer]) / math.log(2)
-    return effect, right and not still and effect >= LEAST_EFFECT
+    return effect, right and not still and effect >= DECISIVE
 
 
 # ---------------------------------------------------------------------------- a given text
@@ -167,7 +168,7 @@ def text_case(
     scores = _log_probabilities(trained, torch.tensor(variants), answer)
     best = int(scores.argmin())
     changed = [(tokens[n], variants[best][n]) for n in sources[best]]
-    names = [trained.tokenizer.decode(row).strip() for row in zip(*changed, strict=True)]
+    names = [bare(trained.tokenizer.decode(row)) for row in zip(*changed, strict=True)]
     note = f"the given text: {names[0]!r} is replaced by {names[1]!r}"
     return Case(tuple(tokens), tuple(variants[best]), sources[best], answer, note)
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from experiments.pages.charts import Drawing
 from experiments.pages.shapes import ROW, segment, text
-from experiments.trace_result import TraceResult
+from experiments.trace_result import TraceResult, bare
 
 COLUMNS, CELL = 9, 10  # of the grid: positions, and characters of each
 LEFT, WIDE, TALL = 84, 900, 46  # pixels: left of the first token, all tokens, between boundaries
@@ -60,7 +60,7 @@ def drawing(result: TraceResult) -> Drawing:
         "A circle's size and shade: the share of the effect that this place restores alone. Lines: "
         "the strongest path. No circle: exactly nothing."
     )
-    title = f"From {result.tokens[result.source[-1]].strip()!r} to {result.answer.strip()!r}"
+    title = f"From {bare(result.tokens[result.source[-1]])!r} to {bare(result.answer)!r}"
     return Drawing(title, LEFT + WIDE + 16, int(bottom) + 96, parts, caption)
 
 
@@ -93,7 +93,10 @@ def _circle(result: TraceResult, boundary: int, position: int, x: float, y: floa
 
 
 def _labels(result: TraceResult, step: float, bottom: float) -> list[str]:
-    """Name the positions of interest below the picture, slanted; neighbours too close are left."""
+    """Name the positions of interest below the picture, slanted.
+
+    Labels that would touch are left out.
+    """
     parts, taken = [], list[float]()
     chosen = list(dict.fromkeys([*result.source, *result.path, *result.columns(LABELS)]))
     for position in chosen:

@@ -7,6 +7,11 @@ from itertools import pairwise
 from model.window import Window
 
 
+def bare(text: str) -> str:
+    """Return a text without the spaces around it; one of spaces only as it is."""
+    return text.strip() or text
+
+
 @dataclass(frozen=True)
 class TraceResult:
     """One prediction, the token that it depends on, and the path between them.
@@ -52,7 +57,7 @@ class TraceResult:
     def text(self) -> str:
         """Return the text, the source in brackets."""
         marked = [
-            token.replace(token.strip(), f"[{token.strip()}]") if n in self.source else token
+            token.replace(bare(token), f"[{bare(token)}]") if n in self.source else token
             for n, token in enumerate(self.tokens)
         ]
         return "".join(marked).removeprefix("<s>").strip()
@@ -61,10 +66,10 @@ class TraceResult:
         """Say what was replaced, what that did, and how far back it is."""
         if self.note:
             yield self.note
-        word = "".join(self.tokens[n] for n in self.source).strip()
+        word = bare("".join(self.tokens[n] for n in self.source))
         yield f"This is {self.case}."
         yield (
-            f"The probability of {self.answer.strip()!r} is {self.clean:.1%}, and "
+            f"The probability of {bare(self.answer)!r} is {self.clean:.1%}, and "
             f"{self.corrupted:.1%} without {word!r}: an effect of {self.effect:.2f} bits."
         )
         if self.window is None:
@@ -110,4 +115,4 @@ class TraceResult:
         return sorted(chosen)
 
     def _name(self, position: int) -> str:
-        return f"{self.tokens[position].strip()!r} at {position}"
+        return f"{bare(self.tokens[position])!r} at {position}"

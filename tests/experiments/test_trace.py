@@ -130,6 +130,13 @@ def test_source_word_and_place(run: Path, capsys: pytest.CaptureFixture[str]) ->
     assert len(load(file, TraceResult)[1].tokens) == 1 + len(text)
 
 
+def test_a_source_of_a_space(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The space was shown as two pairs of brackets, or as nothing."""
+    assert trace.main([str(run), "an old king sings", "--source", "12"]) == 0
+    printed = capsys.readouterr().out
+    assert "king[ ]sing ->s" in printed and "without ' '" in printed and "''" not in printed
+
+
 def test_cases_of_stories(stories: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One fact is replaced, further back than the window; a model of ten steps knows none."""
     run = story_run(str(stories), open_trained(stories))
@@ -156,6 +163,7 @@ def test_what_is_refused(run: Path, stories: Path, capsys: pytest.CaptureFixture
         [str(run), text, "--word", "old", "--replace", "young"],
         [str(run), text, "--replace", "young"], [str(run), text, "--at", "5", "--predict"],
         [str(run), text, "--word", "old", "--source", "3"], [str(run), "--word", "old"],
+        [str(run), "--source", "0"], [str(run), "--at", "0"],
         [str(stories), "--questions", "0"], [str(run), text, "--seed", "-1"],
         [str(run), text * 3, "--source", "2"],
     ):  # fmt: skip
