@@ -18,6 +18,7 @@ from experiments.pages.style import N_COLORS
 
 WIDTH, HEIGHT = 440, 300  # pixels: readable at the width of a phone
 LEFT, RIGHT, BOTTOM = 58, 24, 42  # pixels around the plot
+MARK_ROWS = 6  # rows for the words of marks
 
 
 class Chart(Protocol):
@@ -86,9 +87,9 @@ class BarChart:
 
     def svg(self) -> str:
         """Return the chart as one <svg> element."""
-        left = 16 + LETTER * max(len(name) for name, _ in self.bars)
+        left = 16 + LETTER * max((len(name) for name, _ in self.bars), default=0)
         ends = [end for _, value in self.bars for end in _values(value)]
-        lowest, highest = min(0.0, *ends), max(0.0, *ends)
+        lowest, highest = min([0.0, *ends]), max([0.0, *ends])
         per_unit = (WIDTH - left - 80) / ((highest - lowest) or 1.0)
         zero = left - lowest * per_unit
         parts, y = [], ROW + 24
@@ -130,12 +131,12 @@ class HeatMap:
         known = [cell for row in self.cells for cell in row if cell is not None]
         low = min(known, default=0.0) if self.low is None else self.low
         high = max(known, default=1.0) if self.high is None else self.high
-        left = 14 + LETTER * max(map(len, self.rows))
-        wide = (WIDTH - left - 8) / len(self.columns)
+        left = 14 + LETTER * max(map(len, self.rows), default=0)
+        wide = (WIDTH - left - 8) / max(1, len(self.columns))
         tall = min(28.0, max(14.0, wide))
         top = ROW + 40
         parts = [text(left, ROW + 16, f"{self.y_label} ↓   {self.x_label} →", "soft")]
-        step = math.ceil(LETTER * max(map(len, self.columns)) / wide)
+        step = max(1, math.ceil(LETTER * max(map(len, self.columns), default=0) / wide))
         for n, name in enumerate(self.columns):
             if n % step == 0:
                 parts.append(text(left + (n + 0.5) * wide, top - 5, name, "middle"))
@@ -172,13 +173,12 @@ class _Frame:
             (x, v) for line in chart.lines for x, y in zip(line.x, line.y, strict=True)
             for v in _values(y) if not chart.log_y or v > 0
         ]  # fmt: skip
-        xs = [x for x, _ in shown] + [x for x, _ in chart.marks] or [0.0, 1.0]
-        ys = [y for _, y in shown] or [0.0, 1.0]
+        xs = [x for x, _ in shown] + [x for x, _ in chart.marks] or [1.0, 2.0]
+        ys = [y for _, y in shown] or [1.0, 2.0]
         self.x_ticks = log_ticks(min(xs), max(xs), 2) if chart.log_x else ticks(min(xs), max(xs))
         low, high = chart.y_range or (min(ys), max(ys))
         self.y_ticks = log_ticks(low, high, 10) if chart.log_y else ticks(low, high)
-        x_ends = (min(xs), max(xs)) if chart.log_x else (min(xs[0], *xs), max(xs))
-        self._x = scale(*x_ends, LEFT, WIDTH - RIGHT, chart.log_x)
+        self._x = scale(min(xs), max(xs), LEFT, WIDTH - RIGHT, chart.log_x)
         bottom_value, top_value = self.y_ticks[0], self.y_ticks[-1]
         if chart.y_range:
             bottom_value, top_value = chart.y_range
@@ -236,15 +236,28 @@ class _Frame:
         return parts
 
     def marks(self) -> list[str]:
-        """Draw the vertical lines, their words at different heights."""
+        """Draw the vertical lines, each word on the first row where it overlaps no earlier word.
+
+        If there is no such row, the word is on the last one.
+        """
         parts = []
-        for n, (x, word) in enumerate(self.chart.marks):
-            place, height = self._x(x), self.top + 12 + ROW * (n % 3)
-            near_end = place + LETTER * len(word) > WIDTH - RIGHT
+        taken: list[list[tuple[float, float]]] = [[] for _ in range(MARK_ROWS)]
+        for x, word in self.chart.marks:
+            place, width = self._x(x), LETTER * len(word)
+            near_end = place + width > WIDTH - RIGHT
+            start = place - 4 - width if near_end else place + 4
+            row = next((n for n, spans in enumerate(taken) if _is_free(start, width, spans)), -1)
+            taken[row].append((start, start + width))
+            height = self.top + 12 + ROW * (row % MARK_ROWS)
             parts.append(segment(place, self.top, place, HEIGHT - BOTTOM, "mark"))
             shift = -4 if near_end else 4
             parts.append(text(place + shift, height, word, "soft end" if near_end else "soft"))
         return parts
+
+
+def _is_free(start: float, width: float, spans: Sequence[tuple[float, float]]) -> bool:
+    """Return whether a word from `start` on touches none of the spans (start, end) of others."""
+    return all(start + width + 4 < first or start > last + 4 for first, last in spans)
 
 
 def _values(y: Interval | float | None) -> list[float]:

@@ -35,7 +35,7 @@ def log_ticks(low: float, high: float, base: int) -> list[float]:
 
 
 def number(value: float, scientific: bool = False) -> str:
-    """Write a tick: 0.25, 1,024, 4.1k, 2M or, scientific, 1e-6."""
+    """Write a tick: 0.25, 1,024, 2M or, scientific, 1e-6."""
     if scientific and value and not 1e-3 < abs(value) < 1e4:
         return f"1e{round(math.log10(value))}"
     for unit, name in ((1e9, "G"), (1e6, "M")):

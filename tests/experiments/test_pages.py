@@ -67,6 +67,36 @@ def test_log_axes_space_powers_evenly() -> None:
     assert steps[0] == pytest.approx(steps[1], abs=0.2)
 
 
+EMPTY = {
+    "heat": HeatMap("t", "x", "y", [], ["a"], [[]]),
+    "heat without rows": HeatMap("t", "x", "y", [], [], []),
+    "line": LineChart("t", "x", "y", [], log_x=True, log_y=True),
+    "points": LineChart("t", "x", "y", [Line("a", [], [])], log_x=True, log_y=True),
+    "bar": BarChart("t", "x", []),
+}
+
+
+@pytest.mark.parametrize("kind", EMPTY)
+def test_a_chart_of_nothing_is_empty(kind: str) -> None:
+    """A result without numbers, such as that of a run of one step, ended in a traceback."""
+    assert "t" in texts(ElementTree.fromstring(EMPTY[kind].svg()))
+
+
+def test_words_of_marks_do_not_overlap() -> None:
+    """Words of marks that are close were written on each other."""
+    marks = [(x, f"the window of {x}") for x in (8, 28, 32, 124, 128, 508)]
+    chart = LineChart("t", "x", "y", [Line("a", [1, 512], [0.0, 1.0])], marks=marks, log_x=True)
+    spans = []
+    for element in ElementTree.fromstring(chart.svg()).iter(f"{SVG}text"):
+        if (element.text or "").startswith("the window"):
+            x, width = float(element.get("x", "")), 6.6 * len(element.text or "")
+            start = x - width if "end" in element.get("class", "") else x
+            spans.append((element.get("y"), start, start + width))
+    assert len(spans) == 6
+    for n, (row, start, end) in enumerate(spans):
+        assert all(row != r or end < s or e < start for r, s, e in spans[:n])
+
+
 def test_missing_numbers_break_the_line_and_leave_a_cell_empty() -> None:
     """What was not measured must not look measured."""
     root = ElementTree.fromstring(CHARTS["line"].svg())
