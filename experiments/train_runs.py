@@ -55,8 +55,9 @@ def train_runs(trainings: Sequence[Training], jobs: int | None = None) -> None:
     """Train the runs that are not finished, at most `jobs` at once; None: one on each core.
 
     The cores are shared evenly, unless OMP_NUM_THREADS says how many each run uses. Progress is
-    shown with the time that is left. A signal that stops this process lets all runs save and stop,
-    and raises `SystemExit`; a second signal ends at once. Raises `UserError` with the message of
+    shown with the time that is left. A signal that stops this process lets all runs save and stop
+    (on Windows they stop at once, and continue from their last checkpoints), and raises
+    `SystemExit`; a second signal ends at once. Raises `UserError` with the message of
     the first run that fails, after the others have saved and stopped, and before anything is
     trained if a folder holds another run or is in use.
     """
@@ -68,7 +69,9 @@ def train_runs(trainings: Sequence[Training], jobs: int | None = None) -> None:
     with StopRequest() as stop:
         _train(missing, min(len(missing), jobs or cores()), stop)
     if stop.signal:
-        print("all runs are saved: the same command continues", file=sys.stderr)
+        # On Windows SIGTERM ends a process at once, so it saves nothing.
+        state = "stopped" if sys.platform == "win32" else "saved"
+        print(f"all runs are {state}: the same command continues", file=sys.stderr)
         raise SystemExit(128 + stop.signal)
 
 
@@ -191,8 +194,11 @@ class _Process:
         if code:
             lines = self._output.read_text(errors="replace").strip().splitlines()
             errors = [line for line in lines if line.startswith("error: ")] or lines[-1:]
-            reason = " ".join(errors).removeprefix("error: ")
-            raise UserError(f"{self._command} ended with exit code {code}: {reason}")
+            reason = "".join(f": {line}" for line in errors).replace(": error: ", ": ")
+            raise UserError(
+                f"{self._command} ended with exit code {code}{reason}; its output is in "
+                f"{self._output}"
+            )
         if code == 0:
             self._store_peak()
         return code == 0

@@ -13,7 +13,7 @@ import pytest
 import tiny
 
 from errors import UserError
-from experiments.train_runs import Training, is_finished, peak_memory, train_runs
+from experiments.train_runs import Training, _Process, is_finished, peak_memory, train_runs
 from storage import lock
 
 STEPS = 4000  # of a run that is stopped: it would take longer than any test
@@ -145,6 +145,15 @@ def test_a_failing_run_stops_the_others(tmp_path: Path, text: Path) -> None:
     with pytest.raises(UserError, match=r"seq_len=1000000.* exit code 2: .*data\.seq_len"):
         train_runs([good, bad], 2)
     assert is_free(good.folder)
+
+
+def test_a_killed_run_names_its_output(tmp_path: Path, text: Path) -> None:
+    """The error of a run that the system kills ended in a colon, without a reason."""
+    process = _Process(training(tmp_path / "run", text), 1)
+    process._process.kill()
+    process.wait()
+    with pytest.raises(UserError, match=r"exit code -9; its output is in .*run/output\.txt$"):
+        process.ended()
 
 
 def test_damaged_numbers_of_memory_are_none(tmp_path: Path) -> None:
