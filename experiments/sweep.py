@@ -13,7 +13,8 @@ import io
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from arguments import add_config, read_config
@@ -32,7 +33,7 @@ from model.cost import FLOAT32, cache_bytes
 from model.window import reach
 from storage import lock
 
-__all__ = ["SweepResult", "main", "section"]
+__all__ = ["SweepResult", "main", "section", "train_seconds"]
 
 CONTEXTS = (1_024, 4_096)  # tokens in the cache before a token is written
 LENGTHS = (1_024, 4_096, 16_384)  # tokens of text for which the cache is counted
@@ -181,8 +182,20 @@ def measure(plan: Plan) -> SweepResult:
         ))  # fmt: skip
     return SweepResult(
         plan.words, plan.seeds, plan.equal, scorer.split, base, config.data.seq_len,
-        CONTEXTS, LENGTHS, ROUNDS, tuple(results),
+        CONTEXTS, LENGTHS, ROUNDS,
+        sum(train_seconds(metrics_of(training.folder)) for training in plan.all_trainings),
+        tuple(results),
     )  # fmt: skip
+
+
+def train_seconds(lines: Sequence[Mapping[str, float]]) -> float:
+    """Return the seconds of training steps from the lines of a run's metrics.jsonl.
+
+    `stepping_s` counts from the start of a process, so a smaller one begins another process.
+    """
+    logged = [line["stepping_s"] for line in lines if "stepping_s" in line]
+    ends = [before for before, after in pairwise(logged) if after < before]
+    return sum([*ends, *logged[-1:]])
 
 
 def _scores(plan: Plan, choice: Choice, scorer: Scorer) -> list[float]:

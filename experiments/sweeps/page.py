@@ -43,6 +43,7 @@ class SweepResult:
     contexts: tuple[int, ...]  # tokens in the cache before a token is written
     lengths: tuple[int, ...]  # tokens of text for which the cache is counted
     rounds: int  # of which a speed is the median
+    train_seconds: float  # of the training steps of all runs, those of earlier calls too
     rows: tuple[WindowResult, ...]
 
 
@@ -89,7 +90,9 @@ def _caption(result: SweepResult) -> str:
         f"{_EQUAL[result.equal]}. Speeds: medians of {result.rounds} rounds in turns, in one "
         "process, on this machine; training: a step of AdamW on drawn tokens; tokens/s after N: "
         "writing one text with N tokens in the cache. Peak MB: the largest training process, "
-        "Python included; -: trained by another command. Cache: keys and values in fp32.",
+        "Python included; -: trained by another command, or not measured on this system. Cache: "
+        "keys and values in fp32. The runs trained for "
+        f"{result.train_seconds / 60:,.1f} minutes in all, evaluation left out.",
         *(f"{line}." for line in layers),
     ])  # fmt: skip
 
@@ -103,10 +106,12 @@ _EQUAL = {
 
 def section(about: About, result: SweepResult) -> Section:
     """Return the part of a page about a sweep."""
-    rows = result.rows
+    rows, several = result.rows, result.seeds > 1
     intro = (
-        f"The config was trained once for each window and each of {result.seeds} seeds. Nothing "
-        "else differs. A low number of bits per byte is good: the text surprises the model less."
+        "The config was trained once for each window"
+        f"{f' and each of {result.seeds} seeds' if several else ', with one seed'}. "
+        f"{_differences(result)} A low number of bits per byte is good: the text surprises the "
+        "model less."
     )
     limits = (
         "Bits per byte average over all tokens, and most tokens depend on near text only. So a "
@@ -118,7 +123,8 @@ def section(about: About, result: SweepResult) -> Section:
             "Bits per byte by window", f"bits per byte, {result.split} split",
             [(row.word, row.bpb) for row in rows],
             f"Means over {result.seeds} seeds; whiskers are 95 % intervals (Student's t). Not "
-            "shown: how runs of one seed differ, which the next chart has.", ".4f",
+            "shown: how runs of one seed differ, which the next chart has." if several else
+            "Runs of one seed, so no intervals: other seeds give other numbers.", ".4f",
         )
     ]  # fmt: skip
     if others:
@@ -126,7 +132,8 @@ def section(about: About, result: SweepResult) -> Section:
             f"What is lost against {result.base}", f"bits per byte minus those of {result.base}",
             others,
             f"Differences between runs of the same seed. Whiskers that contain 0: {result.seeds} "
-            "seeds do not show a difference.", "+.4f",
+            "seeds do not show a difference." if several else
+            "Differences between runs of one seed: a small one may be chance.", "+.4f",
         ))  # fmt: skip
     charts += [_curves(result), _cache(result), _decoding(result)]
     return Section(
@@ -135,12 +142,38 @@ def section(about: About, result: SweepResult) -> Section:
     )  # fmt: skip
 
 
+def _differences(result: SweepResult) -> str:
+    """Say what differs between the runs apart from windows and seeds."""
+    words = [row.word for row in result.rows]
+    given = [word for word in result.words if word.startswith("model.attention_sinks=")]
+    idle = given and "full" in words  # full attention is trained without the sinks of the config
+    also = [
+        name
+        for name, differs in (
+            ("the steps", len({row.steps for row in result.rows}) > 1),
+            ("schedules of windows in training", any(_has_schedule(word) for word in words)),
+            ("sinks", idle or any("+" in word for word in words)),
+        )
+        if differs
+    ]
+    if not also:
+        return "Nothing else differs."
+    *first, last = also
+    return f"Only {', '.join(first)}{' and ' * bool(first)}{last} differ as well."
+
+
+def _has_schedule(word: str) -> bool:
+    return word.startswith(("constant:", "grow:", "depth:", "random:"))
+
+
 def _curves(result: SweepResult) -> LineChart:
+    over = f"Means over {result.seeds} seeds" if result.seeds > 1 else "Runs of one seed"
+    bands = "; bands are 95 % intervals" if result.seeds > 1 else ""
     return LineChart(
         "Learning", "training tokens", "bits per byte, val split",
         [Line(row.word, row.curve_tokens, row.curve_bpb) for row in result.rows],
-        f"Means over {result.seeds} seeds at each evaluation; bands are 95 % intervals. The loss "
-        "in training is not drawn: it may contain drills, which are harder for wide windows.",
+        f"{over} at each evaluation{bands}. The loss in training is not drawn: it may contain "
+        "drills, which are harder for wide windows.",
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -13,8 +14,12 @@ from configs.load import load_config
 from configs.settings import model_config
 from errors import UserError
 from experiments import sweep
-from experiments.result import load
+from experiments.benchmarks.machine import describe_machine
+from experiments.intervals import Interval
+from experiments.pages.page import page
+from experiments.result import About, load
 from experiments.sweeps import speed
+from experiments.sweeps.page import WindowResult
 from experiments.sweeps.plan import Plan, with_steps
 from experiments.sweeps.words import choices_of
 from model.cost import flops_per_token
@@ -224,11 +229,66 @@ def test_a_sweep_measures_finished_runs_and_trains_the_missing(
     assert narrow.against is not None
     assert narrow.against.mean == pytest.approx(narrow.bpb.mean - full.bpb.mean)
     assert f"| {full.bpb.text()} |" in printed and f"| {narrow.against.text('+.4f')} |" in printed
+    logged = [json.loads(line) for path in folder.rglob("metrics.jsonl")
+              for line in path.read_text().splitlines()]  # fmt: skip
+    seconds = sum(line.get("stepping_s", 0.0) for line in logged)  # one evaluation for each run
+    assert result.train_seconds == pytest.approx(seconds)
     assert "experiments.recall" not in printed  # it read no stories
     assert json.loads(copy.read_text())["base"] == "full"
     part = sweep.section(about, result)
     assert len(part.charts) == 5 and all("nan" not in chart.svg() for chart in part.charts)
     assert all(chart.caption for chart in part.charts)
+
+
+def page_of(result: sweep.SweepResult) -> str:
+    """The words of a sweep's page, those of its charts included."""
+    about = About("", False, "", 1.0, describe_machine())
+    return page("t", [], [sweep.section(about, result)])
+
+
+def result_of(*words: str, seeds: int = 1, **changes: Any) -> sweep.SweepResult:
+    """A result with a row for each word; the first is the base."""
+    one = Interval(0.5, None, None, seeds)
+    rows = tuple(
+        WindowResult(word, word, (8,), 7, 100, one, (0.5,), one if n else None, 1.0, (1.0,), None,
+                     (8,), (100,), (one,))
+        for n, word in enumerate(words)
+    )  # fmt: skip
+    result = sweep.SweepResult(
+        (), seeds, "tokens", "test", words[0], 256, (64,), (64,), 5, 600.0, rows
+    )
+    return replace(result, **changes)
+
+
+def test_the_page_says_what_else_differs() -> None:
+    """It said "nothing else" of runs with other steps, schedules or sinks."""
+    for words, also in (
+        (("full", "8"), "Nothing else differs."),
+        (("full", "rising:8"), "Nothing else differs."),
+        (("8", "grow:8"), "Only schedules of windows in training differ as well."),
+        (("8", "grow:8", "8+4"), "Only schedules of windows in training and sinks differ as"),
+    ):
+        assert also in page_of(result_of(*words))
+    assert "Only sinks differ" in page_of(
+        result_of("full", "8", words=("model.attention_sinks=4",))
+    )
+    result = result_of("full", "8")
+    rows = (result.rows[0], replace(result.rows[1], steps=120))
+    assert "Only the steps differ as well." in page_of(replace(result, rows=rows))
+
+
+def test_the_page_of_one_seed() -> None:
+    """It named intervals over "1 seeds", which there are not."""
+    html = page_of(result_of("full", "8"))
+    assert "1 seeds" not in html and "whiskers" not in html.lower() and "bands" not in html
+    assert "trained for 10.0 minutes in all" in html
+    assert "Whiskers that contain 0: 2 seeds" in page_of(result_of("full", "8", seeds=2))
+
+
+def test_train_seconds_of_a_run_that_was_continued() -> None:
+    """The seconds before a stop could be lost: the clock of each process begins at 0."""
+    logged = [{"step": 1.0, "lr": 1.0}, *({"step": 1.0, "stepping_s": s} for s in (2, 5, 3, 9))]
+    assert sweep.train_seconds(logged) == 5 + 9 and sweep.train_seconds([]) == 0
 
 
 def test_the_curve_is_the_mean_of_the_logs(folder: Path, text: Path) -> None:
