@@ -27,7 +27,7 @@ from experiments.result import Clock, add_json, add_quick, store, write_json
 from experiments.sweeps.page import SweepResult, WindowResult, section, table
 from experiments.sweeps.plan import EQUAL, Plan, with_steps
 from experiments.sweeps.scores import Scorer, trained_look
-from experiments.sweeps.words import GRAMMAR, Choice, choices_of
+from experiments.sweeps.window_words import GRAMMAR, Choice, choices_of
 from experiments.train_runs import cores, peak_memory, read_configs, train_runs
 from model.cost import FLOAT32, cache_bytes
 from model.window import reach

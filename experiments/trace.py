@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arguments import DEFAULT_RUN, open_run
+from arguments import add_run, open_run
 from errors import ArgumentParser, UserError, command
 from experiments.pages.charts import Chart
 from experiments.pages.page import Section
@@ -56,12 +56,9 @@ def _parser() -> ArgumentParser:
         description="Find the hops by which a token outside the window reaches a prediction.",
         epilog="example: python -m experiments.trace runs/quickstart",
     )
+    add_run(parser)
     add = parser.add_argument
-    add("run", nargs="?", default=DEFAULT_RUN, metavar="RUN",
-        help=f"the folder of a run or a checkpoint file (default {DEFAULT_RUN})")  # fmt: skip
     add("text", nargs="?", help="a text whose last token is explained (a question of a story)")
-    add("--checkpoint", default="best", metavar="best|last|STEP",
-        help="which checkpoint of a run's folder to use (best)")  # fmt: skip
     add("--at", type=int, metavar="N", help="explain token N of the text (the last)")
     add("--predict", action="store_true", help="explain the likeliest token after the text")
     add("--source", type=int, metavar="N", help="trace token N (outside the window, the strongest)")

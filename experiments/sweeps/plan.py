@@ -13,7 +13,7 @@ from pathlib import Path
 from configs.load import split_arguments
 from configs.settings import Config, model_config
 from errors import UserError
-from experiments.sweeps.words import Choice
+from experiments.sweeps.window_words import Choice
 from experiments.train_runs import Training
 from model.config import ModelConfig
 from model.cost import flops_per_token

@@ -21,7 +21,7 @@ from experiments.result import About, load
 from experiments.sweeps import speed
 from experiments.sweeps.page import WindowResult
 from experiments.sweeps.plan import Plan, with_steps
-from experiments.sweeps.words import choices_of
+from experiments.sweeps.window_words import choices_of
 from model.cost import flops_per_token
 from model.window import visible
 from scripts import evaluate
