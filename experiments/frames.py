@@ -50,7 +50,7 @@ class Frame:
 class LayerShape:
     """What does not change in a layer. Layers in which the same happens are shown once."""
 
-    numbers: list[int]  # of these layers, from 1
+    numbers: list[int]  # of these layers, from 0
     window: Window  # keys
     sinks: int  # positions that have slots of their own, in front of the ring
     slots: int  # sinks included
@@ -102,7 +102,7 @@ def film(
     sinks = [0 if window is None else model.config.sinks for window in cache.windows]
     shapes = [
         LayerShape([number], window, ring.sinks, ring.positions.shape[1])
-        for number, (window, ring) in enumerate(zip(cache.windows, cache.layers, strict=True), 1)
+        for number, (window, ring) in enumerate(zip(cache.windows, cache.layers, strict=True))
     ]
     frames = [
         frame for step in zip(*updates, strict=True) for frame in _frames(step, shapes, sinks)
@@ -165,7 +165,7 @@ def _merged(
         )  # fmt: skip
         first = next(same, n)
         kept += [n] * (first == n)
-        numbers.setdefault(first, []).append(n + 1)
+        numbers.setdefault(first, []).append(n)
     return (
         [replace(shapes[m], numbers=numbers[m]) for m in kept],
         [replace(frame, layers=[frame.layers[m] for m in kept]) for frame in frames],
@@ -234,7 +234,7 @@ def describe(shape: LayerShape) -> str:
 
 
 def name_of(shape: LayerShape) -> str:
-    """Return "layer 3" or "layers 1, 3"."""
+    """Return "layer 2" or "layers 0, 2"."""
     numbers = ", ".join(map(str, shape.numbers))
     return f"layer {numbers}" if len(shape.numbers) == 1 else f"layers {numbers}"
 

@@ -287,7 +287,8 @@ def section(about: About, result: MovieResult) -> Section:
         (
             "A layer with a window of W keeps W tokens. A new token takes the slot of the one that "
             "leaves its window, so nothing is moved and memory does not grow. The pictures are "
-            "frames of a movie: movie.html in the folder of the report plays all of them.",
+            "frames of a movie. experiments.movie writes it as a page: the file of --out, or "
+            "movie.html in the folder of the report.",
             _caption(result),
             *(still(result, number) for number in stills(result)),
             "The positions were read from the cache while the model read the text. The pictures "

@@ -49,7 +49,7 @@ def test_slots_are_those_of_the_table() -> None:
     """The movie could show slots that the cache does not have."""
     result = shot((4, 4, 4), 0, [1] * 7)
     assert [frame.query for frame in result.frames] == list(range(7))
-    assert [shape.numbers for shape in result.layers] == [[1, 2, 3]]
+    assert [shape.numbers for shape in result.layers] == [[0, 1, 2]]
     for query, slots in TABLE.items():
         assert result.frames[query].layers[0].slots == slots
     for query, keys in SEEN.items():
@@ -132,7 +132,7 @@ def test_printed_frames(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     last = printed.split("frame 7 of 7")[1]
     assert re.search(r"holds +\[4 e\] +\[5 f\] +\[6 g\] +\[3 d\]\n +written +2 -> 6", last)
-    assert "| layers 1, 2, 3 |" in printed and "\x1b" not in printed
+    assert "| layers 0, 1, 2 |" in printed and "\x1b" not in printed
     assert movie.main(["--frames", "2"]) == 0
     assert "frame 3 of" not in capsys.readouterr().out
 
