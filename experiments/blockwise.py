@@ -15,6 +15,7 @@ from errors import ArgumentParser, UserError, command
 from experiments.benchmarks.benchmark import WrongResult
 from experiments.benchmarks.block_times import (
     BLOCK,
+    DTYPES,
     HEAD_DIM,
     LENGTHS,
     SHORT,
@@ -205,8 +206,8 @@ def times_table(result: BlockwiseResult, window: Window) -> Table:
         [f"tokens, window {_name(window)}", *ways], rows,
         f"Milliseconds, one head of {HEAD_DIM} numbers, forward: median of interleaved rounds "
         f"(fastest to slowest), {result.rounds} rounds or, below {SHORT:,} tokens, as many more as "
-        "the text is shorter. fp32, except native: bf16. All were compared with the oracle first: "
-        f"the fp32 ones differ by at most {worst:.0e}.{without}",
+        f"the text is shorter. {DTYPES if 'native' in ways else 'fp32.'} All were compared with "
+        f"the oracle first: the fp32 ones differ by at most {worst:.0e}.{without}",
     )  # fmt: skip
 
 

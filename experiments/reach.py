@@ -196,9 +196,10 @@ def _verdict(group: GroupReach) -> str:
     layers = ", ".join(f"layer {layer}: {wall:,}" for layer, wall in checked)
     missing = len(group.windows) - len(checked)
     rest = f"; {missing} layers have no wall, or one too far away to be checked" if missing else ""
+    looked = max(check.looked_back for check in group.checks)
     return (
         f"{group.name}: beyond the walls ({layers}) influence is exactly 0, at the walls it is "
-        f"not{rest}"
+        f"not{rest}; looked up to {looked:,} tokens back"
     )
 
 

@@ -148,8 +148,8 @@ def section(about: About, result: SwapResult) -> Section:
     texts = [
         "A window has no weights: the same model can be used with another window than in training. "
         "A row is a trained window, a column the window that was used.",
-        "Read a row: what the same models lose under another window. Read a column: which training "
-        "is best if the window of use is given. Neither says how well far facts are remembered.",
+        "Read a row: what the same models lose under another window. Read a column: which trained "
+        "window is best for a given test window. Neither says how well far facts are remembered.",
     ]
     return Section(
         "Can a model be used with another window than in training?",

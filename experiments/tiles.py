@@ -78,7 +78,7 @@ class Traffic:
 
 
 def kind_of(queries: tuple[int, int], keys: tuple[int, int], window: Window) -> str:
-    """Say what a tile holds, by the rule at two of its pairs each time.
+    """Return the kind of a tile; two of its pairs decide it.
 
     Of all pairs of a tile, (first query, last key) is the nearest to the future, and (last query,
     first key) the farthest back.

@@ -24,6 +24,10 @@ HEAD_DIM, BLOCK = 64, 128  # numbers in a head; queries and keys of a tile
 LENGTHS = (512, 1024, 2048, 4096, 8192)  # tokens
 SHORT = 4096  # tokens: with half of them there are twice as many rounds
 WINDOWS: tuple[Window, ...] = (None, 128)
+DTYPES = (
+    "native computes in bf16, the others in fp32: its time also shows the smaller dtype, not only "
+    "the algorithm."
+)
 
 
 @dataclass(frozen=True)

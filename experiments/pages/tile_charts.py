@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from experiments.benchmarks.block_times import BLOCK, HEAD_DIM, Time
+from experiments.benchmarks.block_times import BLOCK, DTYPES, HEAD_DIM, Time
 from experiments.block_example import Example, Moved
 from experiments.pages.charts import Drawing, Line, LineChart
 from experiments.pages.shapes import ROW, text
@@ -88,8 +88,7 @@ def time_chart(times: Sequence[Time], window: Window) -> LineChart:
     return LineChart(
         f"Time by length, {name}", "tokens", "ms",
         [Line(way, lengths, [found.get((way, n)) for n in lengths]) for way in ways],
-        f"Measured on this CPU: one head of {HEAD_DIM} numbers, forward, median of the rounds. "
-        "native computes in bf16, the others in fp32, so native is no comparison of the idea "
-        "alone.",
+        f"Measured on this CPU: one head of {HEAD_DIM} numbers, forward, median of the rounds."
+        f"{f' {DTYPES}' if 'native' in ways else ''}",
         log_x=True, log_y=True,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,7 @@ def test_report(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reach.main([str(run), "--texts", "4", "--json", str(file)]) == 0
     printed = capsys.readouterr().out
     assert "run: beyond the walls (layer 0: 7, layer 1: 14) influence is exactly 0" in printed
+    assert re.search(r"at the walls it is not; looked up to (\d+) tokens back\n", printed)
     assert printed.splitlines()[-1] == f"picture: python -m experiments.report {run}"
     about, result = load(run / "report" / "reach.json", ReachResult)
     assert json.loads(file.read_text())["groups"][0]["windows"] == [8, 8]
