@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,16 @@ from torch import Tensor
 from data.text import open_split
 from experiments.groups import Group
 from experiments.intervals import Interval, over_runs, paired
-from experiments.streams import reading
-from experiments.streams.names import AS_TRAINED, DENSE, RECOMPUTED, SINK_TOKEN_DROPPED, sinks_way
-from experiments.streams.results import ShareMap, StreamedGroup, Way
+from experiments.run_parts import measured_once
+from experiments.streams import reading, shares
+from experiments.streams.names import (
+    AS_TRAINED,
+    DENSE,
+    RECOMPUTED,
+    SINK_TOKEN_DROPPED,
+    sinks_way,
+)
+from experiments.streams.results import Kind, RunReading, ShareMap, StreamedGroup, Way, WayNats
 from experiments.streams.shares import FROM, attention_shares
 from inference.trained import open_trained
 from model.window import Window
@@ -41,32 +48,65 @@ class Plan:
 
 
 def measure(group: Group, plan: Plan) -> StreamedGroup:
-    """Measure all runs of a group, which have one config. Raises `UserError` if their text has
-    changed or has no such split."""
-    opened = [open_trained(run, plan.checkpoint) for run in group.runs]
-    first = opened[0]
-    windows = _windows(first, plan.window)
-    readings, shares = [], []
-    for trained in opened:
-        texts, sequences = _texts(trained, plan)
-        readings.append(_read(trained, windows, texts, plan.sinks))
-        shares.append(_shares(trained, sequences))
-    n_texts, n_tokens = texts.shape[0], texts.shape[1] - 1
-    trained_length = first.config.data.seq_len
+    """Measure all runs of a group, which have one config; runs that were measured are read back.
+
+    Raises `UserError` if a run's text has changed or has no such split.
+    """
+    readings = [_measured(run, plan) for run in group.runs]
+    return StreamedGroup(group.name, list(map(str, group.runs)), readings, summarise(readings))
+
+
+def summarise(readings: Sequence[RunReading]) -> list[Way]:
+    """Return the ways of reading over several runs."""
+    ways = []
+    for same in zip(*(run.ways for run in readings), strict=True):
+        columns = zip(*(way.nats for way in same), strict=True)
+        known = [[nats for nats in column if nats is not None] for column in columns]
+        after = [way.after for way in same]
+        ways.append(Way(
+            same[0].name,
+            [_exp(over_runs(column)) if column else None for column in known],
+            _exp(over_runs(after)),
+            _exp(paired(after, [way.most_after for way in same])),
+        ))  # fmt: skip
+    return ways
+
+
+def _exp(nats: Interval) -> Interval:
+    """Return the perplexity of mean nats. It is at most e^80, so that it can be printed."""
+    low, high = (None if end is None else math.exp(min(end, 80.0)) for end in (nats.low, nats.high))
+    return Interval(math.exp(min(nats.mean, 80.0)), low, high, nats.n)
+
+
+def _measured(run: Path, plan: Plan) -> RunReading:
+    trained = open_trained(run, plan.checkpoint)
+    key = [trained.checkpoint.path.name, asdict(plan)]
+    sources = [__file__, reading.__file__, shares.__file__]
+    return measured_once(str(run), "sinks", key, sources, RunReading, lambda: _read(trained, plan))
+
+
+def _read(trained: "TrainedModel", plan: Plan) -> RunReading:
+    data_hash = trained.checkpoint.metadata["data_hash"]
+    tokens, _ = open_split(trained.config.data, trained.tokenizer, plan.split, data_hash)
+    text = torch.from_numpy(tokens[:].astype("int64"))
+    trained_length = trained.config.data.seq_len
+    texts = reading.texts_of(text, plan.length or plan.times * trained_length, plan.n_texts)
+    sequences = reading.texts_of(text, trained_length - 1, SHARE_TEXTS)
+    windows = _windows(trained, plan.window)
     widest = max(window for window in windows if window is not None)
+    n_tokens = texts.shape[1] - 1
     ends = reading.interval_ends(trained_length, n_tokens, widest)
-    counted = range(min(FROM, trained_length - 1), trained_length)
-    return StreamedGroup(
-        name=group.name,
-        runs=[str(run) for run in group.runs],
-        parameters=sum(weight.numel() for weight in first.model.parameters()),
-        steps=first.checkpoint.step,
+    nats = _nats(trained, windows, texts, plan.sinks)
+    counted = range(_first_query(trained_length), trained_length)
+    return RunReading(
+        parameters=sum(weight.numel() for weight in trained.model.parameters()),
+        steps=trained.checkpoint.step,
         trained_length=trained_length,
         windows=windows,
-        texts=n_texts,
+        texts=len(texts),
         ends=ends,
-        ways=_ways(readings, ends, min(widest, n_tokens - 1), sinks_way(max(plan.sinks))),
-        shares=shares,
+        ways=_ways(nats, ends, min(widest, n_tokens - 1), sinks_way(max(plan.sinks))),
+        shares=_shares(trained, sequences),
         even=sum(1 / (query + 1) for query in counted) / len(counted),
     )
 
@@ -81,23 +121,12 @@ def _windows(trained: "TrainedModel", asked: int | None) -> list[Window]:
     return [half if window is None else window for window in trained_windows]
 
 
-def _texts(trained: "TrainedModel", plan: Plan) -> tuple[Tensor, Tensor]:
-    """Return the texts (B, T + 1) to stream, and sequences (n, trained length) of that split."""
-    data_hash = trained.checkpoint.metadata["data_hash"]
-    tokens, _ = open_split(trained.config.data, trained.tokenizer, plan.split, data_hash)
-    text = torch.from_numpy(tokens[:].astype("int64"))
-    trained_length = trained.config.data.seq_len
-    texts = reading.texts_of(text, plan.length or plan.times * trained_length, plan.n_texts)
-    sequences = reading.texts_of(text, trained_length - 1, SHARE_TEXTS)
-    return texts, sequences
-
-
-def _read(
+def _nats(
     trained: "TrainedModel", windows: list[Window], texts: Tensor, sinks: Sequence[int]
 ) -> dict[str, Tensor]:
     """Return the nats (B, T) of each way of reading."""
     found = {}
-    where = Path(trained.checkpoint.path).parent.parent.name
+    where = trained.checkpoint.path.parent.parent.name
     model = trained.with_settings(sliding_window=windows, attention_sinks=0).model
     widest = max(window for window in windows if window is not None)
     if trained.model.sink_token is not None:
@@ -114,47 +143,56 @@ def _read(
     return found
 
 
-def _ways(
-    readings: Sequence[dict[str, Tensor]], ends: Sequence[int], after: int, base: str
-) -> list[Way]:
-    """Summarise the nats of each way over the runs, beside those of the way `base`."""
+def _ways(found: dict[str, Tensor], ends: Sequence[int], after: int, most: str) -> list[WayNats]:
+    """Take the means of each way, and of the way `most` over the same tokens."""
     ways = []
-    for name in readings[0]:
-        by_run = [reading.interval_means(nats[name], ends) for nats in readings]
-        late = [nats[name][:, after:] for nats in readings]
-        measured = [~nats.isnan() for nats in late]
-        base_late = [nats[base][:, after:] for nats in readings]
-        ratio = paired(
-            [nats[mask].mean().item() for nats, mask in zip(late, measured, strict=True)],
-            [nats[mask].mean().item() for nats, mask in zip(base_late, measured, strict=True)],
-        )
-        columns = [list(column) for column in zip(*by_run, strict=True)]
-        ways.append(Way(
+    for name, nats in found.items():
+        means = reading.interval_means(nats, ends)
+        late, most_late = nats[:, after:], found[most][:, after:]
+        measured = ~late.isnan()
+        ways.append(WayNats(
             name,
-            [None if math.isnan(sum(column)) else _exp(over_runs(column)) for column in columns],
-            _exp(over_runs([nats.nanmean().item() for nats in late])),
-            _exp(ratio),
+            [None if math.isnan(mean) else mean for mean in means],
+            late[measured].mean().item(),
+            most_late[measured].mean().item(),
         ))  # fmt: skip
     return ways
 
 
-def _exp(nats: Interval) -> Interval:
-    """Return the perplexity of mean nats. It is at most e^80, so that it can be printed."""
-    low, high = (None if end is None else math.exp(min(end, 80.0)) for end in (nats.low, nats.high))
-    return Interval(math.exp(min(nats.mean, 80.0)), low, high, nats.n)
+def _first_query(trained_length: int) -> int:
+    return min(FROM, trained_length - 1)
 
 
 def _shares(trained: "TrainedModel", sequences: Tensor) -> ShareMap:
-    """Measure the shares of attention of the model as it was trained."""
-    first_query = min(FROM, sequences.shape[1] - 1)
-    found = [
-        attention_shares(trained.model, some, first_query) for some in sequences.split(PER_PASS)
-    ]
-    weights = torch.tensor([len(some) for some in sequences.split(PER_PASS)]) / len(sequences)
+    """Measure where the attention of the model goes, as it was trained."""
+    parts = sequences.split(PER_PASS)
+    found = [attention_shares(trained.model, part, _first_query(part.shape[1])) for part in parts]
+    weights = [len(part) / len(sequences) for part in parts]
 
-    def mean(parts: list[Tensor]) -> list[list[float]]:
-        total = (torch.stack(parts) * weights[:, None, None]).sum(0)
-        return [[round(share, 5) for share in layer] for layer in total.tolist()]
+    def mean(tensors: list[Tensor]) -> Tensor:
+        return torch.stack([w * x for w, x in zip(weights, tensors, strict=True)]).sum(0)
+
+    def rounded(layers: Tensor) -> list[list[float]]:
+        return [[round(share, 5) for share in layer] for layer in layers.tolist()]
 
     sinks = [part.sink for part in found if part.sink is not None]
-    return ShareMap(mean([part.first for part in found]), mean(sinks) if sinks else None)
+    kinds = mean([part.kinds for part in found])
+    return ShareMap(
+        rounded(mean([part.first for part in found])),
+        rounded(mean(sinks)) if sinks else None,
+        _kinds(trained, kinds, sequences),
+    )
+
+
+def _kinds(trained: "TrainedModel", kinds: Tensor, sequences: Tensor) -> list[list[Kind]]:
+    """Name the kind of token with the largest share (layers, heads, V) above its frequency."""
+    counts = torch.bincount(sequences.flatten(), minlength=kinds.shape[-1])
+    frequency = counts / counts.sum()
+    best = (kinds - frequency).argmax(-1)
+
+    def kind(layer: int, head: int) -> Kind:
+        token = int(best[layer, head])
+        share = round(kinds[layer, head, token].item(), 5)
+        return Kind(trained.tokenizer.decode([token]), share, round(frequency[token].item(), 5))
+
+    return [[kind(n, head) for head in range(best.shape[1])] for n in range(best.shape[0])]

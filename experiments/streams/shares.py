@@ -1,4 +1,4 @@
-"""How much of its attention does each head pay to the first token, or to a trained sink?
+"""How much of its attention does each head pay to the first token, to a trained sink, to commas?
 
 A hook computes the queries and keys of each layer once more, as `model/attention.py` does, and
 their whole softmax: slow, and only for short texts. The share is the mean over queries, since a
@@ -29,6 +29,7 @@ class Shares:
 
     first: Tensor  # on the first token of the text
     sink: Tensor | None  # on the sink token or the sink logit, which a model may have
+    kinds: Tensor  # (layers, heads, V): on all keys of each token of the vocabulary
 
 
 @torch.inference_mode()
@@ -46,9 +47,17 @@ def attention_shares(model: "Transformer", texts: Tensor, first_query: int = FRO
         for hook in hooks:
             hook.remove()
     front = int(model.sink_token is not None)
-    means = torch.stack([weights[:, :, first_query + front :].mean((0, 2)) for weights in found])
+    keys = torch.stack([weights[:, :, first_query + front :].mean(2) for weights in found], dim=1)
+    means = keys.mean(0)  # keys: (B, layers, heads, keys)
     trained_sink = 0 if front else -1 if model.config.sink_logits else None
-    return Shares(means[..., front], None if trained_sink is None else means[..., trained_sink])
+    of_text = keys[..., front : front + texts.shape[1]]
+    which = texts[:, None, None].expand_as(of_text)
+    kinds = keys.new_zeros(*keys.shape[:3], model.config.vocab_size)
+    return Shares(
+        first=means[..., front],
+        sink=None if trained_sink is None else means[..., trained_sink],
+        kinds=kinds.scatter_add_(-1, which, of_text).mean(0),
+    )
 
 
 def attention_weights(layer: Attention, x: Tensor, tokens: Positions) -> Tensor:

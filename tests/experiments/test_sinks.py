@@ -106,6 +106,22 @@ def oracle(
     return mean.tolist(), mean[0].item(), 1 - mean.sum().item()
 
 
+def test_kinds_are_sums_over_equal_tokens() -> None:
+    """Shares of another token, or of a neighbour of it, behind a sink token."""
+    model = made(sliding_window=None, sink_token=True, sink_logits=True)
+    texts = torch.tensor([[3, 5, 3, 3, 9, 5], [5, 5, 5, 9, 9, 3]])
+    found = attention_shares(model, texts, first_query=2)
+    inputs: list[Tensor] = []
+    model.layers[0].attention.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))  # type: ignore[operator, union-attr]
+    model(texts)
+    expected = torch.zeros(30, dtype=torch.float64)
+    for text, x in zip(texts, inputs[0].double(), strict=True):
+        keys, _, _ = oracle(model, 0, 1, x[None], 3, None)
+        for token, share in zip(text.tolist(), keys[1:], strict=True):
+            expected[token] += share / 2
+    torch.testing.assert_close(found.kinds[0, 1].double(), expected, atol=1e-6, rtol=0)
+
+
 # Ways of reading
 
 
@@ -187,7 +203,7 @@ def test_the_table_holds_the_perplexities_of_the_runs(
     printed = capsys.readouterr().out
     about, result = load(run / "report" / "sinks.json", SinksResult)
     (group,) = result.groups
-    assert group.ends == [4, 32, 64, 128, 150] and group.windows == [4, 4] and not about.quick
+    assert group.reading.ends == [4, 32, 64, 128, 150] and group.reading.windows == [4, 4]
     opened = open_trained(run)
     tokens = open_text(opened.config.data, opened.config.tokenizer)[1].tokens("train")[:]
     texts = reading.texts_of(torch.from_numpy(tokens.astype("int64")), 150, sinks.TEXTS)
@@ -195,8 +211,9 @@ def test_the_table_holds_the_perplexities_of_the_runs(
         count: nats_of(opened.with_settings(sliding_window=4, attention_sinks=count).model, texts)
         for count in (0, 3)
     }
+    ends = group.reading.ends
     for count, way in zip((0, 3), group.ways, strict=True):
-        for start, end, cell in zip([0, *group.ends], group.ends, way.perplexities, strict=False):
+        for start, end, cell in zip([0, *ends], ends, way.perplexities, strict=False):
             expected = nats[count][:, start:end].mean().exp().item()
             assert cell is not None and cell.mean == pytest.approx(expected, rel=1e-4)
     ratio = (nats[0][:, 4:].mean() - nats[3][:, 4:].mean()).exp().item()
@@ -216,7 +233,7 @@ def test_intervals_are_over_seeds(finished: Path, tmp_path: Path) -> None:
     group = measure(Group("g", runs), plan)
     for way in group.ways:  # equal runs: no spread
         assert way.ratio.n == 2 and way.after.low == pytest.approx(way.after.high)
-    assert len(group.shares) == 2 and group.shares[0] == group.shares[1]
+    assert len(group.readings) == 2 and group.readings[0] == group.readings[1]
 
 
 @pytest.fixture(scope="module")
@@ -242,11 +259,13 @@ def test_the_command_trains_three_variants_once(trained: Path, text: Path) -> No
     assert [(m.sink_token, m.sink_logits) for m in models] == [
         (False, False), (True, False), (False, True)
     ]  # fmt: skip
-    assert all(group.windows == [16, 16] for group in result.groups)  # half the trained length
+    assert all(
+        group.reading.windows == [16, 16] for group in result.groups
+    )  # half the trained length
     by_name = {group.name: group for group in result.groups}
     assert by_name["sink-token"].way("sink token dropped") is not None
-    assert by_name["plain"].shares[0].sink is None
-    assert by_name["sink-logits"].shares[0].sink is not None
+    assert by_name["plain"].reading.shares.sink is None
+    assert by_name["sink-logits"].reading.shares.sink is not None
     files = {p: p.stat().st_mtime_ns for p in trained.rglob("*.safetensors")}
     assert sinks.main(command(trained, text)) == 0
     assert files == {p: p.stat().st_mtime_ns for p in trained.rglob("*.safetensors")}
@@ -299,6 +318,6 @@ def test_what_the_sentences_say() -> None:
     """A verdict that does not follow from the numbers."""
     from experiments.streams.page import _verdict
 
-    assert _verdict(Interval(3.0, 2.0, 4.5, 3)) == "the model needs its first tokens"
-    assert "too few seeds" in _verdict(Interval(3.0, None, None, 1))
-    assert _verdict(Interval(1.0, 0.9, 1.1, 3)) == "the model does not need its first tokens"
+    assert _verdict(Interval(3.0, 2.0, 4.5, 3)) == "needs"
+    assert "few seeds" in _verdict(Interval(3.0, 0.9, 9.0, 2))
+    assert _verdict(Interval(1.0, 0.9, 1.1, 3)) == "does not need"
