@@ -35,7 +35,7 @@ from experiments.block_example import (
 from experiments.pages.page import Section
 from experiments.pages.table import Table
 from experiments.pages.tile_charts import bytes_chart, tile_drawing, time_chart
-from experiments.result import About, Clock, add_json, add_quick, store, write_json
+from experiments.result import About, Clock, add_json, add_quick, show_hint, store, write_json
 from experiments.tiles import FULL, PARTIAL, SKIPPED, RowState, Tile
 from model.window import Window
 
@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(check_line(result), bytes_table(result).markdown(), sep="\n\n")
     for window in WINDOWS:
         print("", times_table(result, window).markdown(), sep="\n")
-    print(f"\npicture: python -m experiments.report {folder}")
+    print(f"\n{show_hint(folder)}")
     return int(not is_right(result))
 
 

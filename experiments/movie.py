@@ -10,7 +10,6 @@ It shows which keys a query may see, not how much attention it pays to them.
 
 import argparse
 import os
-import shlex
 import shutil
 import sys
 import time
@@ -34,7 +33,7 @@ from experiments.frames import (
 from experiments.pages.page import Section
 from experiments.pages.player import movie_page, still
 from experiments.pages.table import Table
-from experiments.result import About, Clock, add_json, report_folder, store, write_json
+from experiments.result import About, Clock, add_json, report_folder, show_hint, store, write_json
 from model.window import Window
 from storage import atomic_write
 
@@ -66,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(_summary(result))
     print(f"movie: {page}" if page else "movie as a page: add --out movie.html")
     if arguments.run:
-        print(f"picture: python -m experiments.report {shlex.quote(arguments.run)}")
+        print(show_hint(Path(arguments.run)))
     return int(result.missing > 0 or not result.max_difference <= TOLERANCE)
 
 

@@ -25,7 +25,7 @@ from experiments.pages.charts import Chart, HeatMap, Line, LineChart
 from experiments.pages.page import Section
 from experiments.pages.table import Table
 from experiments.reach_result import LEVELS, GroupReach, OutputReach, ReachResult, walls
-from experiments.result import About, Clock, add_json, add_quick, store, write_json
+from experiments.result import About, Clock, add_json, add_quick, show_hint, store, write_json
 
 if TYPE_CHECKING:  # torch is imported only when a model is opened
     from training.checkpoint import Checkpoint
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     about = clock.about(arguments.quick)
     store(Path(arguments.runs[0]), "reach", about, result)
     write_json(arguments.json, result)
-    print(*_report(result), f"picture: python -m experiments.report {arguments.runs[0]}", sep="\n")
+    print(*_report(result), show_hint(Path(arguments.runs[0])), sep="\n")
     return 1 if any(group.faults for group in result.groups) else 0
 
 

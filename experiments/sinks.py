@@ -17,7 +17,7 @@ from configs.settings import keys_of
 from data.splits import SPLITS
 from errors import ArgumentParser, UserError, command, fields_named
 from experiments.groups import Group, groups_of
-from experiments.result import Clock, add_json, add_quick, store, write_json
+from experiments.result import Clock, add_json, add_quick, show_hint, store, write_json
 from experiments.streams.page import section, summary, tables
 from experiments.streams.results import SinksResult
 from experiments.train_runs import Training, train_runs
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(*summary(result), sep="\n")
     if arguments.quick:
         print("--quick trains too little and reads too few texts: do not quote these numbers.")
-    print(f"picture: python -m experiments.report {path}")
+    print(show_hint(path))
     return 0
 
 

@@ -5,7 +5,6 @@ row for each window of the training, one column for each window of the test. On 
 are equal. Every score is kept in the run's folder, so that a stopped command continues.
 """
 
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from experiments.intervals import Interval, over_runs, paired
 from experiments.pages.charts import HeatMap
 from experiments.pages.page import Section
 from experiments.pages.table import Table
-from experiments.result import About, Clock, add_json, add_quick, store, write_json
+from experiments.result import About, Clock, add_json, add_quick, show_hint, store, write_json
 from experiments.sweeps.scores import Look, Scorer, trained_look
 
 QUICK_TOKENS = 10_000
@@ -74,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     store(path, "swap", clock.about(arguments.quick), result)
     write_json(arguments.json, result)
     print(table(result).markdown())
-    print(f"\npicture: python -m experiments.report {shlex.quote(str(path))}")
+    print(f"\n{show_hint(path)}")
     return 0
 
 

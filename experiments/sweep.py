@@ -23,7 +23,7 @@ from configs.settings import Config
 from errors import ArgumentParser, UserError, command, fields_named
 from experiments.benchmarks.children import metrics_of
 from experiments.intervals import Interval, over_runs, paired
-from experiments.result import Clock, add_json, add_quick, store, write_json
+from experiments.result import Clock, add_json, add_quick, show_hint, store, write_json
 from experiments.sweeps.page import SweepResult, WindowResult, section, table
 from experiments.sweeps.plan import EQUAL, Plan, with_steps
 from experiments.sweeps.scores import Scorer, trained_look
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "stories" in _sources(plan.config(plan.base)):
         print(f"\nrecall by distance: python -m experiments.recall {folder}")
     print(f"each model under each window: python -m experiments.swap {folder}")
-    print(f"picture: python -m experiments.report {folder}")
+    print(show_hint(plan.folder))
     return 0
 
 

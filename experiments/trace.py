@@ -19,7 +19,7 @@ from errors import ArgumentParser, UserError, command
 from experiments.pages.charts import Chart
 from experiments.pages.page import Section
 from experiments.pages.table import Table
-from experiments.result import About, Clock, add_json, add_quick, store, write_json
+from experiments.result import About, Clock, add_json, add_quick, show_hint, store, write_json
 from experiments.trace_drawing import drawing, grid
 from experiments.trace_result import TraceResult
 from model.window import Window, reach
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = trace(in_float64(trained), case, note)
     store(Path(arguments.run), "trace", clock.about(arguments.quick), result)
     write_json(arguments.json, result)
-    print(*_report(result), f"picture: python -m experiments.report {arguments.run}", sep="\n")
+    print(*_report(result), show_hint(Path(arguments.run)), sep="\n")
     return 0
 
 
