@@ -218,7 +218,7 @@ PICTURES: Mapping[str, tuple[str, str]] = {
     "trace": ("trace", "From"),
     "movie": ("movie", ""),
     "swap": ("swap", ""),
-    "sinks": ("sinks", "plain: perplexity"),
+    "sinks": ("sinks", "sink-token: perplexity"),
     "tiles": ("blockwise", "The tiles"),
 }
 

@@ -1,7 +1,7 @@
 """Groups of runs that differ in the seed only, such as the runs of one window in a sweep.
 
     runs/sweep/window-8/seed-0   runs/sweep/window-8/seed-1      the group "window-8"
-    runs/sweep/full/seed-0       runs/sweep/full/seed-1          the group "full"
+    runs/sweep/window-full/seed-0   ...                          the group "window-full"
 
 A RUN of the command line is the folder of a run, or of a sweep, which stands for all its groups.
 Reading groups needs no torch.
