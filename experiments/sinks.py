@@ -35,6 +35,7 @@ SEEDS = 3
 TIMES = 24  # length of a streamed text, in trained lengths
 TEXTS = 16  # that are streamed beside each other
 QUICK_STEPS, QUICK_TIMES, QUICK_TEXTS = 300, 21, 4
+QUICK_STORIES = 500  # fewer to generate, and to score at the end of the training
 
 
 @command
@@ -75,7 +76,10 @@ def trainings_of(arguments: argparse.Namespace, folder: Path) -> list[tuple[str,
     if arguments.quick:
         words += (f"train.max_steps={QUICK_STEPS}",)
     path, overrides = split_arguments(words)
-    model = load_config(path, overrides).model
+    config = load_config(path, overrides)
+    if arguments.quick and config.data.source == "stories":
+        words += (f"data.stories={QUICK_STORIES}",)
+    model = config.model
     if model.sink_token or model.sink_logits or model.sliding_window is not None:
         raise UserError(
             f"{path}: the variants set model.sink_token and model.sink_logits, and need full "
@@ -132,7 +136,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--split", choices=SPLITS, default="test", help="split to read (test)")
     parser.add_argument("--checkpoint", default="best", metavar="best|last|STEP",
                         help="which checkpoint of a run's folder to use (best)")  # fmt: skip
-    add_quick(parser, f"one seed, {QUICK_STEPS} steps of training, {QUICK_TEXTS} texts")
+    add_quick(
+        parser, f"one seed, {QUICK_STEPS} steps on {QUICK_STORIES} stories, {QUICK_TEXTS} texts"
+    )
     add_json(parser)
     return parser
 

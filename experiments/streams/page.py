@@ -90,9 +90,9 @@ def _findings(group: StreamedGroup, result: SinksResult) -> Iterator[str]:
     yield f"{group.name}:"
     dropped = group.way(SINK_TOKEN_DROPPED)
     if dropped is not None:
-        yield _compared("without its sink token", dropped, most, "its sink token")
+        yield _compared("Without its sink token", dropped, most, "its sink token")
     if none is not None and none != most:
-        what = "without a first token" + (" but with its sink token" if dropped else "")
+        what = "Without a first token" + (" but with its sink token" if dropped else "")
         yield _compared(what, none, most, "its first tokens")
     again = group.way(RECOMPUTED)
     if again is not None:
