@@ -195,11 +195,22 @@ def mistral_cache(stored: Stored, length: str, attention: str) -> str:
 
 def times(stored: Stored) -> str:
     """Return the table of all commands of the page, with their time and machine."""
-    abouts = [stored.about(name) for name in SOURCES]
-    rows = [(f"`{about.command}`", f"{about.seconds:,.0f}") for about in abouts]
-    machines = sorted({str(about.machine) for about in abouts})
-    caption = "On " + "; and on ".join(machines) + "."
-    return "\n\n" + Table(("command", "seconds"), rows, caption).markdown() + "\n\n"
+    rows = []
+    for name in SOURCES:
+        about, trained = stored.about(name), getattr(stored.result(name), "train_seconds", None)
+        seconds = f"{about.seconds:,.0f}", "" if trained is None else f"{trained:,.0f}"
+        rows.append((f"`{about.command}`", *seconds))
+    processors = sorted({
+        f"{about.machine.processor} ({', '.join(about.machine.instructions)}), "
+        f"{about.machine.cores} cores" for about in map(stored.about, SOURCES)
+    })  # fmt: skip
+    caption = (
+        f"On {'; and on '.join(processors)}. Most commands ran beside other work. The runs were "
+        "trained by earlier calls: the last column has the seconds of their training steps, all "
+        "runs together, one thread each."
+    )
+    header = ("command", "seconds", "training, seconds")
+    return "\n\n" + Table(header, rows, caption).markdown() + "\n\n"
 
 
 # The first word of a gap in the page; the words after it are the arguments.
