@@ -29,6 +29,7 @@ SOURCES = {
     "recall": "sweep/report/recall.json",
     "swap": "sweep/report/swap.json",
     "position": "sweep/report/position.json",
+    "position-scaling": "quickstart-full/report/position.json",
     "reach": "sweep/report/reach.json",
     "trace": "sweep/window-8/seed-0/report/trace.json",
     "movie": "sweep/window-8/seed-0/report/movie.json",
@@ -142,6 +143,14 @@ def position(stored: Stored, window: str, positions: str) -> str:
     return change.text("+.4f")
 
 
+def scaling(stored: Stored, name: str, positions: str) -> str:
+    """Return the bits per byte of a model with full attention under a scaling of RoPE."""
+    result = stored.result("position-scaling")
+    line = next(line for line in result.lines if line.scaling == name)
+    value: Interval = line.loss[result.ranges.index(positions)]
+    return value.text()
+
+
 def swap(stored: Stored, trained: str, tested: str) -> str:
     """Return the bits per byte of models trained with one window and tested with another."""
     result = stored.result("swap")
@@ -205,9 +214,10 @@ def times(stored: Stored) -> str:
         f"{about.machine.cores} cores" for about in map(stored.about, SOURCES)
     })  # fmt: skip
     caption = (
-        f"On {'; and on '.join(processors)}. Most commands ran beside other work. The runs were "
-        "trained by earlier calls: the last column has the seconds of their training steps, all "
-        "runs together, one thread each."
+        f"On {'; and on '.join(processors)}. Most commands ran beside other work; swap, position "
+        "and sinks found what an earlier call had measured. The runs were trained by earlier "
+        "calls: the last column has the seconds of their training steps, all runs together, one "
+        "thread each."
     )
     header = ("command", "seconds", "training, seconds")
     return "\n\n" + Table(header, rows, caption).markdown() + "\n\n"
@@ -218,7 +228,7 @@ NUMBERS: Mapping[str, Callable[..., str]] = {
     "bpb": bpb, "against": against, "train-speed": train_speed, "decode-speed": decode_speed,
     "cache": cached, "peak": peak, "recall": recall, "survives": survives, "reach": reach,
     "wall": wall, "position": position, "sinks": sinks, "moved": moved, "faster": faster,
-    "heads": heads, "swap": swap, "mistral-cache": mistral_cache, "times": times,
+    "heads": heads, "swap": swap, "scaling": scaling, "mistral-cache": mistral_cache, "times": times,
 }  # fmt: skip
 
 # A picture's name: the result, and the beginning of the title of one of its charts.

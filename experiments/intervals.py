@@ -25,9 +25,10 @@ class Interval:
 
     def text(self, form: str = ".4f") -> str:
         """Return "0.2298 (0.2280 to 0.2316)", with `form` for each number."""
+        mean = _write(self.mean, form)
         if self.low is None or self.high is None:
-            return f"{self.mean:{form}}"
-        return f"{self.mean:{form}} ({self.low:{form}} to {self.high:{form}})"
+            return mean
+        return f"{mean} ({_write(self.low, form)} to {_write(self.high, form)})"
 
 
 def over_runs(values: Sequence[float]) -> Interval:
@@ -51,6 +52,12 @@ def share(right: int, n: int) -> Interval:
     center = (p + spread / 2) / (1 + spread)
     half = math.sqrt(spread * (p * (1 - p) + spread / 4)) / (1 + spread)
     return Interval(p, max(0.0, center - half), min(1.0, center + half), n)
+
+
+def _write(value: float, form: str) -> str:
+    """Write a number; one that rounds to 0 has no minus."""
+    text = f"{value:{form}}"
+    return text if any(digit in text for digit in "123456789") else f"{0.0:{form}}"
 
 
 @cache

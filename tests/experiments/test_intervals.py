@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from experiments.intervals import over_runs, paired, share, t_quantile
+from experiments.intervals import Interval, over_runs, paired, share, t_quantile
 
 # Student's t, two-sided 95 %: the column 0.975 of any printed table.
 TABLE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 9: 2.262, 10: 2.228, 19: 2.093,
@@ -74,3 +74,9 @@ def test_all_right_mirrors_none_right() -> None:
 def test_text_of_an_interval() -> None:
     """The ends could be swapped or lose the form."""
     assert over_runs([1.0, 3.0]).text(".1f") == "2.0 (-10.7 to 14.7)"
+
+
+def test_a_number_that_rounds_to_zero_has_no_minus() -> None:
+    """ "-0.0000 (-0.0000 to -0.0000)" would be read as a loss."""
+    assert Interval(-1e-9, -2e-9, 1e-9, 3).text("+.4f") == "+0.0000 (+0.0000 to +0.0000)"
+    assert Interval(-0.25, -0.5, 0.0, 3).text(".2f") == "-0.25 (-0.50 to 0.00)"
