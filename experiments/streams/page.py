@@ -1,5 +1,6 @@
 """Tables, charts and sentences about streamed models."""
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
@@ -90,10 +91,10 @@ def _findings(group: StreamedGroup, result: SinksResult) -> Iterator[str]:
     yield f"{group.name}:"
     dropped = group.way(SINK_TOKEN_DROPPED)
     if dropped is not None:
-        yield _compared("Without its sink token", dropped, most, "its sink token")
+        yield _compared(group, "Without its sink token", dropped, most, "its sink token")
     if none is not None and none != most:
         what = "Without a first token" + (" but with its sink token" if dropped else "")
-        yield _compared(what, none, most, "its first tokens")
+        yield _compared(group, what, none, most, "its first tokens")
     again = group.way(RECOMPUTED)
     if again is not None:
         yield (
@@ -103,19 +104,29 @@ def _findings(group: StreamedGroup, result: SinksResult) -> Iterator[str]:
     yield _where(group)
 
 
-def _compared(what: str, way: Way, most: Way, needed: str) -> str:
+def _compared(group: StreamedGroup, what: str, way: Way, most: Way, needed: str) -> str:
     return (
         f"{what}, the perplexity behind the first window is {_number(way.after)}, "
-        f"{way.ratio.text('.2f')} times that of {most.name} ({_number(most.after)}): the model "
-        f"{_verdict(way.ratio)} {needed}."
+        f"{way.ratio.text('.2f')} times that of {most.name} ({_number(most.after)}): "
+        f"{_verdict(_ratios(group, way))} {needed}."
     )
 
 
-def _verdict(ratio: Interval) -> str:
-    """Say in words whether the model needs what was hidden."""
-    if ratio.mean >= BIG:
-        return "needs" if ratio.low is None or ratio.low > 1 else "may need (few seeds, wide)"
-    return "does not need" if ratio.mean <= CLOSE else "hardly needs"
+def _ratios(group: StreamedGroup, way: Way) -> list[float]:
+    """Return the ratio of each run."""
+    ways = [next(w for w in run.ways if w.name == way.name) for run in group.readings]
+    return [math.exp(min(nats.after - nats.most_after, 80.0)) for nats in ways]
+
+
+def _verdict(ratios: Sequence[float]) -> str:
+    """Say in words whether the models need what was hidden: the ratio of each tells."""
+    many = sum(ratio >= BIG for ratio in ratios)
+    if 0 < many < len(ratios):
+        each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+        return f"{many} of {len(ratios)} models (by seed: {each}) cannot do without"
+    if many:
+        return "the model needs"
+    return f"the model {'does not need' if max(ratios) <= CLOSE else 'hardly needs'}"
 
 
 def _where(group: StreamedGroup) -> str:

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from data.text import open_text
 from experiments import sinks
 from experiments.groups import Group
-from experiments.intervals import Interval
 from experiments.pages.page import page
 from experiments.result import load
 from experiments.streams import reading
@@ -318,6 +317,7 @@ def test_what_the_sentences_say() -> None:
     """A verdict that does not follow from the numbers."""
     from experiments.streams.page import _verdict
 
-    assert _verdict(Interval(3.0, 2.0, 4.5, 3)) == "needs"
-    assert "few seeds" in _verdict(Interval(3.0, 0.9, 9.0, 2))
-    assert _verdict(Interval(1.0, 0.9, 1.1, 3)) == "does not need"
+    assert _verdict([3.0, 1.6]) == "the model needs"
+    assert _verdict([2.16, 1.04, 2.41]).startswith("2 of 3 models (by seed: 2.16, 1.04, 2.41)")
+    assert _verdict([1.0, 0.99]) == "the model does not need"
+    assert _verdict([1.0, 1.2]) == "the model hardly needs"
