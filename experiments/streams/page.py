@@ -91,10 +91,10 @@ def _findings(group: StreamedGroup, result: SinksResult) -> Iterator[str]:
     yield f"{group.name}:"
     dropped = group.way(SINK_TOKEN_DROPPED)
     if dropped is not None:
-        yield _compared(group, "Without its sink token", dropped, most, "its sink token")
+        yield _compared(group, "Without its sink token", dropped, most, "the sink token")
     if none is not None and none != most:
         what = "Without a first token" + (" but with its sink token" if dropped else "")
-        yield _compared(group, what, none, most, "its first tokens")
+        yield _compared(group, what, none, most, "the first tokens")
     again = group.way(RECOMPUTED)
     if again is not None:
         yield (
@@ -123,7 +123,7 @@ def _verdict(ratios: Sequence[float]) -> str:
     many = sum(ratio >= BIG for ratio in ratios)
     if 0 < many < len(ratios):
         each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-        return f"{many} of {len(ratios)} models (by seed: {each}) cannot do without"
+        return f"{many} of {len(ratios)} models (by seed: {each}) need"
     if many:
         return "the model needs"
     return f"the model {'does not need' if max(ratios) <= CLOSE else 'hardly needs'}"

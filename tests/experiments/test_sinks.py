@@ -318,6 +318,6 @@ def test_what_the_sentences_say() -> None:
     from experiments.streams.page import _verdict
 
     assert _verdict([3.0, 1.6]) == "the model needs"
-    assert _verdict([2.16, 1.04, 2.41]).startswith("2 of 3 models (by seed: 2.16, 1.04, 2.41)")
+    assert _verdict([2.16, 1.04, 2.41]) == "2 of 3 models (by seed: 2.16, 1.04, 2.41) need"
     assert _verdict([1.0, 0.99]) == "the model does not need"
     assert _verdict([1.0, 1.2]) == "the model hardly needs"
