@@ -216,9 +216,9 @@ def _curves(group: StreamedGroup) -> LineChart:
     """Draw the perplexity over the position, at the end of each interval."""
     ends = group.reading.ends
     lines = [
-        Line(way.name, ends, way.perplexities, dashed=way.name in (RECOMPUTED, AS_TRAINED))
+        Line(way.name, ends, way.perplexities, dashed=way.name == RECOMPUTED)
         for way in group.ways
-        if way.name != DENSE
+        if way.name not in (AS_TRAINED, DENSE)
     ]
     marks = [(float(group.window), "window"), (float(group.reading.trained_length), "trained")]
     return LineChart(
