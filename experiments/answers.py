@@ -228,7 +228,8 @@ NUMBERS: Mapping[str, Callable[..., str]] = {
     "bpb": bpb, "against": against, "train-speed": train_speed, "decode-speed": decode_speed,
     "cache": cached, "peak": peak, "recall": recall, "survives": survives, "reach": reach,
     "wall": wall, "position": position, "sinks": sinks, "moved": moved, "faster": faster,
-    "heads": heads, "swap": swap, "scaling": scaling, "mistral-cache": mistral_cache, "times": times,
+    "heads": heads, "swap": swap, "scaling": scaling, "mistral-cache": mistral_cache,
+    "times": times,
 }  # fmt: skip
 
 # A picture's name: the result, and the beginning of the title of one of its charts.
