@@ -14,8 +14,13 @@ from configs.load import load_config, to_yaml
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md"))]
+SWEEP = "python -m experiments.sweep"
 NOT_RUN = {  # commands of docs/ that need 2 GB of disk, 15 GB of memory, the user's file, minutes
     "python -m experiments.shard",
+    f"{SWEEP} data.seq_len=4096 train.micro_batch_size=1 train.max_steps=750 "
+    "train.eval_batch_size=1 --windows 128,full --folder runs/sweep-4096",
+    f"{SWEEP} model.n_kv_heads=2 --windows 64 --steps 500 --folder runs/sweep-heads-2",
+    f"{SWEEP} model.n_kv_heads=4 --windows 64 --steps 500 --folder runs/sweep-heads-4",
     "python -m experiments.bench attention",
     "python -m experiments.bench train",
     "python -m experiments.bench decode",
