@@ -16,7 +16,7 @@ from pathlib import Path
 
 from configs.load import config_from_dict
 from errors import UserError
-from training.checkpoint import newest
+from training.checkpoint import Checkpoint, newest
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,12 @@ def _runs(path: Path) -> list[Path]:
 
 
 def _is_finished(run: Path) -> bool:
-    """Return whether a run has done all its steps, or was ended by `train.patience`."""
     checkpoint = newest(run / "checkpoints")
-    if checkpoint is None:
-        return False
+    return checkpoint is not None and is_last(checkpoint)
+
+
+def is_last(checkpoint: Checkpoint) -> bool:
+    """Return whether the run has done all its steps, or was ended by `train.patience`."""
     train = config_from_dict(checkpoint.metadata["config"], str(checkpoint.path)).train
     since_best = checkpoint.step - checkpoint.metadata.get("best_step", checkpoint.step)
     out_of_patience = 0 < train.patience <= since_best // train.eval_interval

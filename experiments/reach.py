@@ -26,6 +26,7 @@ from experiments.pages.page import Section
 from experiments.pages.table import Table
 from experiments.reach_result import LEVELS, GroupReach, OutputReach, ReachResult, walls
 from experiments.result import About, Clock, add_json, add_quick, show_hint, store, write_json
+from model.window import widest
 
 if TYPE_CHECKING:  # torch is imported only when a model is opened
     from training.checkpoint import Checkpoint
@@ -110,9 +111,8 @@ def measure(
         limits = walls(config.windows, config.attention_sinks)
         measured = curves["gradient"][-1], curves["substitution"][-1]
         checks += influence.measured_walls(*measured, limits)
-    unlimited = None in config.windows or config.attention_sinks > 0
-    widest = None if unlimited else max(filter(None, config.windows))
-    outputs = [row for m in METHODS for row in summarize(curves[m], m, limits, widest)]
+    window = None if config.attention_sinks else widest(config.windows)
+    outputs = [row for m in METHODS for row in summarize(curves[m], m, limits, window)]
     names = tuple(str(checkpoint.path) for checkpoint in checkpoints)
     return GroupReach(
         group.name, names, config.windows, config.attention_sinks, length, texts, inside,

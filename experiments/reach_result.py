@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiments.intervals import Interval
-from model.window import Window, reach
+from model.window import Window, reach, widest
 
 LEVELS = (0.5, 0.9, 0.99)  # shares of the influence; the distances that hold them are reported
 
@@ -90,8 +90,7 @@ class GroupReach:
     @property
     def widest(self) -> Window:
         """The window, in keys; of several the widest, None if a layer sees everything."""
-        known = [window for window in self.windows if window is not None]
-        return max(known) if len(known) == len(self.windows) else None
+        return widest(self.windows)
 
     @property
     def wall(self) -> int | None:

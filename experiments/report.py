@@ -202,8 +202,8 @@ def _introduction(path: Path) -> Iterator[str]:
         names = ", ".join(f"{group.name} ({len(group.runs)})" for group in groups_of([str(path)]))
         yield f"Groups of runs that differ in the seed only, with their number: {names}."
     yield (
-        "Each section ends in the command, the machine and the time that made its numbers. An "
-        "interval is one of 95 %: the captions say over what."
+        "The section of an experiment ends in the command, the machine and the time that made it. "
+        "An interval is one of 95 %: the captions say over what."
     )
 
 

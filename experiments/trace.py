@@ -22,7 +22,7 @@ from experiments.pages.table import Table
 from experiments.result import About, Clock, add_json, add_quick, show_hint, store, write_json
 from experiments.trace_drawing import drawing, grid
 from experiments.trace_result import TraceResult
-from model.window import Window, reach
+from model.window import reach, widest
 
 if TYPE_CHECKING:  # torch is imported only when a model is opened
     from experiments.trace_cases import Case
@@ -107,12 +107,6 @@ def _case(arguments: argparse.Namespace, trained: "TrainedModel") -> tuple["Case
         f"Of {questions:,} questions, the model answers none right only because of a fact outside "
         "the window. This is the one whose fact has the largest effect."
     )
-
-
-def widest(windows: Sequence[Window]) -> int | None:
-    """Return the widest window, in keys; None if a layer sees everything."""
-    known = [window for window in windows if window is not None]
-    return max(known) if len(known) == len(windows) else None
 
 
 def _given(arguments: argparse.Namespace, trained: "TrainedModel", window: int | None) -> "Case":

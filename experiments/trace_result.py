@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from model.window import Window
+from model.window import Window, widest
 
 
 def bare(text: str) -> str:
@@ -43,8 +43,7 @@ class TraceResult:
     @property
     def window(self) -> int | None:
         """The widest window, in keys; None if a layer sees everything."""
-        known = [window for window in self.windows if window is not None]
-        return max(known) if len(known) == len(self.windows) else None
+        return widest(self.windows)
 
     def share(self, boundary: int, position: int) -> float:
         """Return what a place restores of the effect; 0 before the source."""

@@ -25,8 +25,8 @@ from configs.settings import Config
 from errors import UserError
 from experiments.benchmarks.children import TRAIN, metrics_of
 from experiments.benchmarks.machine import ROOT
+from experiments.groups import is_last
 from storage import atomic_write, lock
-from training.checkpoint import Checkpoint
 from training.interrupt import StopRequest
 
 POLL = 0.5  # seconds between looks at the processes
@@ -111,7 +111,7 @@ def is_finished(training: Training) -> bool:
             f"{training.folder} holds a run with other settings ({change}): choose another folder, "
             "or remove it"
         )
-    return checkpoint.step >= config.train.max_steps or _out_of_patience(checkpoint, config)
+    return is_last(checkpoint)
 
 
 def peak_memory(run: Path) -> int | None:
@@ -245,12 +245,6 @@ def _first_change(before: dict[str, Any], now: dict[str, Any]) -> str | None:
         if before[name] != value:
             return f"{name} is {before[name]} there, here {value}"
     return None
-
-
-def _out_of_patience(checkpoint: Checkpoint, config: Config) -> bool:
-    """Return whether the run has stopped early, as `train.out_of_patience` decides it."""
-    since_best = checkpoint.step - checkpoint.metadata.get("best_step", checkpoint.step)
-    return 0 < config.train.patience <= since_best // config.train.eval_interval
 
 
 def _steps(training: Training) -> int:

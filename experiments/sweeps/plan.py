@@ -111,13 +111,15 @@ def _read_plan(file: Path, words: Sequence[str], base: str) -> dict[str, int]:
         return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        if (content["words"], content["base"]) == (list(words), base):
-            return {str(word): int(steps) for word, steps in content["steps"].items()}
+        stored = {str(word): int(steps) for word, steps in content["steps"].items()}
+        is_same = (content["words"], content["base"]) == (list(words), base)
     except (KeyError, TypeError, ValueError, AttributeError):
-        pass
-    raise UserError(
-        f"{file} has the steps of another sweep: choose another --folder, or remove the file"
-    )
+        is_same = False
+    if not is_same:
+        raise UserError(
+            f"{file} has the steps of another sweep: choose another --folder, or remove the file"
+        )
+    return stored
 
 
 def shape_of(config: Config) -> ModelConfig:
