@@ -11,7 +11,17 @@ import pytest
 from storage import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("checks", "configs", "data", "experiments", "inference", "model", "scripts", "training")
+ROOMS = (
+    "checks",
+    "configs",
+    "data",
+    "experiments",
+    "inference",
+    "interop",
+    "model",
+    "scripts",
+    "training",
+)
 SOURCES = sorted(
     path
     for path in [
