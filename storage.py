@@ -5,11 +5,14 @@ kill, a full disk or a power cut leaves the earlier file or none, never a torn o
 
     write .NAME.XXXX.part -> fsync -> close -> replace NAME -> fsync the folder
 
+`atomic_folder` does the same with a folder of several files.
+
 This file imports none of the rooms, so that every room may import it.
 """
 
 import hashlib
 import os
+import shutil
 import sys
 import tempfile
 import uuid
@@ -38,6 +41,29 @@ def atomic_write(path: Path, chunks: bytes | Iterable[bytes]) -> None:
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `path` at the end, with all its files, or is removed.
+
+    The parent folder must exist. Raises `UserError` about the field `out` if `path` exists and is
+    not an empty folder, or if its parent is missing. Any exception removes the unfinished folder
+    and propagates.
+    """
+    if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
+        raise UserError(f"{path} exists and is not an empty folder: choose another name", "out")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: the folder {path.parent} does not exist: create it", "out")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    part.mkdir()
+    try:
+        yield part
+        part.replace(path)  # an empty folder is replaced, one with files is not
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
         raise
     _sync_folder(path.parent)
 

@@ -1,0 +1,169 @@
+"""Who keeps the window today? `python -m interop.matrix`
+
+One small random model is written for each architecture of each program that is installed here, and
+read on 3 W + 5 tokens. A program that keeps the window gives the logits of Breeze. One that drops
+it gives those of full attention, or of something else, without a word. Programs that are not
+installed are judged by their files: such a row names the file and the commit.
+"""
+
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from configs.settings import SampleSettings
+from errors import ArgumentParser, command
+from interop.check import TOLERANCE, require_transformers
+from interop.huggingface import config_json, model_files, to_json
+from model.config import ModelConfig
+from model.transformer import Transformer
+
+WINDOW = 16
+SHAPE = {"vocab_size": 97, "dim": 64, "n_layers": 4, "n_heads": 4, "n_kv_heads": 2}
+STACKS: dict[str, dict[str, Any]] = {
+    "one window": {"sliding_window": WINDOW},
+    "window and full": {"sliding_window": (WINDOW, None)},
+    "sink logits": {"sliding_window": (WINDOW, None), "sink_logits": True},
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One architecture of one program; differences are of logits, None if they were not measured."""
+
+    program: str
+    architecture: str
+    stack: str
+    verdict: str
+    to_window: float | None = None  # to Breeze with the window
+    to_full: float | None = None  # to Breeze with full attention
+    source: str = "measured"
+
+
+# Read in the files of programs that cannot run here; the last column is the file and its commit.
+READ = (
+    Row("mlx-lm", "mistral", "one window", "dropped", source="mlx_lm/utils.py 003da2e: mistral is "
+        "opened as llama; mlx_lm/models/llama.py 17772c0: all layers full without layer_types"),
+    Row("mlx-lm", "ministral, granite_swa", "any", "refused", source="mlx_lm/models has no file of "
+        "that name"),
+    Row("vLLM", "mistral", "one window", "kept", source="vllm/attention/layer.py 004a5da: every "
+        "layer takes the window of the model's config"),
+    Row("Ollama", "llama, mistral3", "any", "dropped", source="model/models/llama/model.go 02e2ab6, "
+        "model/models/mistral3/model_text.go 02725d3: no key of a window is read"),
+)  # fmt: skip
+
+
+def random_model(stack: Mapping[str, Any]) -> Transformer:
+    """Return a model in which every weight matters: a fresh model's residual branches are zero."""
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig(**SHAPE, **stack))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(std=0.5 if weight.dim() == 1 else 1.5 * weight.shape[-1] ** -0.5)
+    return model.requires_grad_(False).eval()
+
+
+def judged(
+    program: str, architecture: str, stack: str, model: Transformer, logits: torch.Tensor
+) -> Row:
+    """Return the row of a program whose `logits` (T, V) were measured on `prompt()`."""
+    to_window, to_full = differences(model, logits)
+    allowed = TOLERANCE * max(1.0, logits.abs().max().item())
+    kept, full = to_window <= allowed, to_full <= allowed
+    verdict = "kept" if kept else "dropped: full attention" if full else "dropped: other logits"
+    return Row(program, architecture, stack, verdict, to_window, to_full)
+
+
+def prompt() -> torch.Tensor:
+    """Return 3 W + 5 tokens (T,)."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(SHAPE["vocab_size"], (3 * WINDOW + 5,), generator=generator)
+
+
+def differences(model: Transformer, logits: torch.Tensor) -> tuple[float, float]:
+    """Return the largest differences of `logits` to ours: with the window, with full attention."""
+    full = Transformer(replace(model.config, sliding_window=None))
+    full.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        ours, without = model(prompt()[None])[0], full(prompt()[None])[0]
+    return tuple((logits.float() - each).abs().max().item() for each in (ours, without))  # type: ignore[return-value]
+
+
+def transformers_rows() -> Iterator[Row]:
+    """Measure the architectures of transformers. Raises `UserError` if it is not installed."""
+    transformers = require_transformers()
+    program = f"transformers {transformers.__version__}"
+    for stack, settings in STACKS.items():
+        model = random_model(settings)
+        for kind, changes in _architectures(model.config).items():
+            with tempfile.TemporaryDirectory() as folder:
+                files = model_files(
+                    model.config, model.state_dict(), seq_len=64, sample=SampleSettings(),
+                    bos_id=1, eos_id=2,
+                )  # fmt: skip
+                config = config_json(model.config, seq_len=64, bos_id=1, eos_id=2) | changes
+                for name, content in (files | {"config.json": to_json(config)}).items():
+                    (Path(folder) / name).write_bytes(content)
+                theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+            with torch.no_grad():
+                logits = theirs.eval()(prompt()[None]).logits[0]
+            yield judged(program, kind, stack, model, logits)
+
+
+def _architectures(model: ModelConfig) -> dict[str, dict[str, Any]]:
+    """Return what to change in config.json to open the same weights as each architecture."""
+    kinds = {
+        "llama": "LlamaForCausalLM",
+        "mistral": "MistralForCausalLM",
+        "ministral": "MinistralForCausalLM",
+    }
+    changes: dict[str, dict[str, Any]] = {
+        kind: {"model_type": kind, "architectures": [name]} for kind, name in kinds.items()
+    }
+    types = ["full_attention" if w is None else "sliding_attention" for w in model.windows]
+    changes["ministral"]["layer_types"] = types
+    if len(set(types)) > 1:
+        changes["mistral"]["layer_types"] = types
+    if model.sink_logits:  # only granite_swa has a place for their weights
+        return {"granite_swa": {}}
+    return changes
+
+
+def rows() -> Iterator[Row]:
+    """Yield all rows: measured first, then read."""
+    yield from transformers_rows()
+    yield from READ
+
+
+def table(found: Sequence[Row]) -> str:
+    """Return the rows as a table in Markdown."""
+    lines = [
+        "| program | architecture | stack | window | to ours | to full attention | known from |",
+        "|---|---|---|---|---:|---:|---|",
+    ]
+    for row in found:
+        numbers = ["" if n is None else f"{n:.1e}" for n in (row.to_window, row.to_full)]
+        cells = (row.program, row.architecture, row.stack, row.verdict, *numbers, row.source)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table."""
+    parser = ArgumentParser(
+        prog="python -m interop.matrix",
+        description="Measure which programs keep a sliding window, and list what is known of others.",
+        epilog="example: python -m interop.matrix",
+    )
+    parser.parse_args(argv)
+    print(table(list(rows())))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
