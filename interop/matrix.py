@@ -23,7 +23,7 @@ from model.config import ModelConfig
 from model.transformer import Transformer
 
 WINDOW = 16
-SHAPE = {"vocab_size": 97, "dim": 64, "n_layers": 4, "n_heads": 4, "n_kv_heads": 2}
+SHAPE: dict[str, Any] = {"vocab_size": 97, "dim": 64, "n_layers": 4, "n_heads": 4, "n_kv_heads": 2}
 STACKS: dict[str, dict[str, Any]] = {
     "one window": {"sliding_window": WINDOW},
     "window and full": {"sliding_window": (WINDOW, None)},
@@ -44,16 +44,21 @@ class Row:
     source: str = "measured"
 
 
-# Read in the files of programs that cannot run here; the last column is the file and its commit.
-READ = (
-    Row("mlx-lm", "mistral", "one window", "dropped", source="mlx_lm/utils.py 003da2e: mistral is "
-        "opened as llama; mlx_lm/models/llama.py 17772c0: all layers full without layer_types"),
-    Row("mlx-lm", "ministral, granite_swa", "any", "refused", source="mlx_lm/models has no file of "
-        "that name"),
-    Row("vLLM", "mistral", "one window", "kept", source="vllm/attention/layer.py 004a5da: every "
-        "layer takes the window of the model's config"),
-    Row("Ollama", "llama, mistral3", "any", "dropped", source="model/models/llama/model.go 02e2ab6, "
-        "model/models/mistral3/model_text.go 02725d3: no key of a window is read"),
+_MLX, _VLLM, _OLLAMA = "mlx_lm/models/llama.py", "vllm/attention/layer.py", "model/models"
+# Read in the files of programs that cannot run here: a file, its commit, what it says.
+READ = tuple(
+    Row(program, architecture, stack, verdict, source=source)
+    for program, architecture, stack, verdict, source in (
+        ("mlx-lm", "mistral", "one window", "dropped: full attention",
+         f"{_MLX} 17772c0: without layer_types, which mistral lacks, all layers are full"),
+        ("mlx-lm", "ministral, granite_swa", "any", "refused", "it has no file of that name"),
+        ("vLLM", "mistral", "one window", "kept",
+         f"{_VLLM} 004a5da: each layer takes the window of the model"),
+        ("Ollama", "llama", "any", "dropped: full attention",
+         f"{_OLLAMA}/llama/model.go 02e2ab6: it reads no window"),
+        ("Ollama", "mistral3", "any", "dropped: full attention",
+         f"{_OLLAMA}/mistral3/model_text.go 02725d3: it reads no window"),
+    )
 )  # fmt: skip
 
 
@@ -157,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the table."""
     parser = ArgumentParser(
         prog="python -m interop.matrix",
-        description="Measure which programs keep a sliding window, and list what is known of others.",
+        description="Measure which programs keep a sliding window; list what others' files say.",
         epilog="example: python -m interop.matrix",
     )
     parser.parse_args(argv)
