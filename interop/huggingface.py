@@ -70,9 +70,7 @@ def refuse_kept_tokens(model: ModelConfig, target: str) -> None:
             )
 
 
-def config_json(
-    model: ModelConfig, *, seq_len: int, bos_id: int, eos_id: int, dtype: str = "float32"
-) -> dict[str, Any]:
+def config_json(model: ModelConfig, *, seq_len: int, bos_id: int, eos_id: int) -> dict[str, Any]:
     """Return the content of `config.json`. `seq_len` is the trained length in tokens."""
     kind = architecture(model)
     windows = model.windows
@@ -100,7 +98,7 @@ def config_json(
         "bos_token_id": bos_id,
         "eos_token_id": eos_id,
         "pad_token_id": None,
-        "dtype": dtype,
+        "dtype": "float32",
     }
     if kind != "mistral":
         values["layer_types"] = [
@@ -169,7 +167,6 @@ def model_files(
     """
     from safetensors.torch import save
 
-    ends = {"bos_id": bos_id, "eos_id": eos_id}
     tensors = {name: weight for name, weight in weights.items() if name != "output.weight"}
     if not model.tie_embeddings:
         tensors["output.weight"] = weights["output.weight"]
@@ -180,8 +177,8 @@ def model_files(
         }
     renamed = {n: w.contiguous() for n, w in huggingface_weights(tensors, model).items()}
     return {
-        "config.json": to_json(config_json(model, seq_len=seq_len, **ends)),
-        "generation_config.json": to_json(generation_config(sample, **ends)),
+        "config.json": to_json(config_json(model, seq_len=seq_len, bos_id=bos_id, eos_id=eos_id)),
+        "generation_config.json": to_json(generation_config(sample, bos_id=bos_id, eos_id=eos_id)),
         "model.safetensors": save(renamed, {"format": "pt"}),
     }
 

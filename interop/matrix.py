@@ -33,7 +33,7 @@ STACKS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One architecture of one program; differences are of logits, None if they were not measured."""
+    """One architecture of one program. Differences are of logits; None: not measured."""
 
     program: str
     architecture: str
