@@ -1,0 +1,183 @@
+"""Our tokenizer in Hugging Face's format: tokenizer.json and what belongs beside it.
+
+    piece of the vocabulary     in tokenizer.json
+    "\u2581the"                      " the", where text has no dummy prefix, as in all of Breeze's
+    "\u2581the"                      "\u2581the", where it has one: text "the", then "\u2581the"
+    <0x0A>                      <0x0A>, `byte_fallback`
+    <s>                         an added special token, put in front of every text
+
+The first line has no parallel elsewhere. Converters keep \u2581 and replace spaces by it, so that the
+character \u2581 of a text is decoded as a space. Breeze encodes that character in bytes; with real
+spaces in the pieces, `tokenizers` does the same.
+
+SentencePiece's BPE merges any two neighbours whose union is a piece, best score first.
+`tokenizers` merges listed pairs, first in the list first. So the list has every cut of every piece
+into two pieces, in the order of the pieces' scores.
+"""
+
+import json
+from typing import Any
+
+from data.tokenizer import SPACE_MARK, Tokenizer
+from errors import UserError
+from interop.sentencepiece_file import (
+    BPE,
+    BYTE,
+    CHAR,
+    CONTROL,
+    NORMAL,
+    UNIGRAM,
+    UNKNOWN,
+    SentencePieceFile,
+    read_sentencepiece,
+)
+
+# A text may spell a byte or a special. Unigram would find it in the vocabulary, as any piece.
+_SPELLED = r"<(?=0x[0-9A-F]{2}>|/?s>|unk>)"
+
+
+def tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
+    """Return the files, name to content, with which AutoTokenizer encodes and decodes as ours.
+
+    Raises `UserError` if the library `tokenizers` is missing.
+    """
+    model = read_sentencepiece(tokenizer.model_bytes)
+    return {
+        "tokenizer.json": tokenizer_json(tokenizer.model_bytes).encode(),
+        "tokenizer_config.json": _json_bytes(
+            tokenizer_config(*(model.pieces[id].text for id in (model.bos_id, model.eos_id)))
+        ),
+        "tokenizer.model": tokenizer.model_bytes,
+    }
+
+
+def tokenizer_config(bos_token: str, eos_token: str) -> dict[str, Any]:
+    """Return tokenizer_config.json: the class that reads tokenizer.json as it is, and exact text.
+
+    `split_special_tokens` keeps a text that spells `<s>` from becoming that token.
+    """
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": bos_token,
+        "eos_token": eos_token,
+        "clean_up_tokenization_spaces": False,
+        "split_special_tokens": True,
+    }
+
+
+def tokenizer_json(model_bytes: bytes) -> str:
+    """Return tokenizer.json of a SentencePiece model, Breeze's or one with a dummy prefix, as Llama
+    2's and Mistral's.
+
+    Raises `UserError` for a model that changes text or lacks byte fallback, and if the library
+    `tokenizers` is missing.
+    """
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise UserError(
+            'tokenizer.json needs the library tokenizers: pip install -e ".[export]"'
+        ) from error
+    model = read_sentencepiece(model_bytes)
+    _refuse(model)
+    converted = tokenizers.Tokenizer(_model(model))
+    if model.dummy_prefix:
+        converted.normalizer = _dummy_prefix()
+    if model.type == UNIGRAM:
+        converted.pre_tokenizer = _split_spelled()
+    converted.decoder = _decoder(model)
+    converted.post_processor = _template(model)
+    converted.add_special_tokens(
+        [
+            tokenizers.AddedToken(piece.text, special=True, normalized=False)
+            for piece in model.pieces
+            if piece.type in (UNKNOWN, CONTROL)
+        ]
+    )
+    return converted.to_str()
+
+
+def _refuse(model: SentencePieceFile) -> None:
+    """Raise `UserError` for a model that tokenizer.json would carry wrongly."""
+    kinds = {piece.type for piece in model.pieces}
+    reasons = {
+        f"it changes characters by the rule {model.normalization}": (
+            model.normalization not in ("", "identity")
+        ),
+        "it removes spaces": model.removes_spaces,
+        "its pieces end in their space": model.suffix_spaces and model.dummy_prefix,
+        "it has no byte fallback": BYTE not in kinds,
+        "it lacks <s> or </s>": min(model.bos_id, model.eos_id) < 0,
+        "its type is none of BPE, unigram and char": model.type not in (BPE, UNIGRAM, CHAR),
+        "it has pieces defined by its user": not kinds <= {NORMAL, UNKNOWN, CONTROL, BYTE},
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            raise UserError(f"the SentencePiece model cannot become tokenizer.json: {reason}")
+
+
+def _model(model: SentencePieceFile) -> Any:
+    from tokenizers import models
+
+    pieces = model.pieces
+    space = SPACE_MARK if model.dummy_prefix else " "
+    names = [
+        piece.text.replace(SPACE_MARK, space) if piece.type == NORMAL else piece.text
+        for piece in pieces
+    ]
+    if model.type == UNIGRAM:
+        scored = [(name, piece.score) for name, piece in zip(names, pieces, strict=True)]
+        return models.Unigram(scored, unk_id=model.unk_id, byte_fallback=True)
+    merges = []
+    if model.type == BPE:
+        normal = {name: p.score for name, p in zip(names, pieces, strict=True) if p.type == NORMAL}
+        for name in sorted(normal, key=lambda name: -normal[name]):  # stable: then by id
+            cuts = ((name[:at], name[at:]) for at in range(1, len(name)))
+            merges += [cut for cut in cuts if cut[0] in normal and cut[1] in normal]
+    return models.BPE(
+        {name: id for id, name in enumerate(names)},
+        merges,
+        unk_token=names[model.unk_id],
+        fuse_unk=True,
+        byte_fallback=True,
+    )
+
+
+def _dummy_prefix() -> Any:
+    from tokenizers import normalizers
+
+    return normalizers.Sequence(
+        [normalizers.Prepend(SPACE_MARK), normalizers.Replace(" ", SPACE_MARK)]
+    )
+
+
+def _split_spelled() -> Any:
+    """Cut a text after the "<" of a spelled byte or special, so that no piece reaches over it."""
+    from tokenizers import Regex, pre_tokenizers
+
+    return pre_tokenizers.Split(Regex(_SPELLED), "merged_with_previous")
+
+
+def _decoder(model: SentencePieceFile) -> Any:
+    from tokenizers import decoders
+
+    steps = [decoders.ByteFallback(), decoders.Fuse()]
+    if model.dummy_prefix:
+        steps = [decoders.Replace(SPACE_MARK, " "), *steps, decoders.Strip(" ", 1, 0)]
+    return decoders.Sequence(steps)
+
+
+def _template(model: SentencePieceFile) -> Any:
+    """Put BOS in front of a text, and of each text of a pair."""
+    from tokenizers import processors
+
+    bos = model.pieces[model.bos_id].text
+    return processors.TemplateProcessing(
+        single=f"{bos} $A",
+        pair=f"{bos} $A {bos}:1 $B:1",
+        special_tokens=[(bos, model.bos_id)],
+    )
+
+
+def _json_bytes(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
