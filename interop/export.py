@@ -1,5 +1,6 @@
 """From a trained model to a folder of files in another format, checked before it is there."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def export_huggingface(trained: TrainedModel, out: Path) -> Check:
             bos_id=tokenizer.bos_id,
             eos_id=tokenizer.eos_id,
         )
-        files |= tokenizer_files(tokenizer) | {"breeze.yaml": to_yaml(config).encode()}
+        files |= tokenizer_files(tokenizer) | {"breeze.yaml": to_yaml(replace(config, run_dir=None)).encode()}
         for name, content in files.items():
             atomic_write(folder / name, content)
         check = check_huggingface(folder, trained.model)
