@@ -22,36 +22,27 @@ class Facts:
     usage: str  # lines of Python that load the model
 
 
-def model_card(facts: Facts) -> str:
-    """Return the card in Markdown, with the header that the Hub reads."""
-    config, model = facts.config, facts.model
-    trained = facts.step * config.tokens_per_step
-    numbers = [f"- trained for {facts.step:,} steps, {trained:,} tokens"]
-    if facts.val_loss is not None:
-        bits = "" if facts.val_bpb is None else f", {facts.val_bpb:.4f} bits per byte"
-        numbers.append(f"- validation: {facts.val_loss:.4f} nats per token{bits}")
-    numbers += [f"- {check}" for check in facts.checks]
-    return f"""---
+_CARD = """---
 library_name: transformers
 pipeline_tag: text-generation
 tags: [breeze, sliding-window-attention]
 ---
 
-# {facts.name}
+# {name}
 
-A language model of {sum(model.parameter_counts().values()):,} parameters, trained with Breeze.
+A language model of {parameters:,} parameters, trained with Breeze.
 It is small: it shows how sliding-window attention works. It is not made for use in products.
 
-{_shape(model)}
+{shape}
 
 ## Its numbers
 
-{chr(10).join(numbers)}
+{numbers}
 
 ## How to load it
 
 ```python
-{facts.usage}
+{usage}
 ```
 
 ## How it was made
@@ -59,13 +50,35 @@ It is small: it shows how sliding-window attention works. It is not made for use
 `breeze.yaml` in this folder holds all settings. In a checkout of Breeze:
 
 ```sh
-python train.py breeze.yaml run_dir=runs/{facts.name}
+python train.py breeze.yaml run_dir=runs/{name}
 ```
 
 These settings differ from the defaults:
 
-{_settings(config)}
+{settings}
 """
+
+
+def model_card(facts: Facts) -> str:
+    """Return the card in Markdown, with the header that the Hub reads."""
+    return _CARD.format(
+        name=facts.name,
+        parameters=sum(facts.model.parameter_counts().values()),
+        shape=_shape(facts.model),
+        numbers=_numbers(facts),
+        usage=facts.usage,
+        settings=_settings(facts.config),
+    )
+
+
+def _numbers(facts: Facts) -> str:
+    """Return a list of what was measured."""
+    trained = facts.step * facts.config.tokens_per_step
+    numbers = [f"trained for {facts.step:,} steps, {trained:,} tokens"]
+    if facts.val_loss is not None:
+        bits = "" if facts.val_bpb is None else f", {facts.val_bpb:.4f} bits per byte"
+        numbers.append(f"validation: {facts.val_loss:.4f} nats per token{bits}")
+    return "\n".join(f"- {line}" for line in (*numbers, *facts.checks))
 
 
 def _shape(model: ModelConfig) -> str:

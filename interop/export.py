@@ -39,7 +39,8 @@ def export_huggingface(trained: TrainedModel, out: Path) -> Check:
             bos_id=tokenizer.bos_id,
             eos_id=tokenizer.eos_id,
         )
-        files |= tokenizer_files(tokenizer) | {"breeze.yaml": to_yaml(replace(config, run_dir=None)).encode()}
+        files |= tokenizer_files(tokenizer)
+        files["breeze.yaml"] = to_yaml(replace(config, run_dir=None)).encode()
         for name, content in files.items():
             atomic_write(folder / name, content)
         check = check_huggingface(folder, trained.model)

@@ -73,9 +73,6 @@ def refuse_kept_tokens(model: ModelConfig, target: str) -> None:
 def config_json(model: ModelConfig, *, seq_len: int, bos_id: int, eos_id: int) -> dict[str, Any]:
     """Return the content of `config.json`. `seq_len` is the trained length in tokens."""
     kind = architecture(model)
-    windows = model.windows
-    sliding = max((window for window in windows if window is not None), default=None)
-    ends = None in windows  # a layer reads keys at any distance
     values: dict[str, Any] = {
         "architectures": [CLASSES[kind]],
         "model_type": kind,
@@ -89,10 +86,8 @@ def config_json(model: ModelConfig, *, seq_len: int, bos_id: int, eos_id: int) -
         "hidden_act": "silu",
         "rms_norm_eps": model.norm_eps,
         "rope_parameters": _rope_parameters(model),
-        "sliding_window": sliding,
-        "max_position_embeddings": (
-            int(seq_len * model.rope_factor) if ends else max(seq_len, ENDLESS)
-        ),
+        "sliding_window": next((w for w in model.windows if w is not None), None),
+        "max_position_embeddings": _positions(model, seq_len),
         "tie_word_embeddings": model.tie_embeddings,
         "attention_dropout": 0.0,
         "bos_token_id": bos_id,
@@ -102,19 +97,27 @@ def config_json(model: ModelConfig, *, seq_len: int, bos_id: int, eos_id: int) -
     }
     if kind != "mistral":
         values["layer_types"] = [
-            "full_attention" if window is None else "sliding_attention" for window in windows
+            "full_attention" if window is None else "sliding_attention" for window in model.windows
         ]
-    if kind == "granite_swa":
-        assert model.head_dim is not None
-        local = model.rope_theta_local or _theta(model)
-        values |= {
-            "attention_multiplier": model.head_dim**-0.5,
-            "embedding_multiplier": 1.0,
-            "residual_multiplier": 1.0,
-            "logits_scaling": 1.0,
-            "layer_rope_theta": [_theta(model) if window is None else local for window in windows],
-        }
-    return values
+    return values | (_granite_settings(model) if kind == "granite_swa" else {})
+
+
+def _granite_settings(model: ModelConfig) -> dict[str, Any]:
+    """Return what only granite_swa has: neutral multipliers, and a RoPE base for each layer."""
+    assert model.head_dim is not None
+    local = model.rope_theta_local or _theta(model)
+    return {
+        "attention_multiplier": model.head_dim**-0.5,
+        "embedding_multiplier": 1.0,
+        "residual_multiplier": 1.0,
+        "logits_scaling": 1.0,
+        "layer_rope_theta": [_theta(model) if w is None else local for w in model.windows],
+    }
+
+
+def _positions(model: ModelConfig, seq_len: int) -> int:
+    """Return the longest text to promise: as trained, if a layer reads at any distance."""
+    return int(seq_len * model.rope_factor) if None in model.windows else max(seq_len, ENDLESS)
 
 
 def _theta(model: ModelConfig) -> float:
@@ -177,12 +180,16 @@ def model_files(
         }
     renamed = {n: w.contiguous() for n, w in huggingface_weights(tensors, model).items()}
     return {
-        "config.json": to_json(config_json(model, seq_len=seq_len, bos_id=bos_id, eos_id=eos_id)),
-        "generation_config.json": to_json(generation_config(sample, bos_id=bos_id, eos_id=eos_id)),
+        "config.json": json_bytes(
+            config_json(model, seq_len=seq_len, bos_id=bos_id, eos_id=eos_id)
+        ),
+        "generation_config.json": json_bytes(
+            generation_config(sample, bos_id=bos_id, eos_id=eos_id)
+        ),
         "model.safetensors": save(renamed, {"format": "pt"}),
     }
 
 
-def to_json(values: Mapping[str, Any]) -> bytes:
-    """Write values as indented JSON."""
+def json_bytes(values: Mapping[str, Any]) -> bytes:
+    """Return values as indented JSON."""
     return (json.dumps(values, indent=2) + "\n").encode()

@@ -18,9 +18,10 @@ import torch
 from configs.settings import SampleSettings
 from errors import ArgumentParser, command
 from interop.check import TOLERANCE, require_transformers
-from interop.huggingface import config_json, model_files, to_json
+from interop.huggingface import config_json, model_files, json_bytes
 from model.config import ModelConfig
 from model.transformer import Transformer
+from storage import atomic_write
 
 WINDOW = 16
 SHAPE: dict[str, Any] = {"vocab_size": 97, "dim": 64, "n_layers": 4, "n_heads": 4, "n_kv_heads": 2}
@@ -111,8 +112,8 @@ def transformers_rows() -> Iterator[Row]:
                     bos_id=1, eos_id=2,
                 )  # fmt: skip
                 config = config_json(model.config, seq_len=64, bos_id=1, eos_id=2) | changes
-                for name, content in (files | {"config.json": to_json(config)}).items():
-                    (Path(folder) / name).write_bytes(content)
+                for name, content in (files | {"config.json": json_bytes(config)}).items():
+                    atomic_write(Path(folder) / name, content)
                 theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
             with torch.no_grad():
                 logits = theirs.eval()(prompt()[None]).logits[0]

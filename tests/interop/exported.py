@@ -1,6 +1,6 @@
 """Models for the tests of this folder, in which every weight matters.
 
-A fresh model of Breeze writes zeros to the residual stream, so no test could tell its windows apart.
+A fresh model of Breeze adds zeros to the residual stream, so its windows change nothing.
 """
 
 import shutil
