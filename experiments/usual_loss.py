@@ -9,6 +9,7 @@ runs are drawn from a normal distribution (Student's t). Few runs make it wide.
 
 import json
 import sys
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from configs.band import band_file, deciding, differences
 from configs.load import SHIPPED, config_from_dict, load_config
 from configs.settings import Config
 from errors import ArgumentParser, UserError, command
+from experiments.benchmarks.machine import describe_machine
 from experiments.groups import is_last
 from experiments.intervals import of_next
 from experiments.pages.table import Table
@@ -40,7 +42,7 @@ class Run:
     checkpoint: str  # name of the last one, which carries the hash of its content
     seed: int
     machine: str  # with its precision
-    commit: str | None  # of the code that read the run
+    commit: str | None  # of the code that trained it
     val_loss: dict[str, float]  # by step
 
 
@@ -64,9 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--machine", help="where they were trained, with the precision (this machine)"
     )
+    parser.add_argument("--commit", help="of the code that trained them (this code's)")
     parser.add_argument("--store", action="store_true", help="write configs/bands/NAME.json")
     arguments = parser.parse_args(argv)
-    family, runs = read_runs([Path(path) for path in arguments.runs], arguments.machine)
+    family, runs = read_runs(arguments)
     name = shipped_name(family)
     if arguments.store:
         runs = [*stored_runs(name, family), *runs]
@@ -84,15 +87,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read_runs(folders: Sequence[Path], machine: str | None) -> tuple[Family, list[Run]]:
-    """Return what the runs have in common, and the runs. `machine` is where they were trained; None
-    means here.
+def read_runs(arguments: Namespace) -> tuple[Family, list[Run]]:
+    """Return what the runs have in common, and the runs.
 
     Raises `UserError` if a run is missing or not finished, or if two differ in more than the seed,
     the precision and the machine.
     """
     family, runs = None, list[Run]()
-    for folder in folders:
+    for folder in (folders := [Path(path) for path in arguments.runs]):
         checkpoint = newest(folder / "checkpoints")
         if checkpoint is None:
             raise UserError(f"{folder} is not a run: name the folder of a finished one")
@@ -112,26 +114,21 @@ def read_runs(folders: Sequence[Path], machine: str | None) -> tuple[Family, lis
             )
         records = read_metrics(folder / "metrics.jsonl")
         losses = {str(r["step"]): float(r["val_loss"]) for r in records if "val_loss" in r}
-        place, commit = _machine(config)
-        runs.append(Run(checkpoint.path.name, config.seed, machine or place, commit, losses))
+        machine = arguments.machine or _machine(config)
+        commit = arguments.commit or describe_machine().commit
+        runs.append(Run(checkpoint.path.name, config.seed, machine, commit, losses))
     assert family is not None
     return family, runs
 
 
-def _machine(config: Config) -> tuple[str, str | None]:
-    """Return this machine with the precision that it chooses for the run, and the commit."""
-    from experiments.benchmarks.machine import describe_machine
-    from model import native
-    from training.device import choose_hardware
+def _machine(config: Config) -> str:
+    """Return the processor of this machine, and the precision that it chooses for the run."""
+    from training.device import choose_device, choose_precision
 
-    train, here = config.train, describe_machine()
-    hardware = choose_hardware(
-        train.device, train.precision, train.compile, train.native, native.training_refusal
-    )
-    processor = here.processor
-    if hardware.device.type != "cpu":
-        processor = hardware.reasons["device"]
-    return f"{processor}, {str(hardware.dtype).removeprefix('torch.')}", here.commit
+    device, reason = choose_device(config.train.device)
+    dtype, _ = choose_precision(config.train.precision, device)
+    processor = describe_machine().processor if device.type == "cpu" else reason
+    return f"{processor}, {str(dtype).removeprefix('torch.')}"
 
 
 def shipped_name(family: Family) -> str:
