@@ -77,6 +77,8 @@ ADVISED = {
     "another language in val": (
         {500: 9.9, 1000: 9.5}, {500: 2.0, 1000: 1.5}, "the validation text is unlike",
     ),
+    "another kind of text in val": ({500: 6.0}, {500: 2.0}, "the validation text is unlike"),
+    "another language, early": ({150: 9.9}, {150: 7.0}, "the validation text is unlike"),
     "memorized": (
         {400: 2.0, 800: 1.5, 1200: 1.7, 1500: 1.9},
         {400: 1.9, 800: 1.2, 1200: 0.8, 1500: 0.4},
