@@ -10,17 +10,20 @@ A band holds for one config: where the runs of other seeds and machines lie at a
 explains both. A verdict is plain arithmetic on the lines of metrics.jsonl.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from configs.band import band_of
 from configs.settings import Config
-from data.corpus import Corpus
-from data.entropy import unigram_entropy, xz_size
+from data.corpus import Corpus, hash_of
+from data.entropy import COMPRESSED, COUNTED, unigram_entropy, xz_size
 from data.mixture import MixedCorpus
 from data.tokenizer import Tokenizer
+from storage import atomic_write, cache_folder
 
 SETTLING = 200  # steps after drills and warm-up in which a model learns to use the context
 NEAR_UNIGRAM = 0.98  # a loss above this share of the unigram entropy uses no context
@@ -149,14 +152,10 @@ class UsualLoss:
 
 def usual_loss(config: Config, corpus: Corpus | MixedCorpus, tokenizer: Tokenizer) -> UsualLoss:
     """Measure the marks on the training text, and look for the band of the config."""
-    train, tokens = config.train, corpus.tokens("train")
+    train = config.train
     band, source = band_of(config, corpus.data_hash)
     return UsualLoss(
-        Marks(
-            math.log(tokenizer.vocab_size),
-            unigram_entropy(tokens),
-            *xz_size(tokens, tokenizer.token_bytes),
-        ),
+        marks_of(corpus, tokenizer),
         band.spans if band else {},
         source,
         warm=train.drill_steps + train.warmup_steps,
@@ -164,6 +163,20 @@ def usual_loss(config: Config, corpus: Corpus | MixedCorpus, tokenizer: Tokenize
         rates="train.lr and train.adamw_lr" if train.optimizer == "muon" else "train.lr",
         is_pretrained=train.init_from is not None,
     )
+
+
+def marks_of(corpus: Corpus | MixedCorpus, tokenizer: Tokenizer) -> Marks:
+    """Return the marks of the training text: measured, in about a second, or from the cache."""
+    key = {"text": corpus.data_hash, "counted": COUNTED, "compressed": COMPRESSED}
+    file = cache_folder() / "marks" / f"{hash_of(key)[:16]}.json"
+    with suppress(OSError, ValueError, TypeError):  # missing or damaged
+        return Marks(**json.loads(file.read_bytes()))
+    tokens = corpus.tokens("train")
+    xz, xz_bpb = xz_size(tokens, tokenizer.token_bytes)
+    marks = Marks(math.log(tokenizer.vocab_size), unigram_entropy(tokens), xz, xz_bpb)
+    file.parent.mkdir(exist_ok=True)
+    atomic_write(file, json.dumps(asdict(marks)).encode())
+    return marks
 
 
 def _side(loss: float, bound: float) -> str:

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from tiny import measured, start, words
 
+import usual
 from configs import band
 from configs.band import deciding
 from configs.load import load_config
+from data.text import open_text
 from training.checkpoint import find
 from usual import Marks, UsualLoss
 
@@ -178,6 +180,26 @@ def test_the_marks_of_a_text(
     # <s> and </s> add little
     assert unigram == pytest.approx(-sum(p * math.log(p) for p in letters), abs=0.02)
     assert xz == pytest.approx(xz_bpb * math.log(2), abs=0.01)  # a byte is a token here
+
+
+def test_marks_are_measured_once(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each start would take a second longer; a torn or foreign file would stop it."""
+    monkeypatch.setenv("BREEZE_CACHE", str(tmp_path))
+    line = words(tmp_path / "run", text)
+    config = load_config(line[0], line[1:])
+    tokenizer, corpus = open_text(config.data, config.tokenizer)
+    marks = usual.marks_of(corpus, tokenizer)
+    (file,) = (tmp_path / "marks").iterdir()
+    for content in (b"", b"[1]", b'{"unigram": 1}'):
+        file.write_bytes(content)
+        assert usual.marks_of(corpus, tokenizer) == marks
+    monkeypatch.setattr(usual, "xz_size", lambda *_: pytest.fail("measured again"))
+    assert usual.marks_of(corpus, tokenizer) == marks
+    monkeypatch.setattr(usual, "COMPRESSED", 1000)
+    with pytest.raises(pytest.fail.Exception):
+        usual.marks_of(corpus, tokenizer)
 
 
 def test_training_prints_where_the_loss_lies(
