@@ -90,8 +90,6 @@ def _cache(run: TrainingRun) -> str:
 def _marks(run: TrainingRun) -> str:
     """Name the losses that need no training, in nats per token as `val_loss`."""
     marks = run.usual.marks
-    if marks is None:
-        return "none: not all tokens count in the loss"
     return (
         f"ln V {marks.uniform:.2f}, unigram entropy {marks.unigram:.2f}, xz {marks.xz:.2f} nats "
         f"per token ({marks.xz_bpb:.2f} bits per byte)"

@@ -263,7 +263,7 @@ def validate(
     samples.write(run.step, score.bpb, text)
     verdict = run.usual.verdict(read_metrics(run.folder / "metrics.jsonl"))
     progress.show(
-        f"step {run.step:,}: val_loss {score.loss:.4f}{verdict.place}, {score.bpb:.4f} bits per "
+        f"step {run.step:,}: val_loss {score.loss:.4f} ({verdict.place}), {score.bpb:.4f} bits per "
         f"byte after {stepping_s} s of stepping; it writes: {' '.join(text.split())[:70]}"
     )
     if verdict.advice:

@@ -47,7 +47,7 @@ class Marks:
 class Verdict:
     """What is printed about one evaluation."""
 
-    place: str  # " (below xz, 3.31)", or "" if there is nothing to compare with
+    place: str  # "below xz, 3.31"
     advice: str | None  # None: nothing, or the same as at the evaluation before
 
 
@@ -55,7 +55,7 @@ class Verdict:
 class UsualLoss:
     """What the validation loss of a run is compared with."""
 
-    marks: Marks | None  # None if the loss is not over all tokens of the text
+    marks: Marks
     band: Mapping[int, tuple[float, float]]  # step -> lowest and highest usual loss; may be empty
     source: str  # what the band is of, or why there is none
     warm: int  # steps of drills and of the warm-up
@@ -77,9 +77,7 @@ class UsualLoss:
         if step in self.band:
             low, high = self.band[step]
             side = "usual:" if low <= loss <= high else f"{_side(loss, low)} the usual"
-            return f" ({side} {low:.4f} to {high:.4f})"
-        if self.marks is None:
-            return ""
+            return f"{side} {low:.4f} to {high:.4f}"
         marks = {
             "ln V": self.marks.uniform,
             "the unigram entropy": self.marks.unigram,
@@ -87,7 +85,7 @@ class UsualLoss:
         }
         passed = [name for name in marks if loss < marks[name]]
         lowest = min(passed or ["ln V"], key=marks.__getitem__)
-        return f" ({_side(loss, marks[lowest])} {lowest}, {marks[lowest]:.2f})"
+        return f"{_side(loss, marks[lowest])} {lowest}, {marks[lowest]:.2f}"
 
     def advice(self, records: Sequence[Record]) -> str | None:
         """Say what to try, if the last evaluation among `records` is far off."""
@@ -102,7 +100,7 @@ class UsualLoss:
                 "the model memorizes the text. Use more text or fewer steps; train.patience ends "
                 "such a run"
             )
-        if self.marks is None or step <= self.warm:
+        if step <= self.warm:
             return None
         is_thrown = loss > THROWN * self.marks.uniform
         is_settled = step >= min(self.warm + SETTLING, self.last)
@@ -130,7 +128,6 @@ class UsualLoss:
         Updates that are too large show in the training loss first: they throw it above ln V, where
         no untrained model is.
         """
-        assert self.marks is not None
         thrown, highest = THROWN * self.marks.uniform, max(train_losses, default=loss)
         last = train_losses[-1] if train_losses else loss
         if last < NEAR_UNIGRAM * self.marks.unigram or highest < thrown < loss:

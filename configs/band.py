@@ -43,7 +43,7 @@ def deciding(config: Config) -> dict[str, Any]:
     """Return the settings that change the loss, by dotted name, as plain JSON values."""
     names = [name for name in SETTINGS if not name.startswith("sample.") and name not in FREE]
     settings = {name: value_of(config, name) for name in names if name not in _BATCH}
-    plain: dict[str, Any] = json.loads(json.dumps(settings | {"batch_size": config.batch_size}))
+    plain: dict[str, Any] = _plain(settings | {"batch_size": config.batch_size})
     return plain
 
 
@@ -52,9 +52,14 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
     def value(settings: Mapping[str, Any], name: str) -> Any:
         default = SETTINGS[name].default if name in SETTINGS else None
-        return settings.get(name, default)
+        return settings.get(name, _plain(default))
 
     return [name for name in {**one, **other} if value(one, name) != value(other, name)]
+
+
+def _plain(value: Any) -> Any:
+    """Return the value as JSON has it: tuples become lists."""
+    return json.loads(json.dumps(value))
 
 
 def band_file(name: str) -> Path:

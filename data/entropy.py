@@ -1,7 +1,8 @@
 """What a text costs without a model: its unigram entropy, and its size under xz.
 
 Both are measured on pieces of the tokens that are spread over the whole text, so that the time is
-bounded and a text whose parts differ is seen in all of them.
+bounded and a text whose parts differ is seen in all of them. Negative ids mark tokens that the loss
+leaves out, such as those of prompts; they are left out here too.
 """
 
 import lzma
@@ -23,13 +24,14 @@ PRESET = 6
 
 
 def spread(tokens: NDArray | JoinedTokens, most: int) -> NDArray:
-    """Return all tokens (n,), or, if n is more than `most`, `PIECES` pieces at equal distances with
-    `most` tokens in all."""
-    if len(tokens) <= most:
-        return tokens[: len(tokens)]
+    """Return all tokens (n,), or, if n is more than `most`, those of `PIECES` pieces at equal
+    distances with `most` tokens in all; without negative ids."""
     length = most // PIECES
-    starts = (number * (len(tokens) - length) // (PIECES - 1) for number in range(PIECES))
-    return np.concatenate([tokens[start : start + length] for start in starts])
+    starts = [number * (len(tokens) - length) // (PIECES - 1) for number in range(PIECES)]
+    if len(tokens) <= most:
+        starts, length = [0], len(tokens)
+    ids = np.concatenate([tokens[start : start + length] for start in starts])
+    return ids[ids >= 0]
 
 
 def unigram_entropy(tokens: NDArray | JoinedTokens) -> float:

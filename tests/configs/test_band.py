@@ -87,6 +87,14 @@ def test_a_setting_that_is_younger_than_a_band_has_its_default(bands: Path) -> N
     assert band_of(config, "text")[1] == "train.momentum differs from configs/quickstart.yaml"
 
 
+def test_a_younger_setting_may_be_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A default is a tuple, a stored value a list."""
+    younger = replace(SETTINGS["train.momentum"], default=("a", "b"))
+    monkeypatch.setattr(band, "SETTINGS", SETTINGS | {"train.younger": younger})
+    assert differences({}, {"train.younger": ["a", "b"]}) == []
+    assert differences({}, {"train.younger": ["a"]}) == ["train.younger"]
+
+
 def test_without_bands(bands: Path) -> None:
     """No band stored yet: an error would stop every training."""
     (bands / "quickstart.json").unlink()

@@ -33,6 +33,16 @@ def test_every_part_of_a_long_text_is_measured(monkeypatch: pytest.MonkeyPatch) 
     assert entropy.spread(np.arange(320), 320).tolist() == list(range(320))
 
 
+def test_tokens_that_the_loss_leaves_out_do_not_count() -> None:
+    """The marks would be of prompts, the loss of answers."""
+    tokens = np.array([~7, ~7, 3, 4, ~9, 3, 4], np.int16)
+    assert entropy.unigram_entropy(tokens) == pytest.approx(math.log(2))
+    sizes = [
+        entropy.xz_size(ids, lambda id: b"ab c"[id - 3 :]) for ids in (tokens, tokens[[2, 3, 5, 6]])
+    ]
+    assert sizes[0] == sizes[1]
+
+
 def test_a_text_under_xz() -> None:
     """Bits could be divided by tokens. Random bytes do not compress, repeated ones do."""
     draw = random.Random(0)
