@@ -47,7 +47,7 @@ class Marks:
 class Verdict:
     """What is printed about one evaluation."""
 
-    place: str  # "below xz, 3.31"
+    place: str  # "below xz, 3.27"
     advice: str | None  # None: nothing, or the same as at the evaluation before
 
 
@@ -105,7 +105,7 @@ class UsualLoss:
         is_thrown = loss > THROWN * self.marks.uniform
         is_settled = step >= min(self.warm + SETTLING, self.last)
         if is_thrown or (is_settled and loss >= NEAR_UNIGRAM * self.marks.unigram):
-            return self._too_high(loss, [r["train_loss"] for r in records if "train_loss" in r])
+            return self._far_off(loss, [r["train_loss"] for r in records if "train_loss" in r])
         return None
 
     def _outside(self, loss: float, low: float, high: float) -> str | None:
@@ -122,7 +122,7 @@ class UsualLoss:
             "train.native=false"
         )
 
-    def _too_high(self, loss: float, train_losses: Sequence[float]) -> str:
+    def _far_off(self, loss: float, train_losses: Sequence[float]) -> str:
         """Say what to try if val_loss is still near the unigram entropy, or far above ln V.
 
         Updates that are too large show in the training loss first: they throw it above ln V, where

@@ -85,7 +85,7 @@ def band_of(config: Config, data_hash: str) -> tuple[Band | None, str]:
     nearest = min(bands, key=lambda band: len(by_distance[band.name]))
     different, file = by_distance[nearest.name], f"configs/{nearest.name}.yaml"
     if len(different) > NEAR:
-        return None, "only shipped configs have a band"
+        return None, "only shipped configs as they are have a band"
     if different:
         verb = "differs" if len(different) == 1 else "differ"
         return None, f"{', '.join(different)} {verb} from {file}"

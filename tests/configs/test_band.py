@@ -68,7 +68,7 @@ def test_a_band_does_not_apply_to_another_run() -> None:
         ("train.max_steps=100", "train.window_steps=20"): "train.max_steps, train.window_steps, "
         "train.drill_steps differ from configs/quickstart.yaml",
         ("model.dim=64", "model.n_layers=2", "train.lr=1", "train.adamw_lr=1",
-         "train.drill_share=0"): "only shipped configs have a band",
+         "train.drill_share=0"): "only shipped configs as they are have a band",
     }.items():  # fmt: skip
         found, source = band_of(load_config(QUICKSTART, words), "text")
         assert found is None and set(source.split(", ")) == set(reason.split(", ")), words
