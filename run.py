@@ -7,6 +7,7 @@ other.
 import os
 import warnings
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from training.optimizer import Optimizer
 from training.resume import refuse_changes
 from training.schedule import lr_ratio
 from training.windows import windows_at
+from usual import UsualLoss, usual_loss
 
 MEMORY_REMEDY = (
     "make train.micro_batch_size smaller (a larger train.grad_accum_steps keeps the updates the "
@@ -171,6 +173,11 @@ class TrainingRun:
             continuation = "".join(piece.text for piece in pieces)
         # As the tokenizer reads the prompt: broken bytes of a command line are replaced.
         return self.tokenizer.decode(self.tokenizer.encode(settings.prompt)) + continuation
+
+    @cached_property
+    def usual(self) -> UsualLoss:
+        """What the validation loss is compared with."""
+        return usual_loss(self.config, self.corpus, self.tokenizer)
 
     def save(self) -> Path:
         """Write a checkpoint, then delete those that are neither recent nor the best."""

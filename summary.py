@@ -28,6 +28,8 @@ def summary(run: TrainingRun) -> str:
         "text": f"{tokens:,} training tokens of {run.corpus.n_bytes('train') / tokens:.2f} bytes",
         "step": f"{run.config.tokens_per_step:,} tokens; {total:,} in all steps: "
         f"{(total - drills) / tokens:.2f} epochs{drilled}",
+        "marks": _marks(run),
+        "usual": _usual(run),
         **reasons,
         "precision": reasons["precision"] + rate,
     }
@@ -83,3 +85,22 @@ def _cache(run: TrainingRun) -> str:
         f"{windowed:.2f} MB of keys and values after {length:,} tokens, {full:.2f} MB with full "
         "attention"
     )
+
+
+def _marks(run: TrainingRun) -> str:
+    """Name the losses that need no training, in nats per token as `val_loss`."""
+    marks = run.usual.marks
+    return (
+        f"ln V {marks.uniform:.2f}, unigram entropy {marks.unigram:.2f}, xz {marks.xz:.2f} nats "
+        f"per token ({marks.xz_bpb:.2f} bits per byte)"
+    )
+
+
+def _usual(run: TrainingRun) -> str:
+    """Say where the loss of such a run ends, or why that is not known."""
+    usual = run.usual
+    if not usual.band:
+        return f"unknown: {usual.source}"
+    step = max(usual.band)
+    low, high = usual.band[step]
+    return f"val_loss {low:.4f} to {high:.4f} at step {step:,} ({usual.source})"

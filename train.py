@@ -29,7 +29,7 @@ from model.cost import flops_per_token
 from storage import lock, remove_torn_files
 from training.checkpoint import Checkpoint, find, newest
 from training.interrupt import StopRequest
-from training.metrics import MetricsLog, SamplesLog
+from training.metrics import MetricsLog, SamplesLog, read_metrics
 from training.progress import Progress
 
 # torch takes seconds to import. Every module that imports it is imported inside the functions below
@@ -261,10 +261,13 @@ def validate(
     metrics.write(run.step, val_loss=score.loss, val_bpb=score.bpb, stepping_s=stepping_s)
     text = run.sample()
     samples.write(run.step, score.bpb, text)
+    verdict = run.usual.verdict(read_metrics(run.folder / "metrics.jsonl"))
     progress.show(
-        f"step {run.step:,}: val_loss {score.loss:.4f}, {score.bpb:.4f} bits per byte after "
-        f"{stepping_s} s of stepping; it writes: {' '.join(text.split())[:70]}"
+        f"step {run.step:,}: val_loss {score.loss:.4f} ({verdict.place}), {score.bpb:.4f} bits per "
+        f"byte after {stepping_s} s of stepping; it writes: {' '.join(text.split())[:70]}"
     )
+    if verdict.advice:
+        progress.show(f"advice: {verdict.advice}")
     return score.loss
 
 

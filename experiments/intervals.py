@@ -54,6 +54,14 @@ def share(right: int, n: int) -> Interval:
     return Interval(p, max(0.0, center - half), min(1.0, center + half), n)
 
 
+def of_next(values: Sequence[float], confidence: float) -> tuple[float, float]:
+    """Return the interval that holds the next value with probability `confidence`, if it is drawn
+    as the two or more values were, from a normal distribution: mean +- t s sqrt(1 + 1 / n)."""
+    mean, n = statistics.fmean(values), len(values)
+    half = t_quantile(n - 1, confidence) * statistics.stdev(values) * math.sqrt(1 + 1 / n)
+    return mean - half, mean + half
+
+
 def _write(value: float, form: str) -> str:
     """Write a number; one that rounds to 0 has no minus."""
     text = f"{value:{form}}"
@@ -61,12 +69,13 @@ def _write(value: float, form: str) -> str:
 
 
 @cache
-def t_quantile(freedom: int) -> float:
-    """Return t such that 95 % of Student's distribution with `freedom` degrees lies in -t to t."""
+def t_quantile(freedom: int, confidence: float = CONFIDENCE) -> float:
+    """Return t such that the share `confidence` of Student's distribution with `freedom` degrees
+    lies in -t to t."""
     low, high = 0.0, 100.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if _inside(middle, freedom) < CONFIDENCE else (low, middle)
+        low, high = (middle, high) if _inside(middle, freedom) < confidence else (low, middle)
     return high
 
 

@@ -1,11 +1,12 @@
 """experiments/intervals.py: Student's t and Wilson's interval, compared with published tables."""
 
 import math
+import random
 import statistics
 
 import pytest
 
-from experiments.intervals import Interval, over_runs, paired, share, t_quantile
+from experiments.intervals import Interval, of_next, over_runs, paired, share, t_quantile
 
 # Student's t, two-sided 95 %: the column 0.975 of any printed table.
 TABLE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 9: 2.262, 10: 2.228, 19: 2.093,
@@ -80,3 +81,26 @@ def test_a_number_that_rounds_to_zero_has_no_minus() -> None:
     """ "-0.0000 (-0.0000 to -0.0000)" would be read as a loss."""
     assert Interval(-1e-9, -2e-9, 1e-9, 3).text("+.4f") == "+0.0000 (+0.0000 to +0.0000)"
     assert Interval(-0.25, -0.5, 0.0, 3).text(".2f") == "-0.25 (-0.50 to 0.00)"
+
+
+@pytest.mark.parametrize(("freedom", "t"), [(1, 63.657), (2, 9.925), (4, 4.604), (10, 3.169)])
+def test_quantiles_of_99_percent(freedom: int, t: float) -> None:
+    """Two-sided 99 %: the column 0.995 of any printed table."""
+    assert t_quantile(freedom, 0.99) == pytest.approx(t, abs=6e-4)
+
+
+def test_the_interval_of_the_next_value() -> None:
+    """The interval of the mean would be taken, which most values do not lie in."""
+    low, high = of_next([1.0, 2.0, 3.0, 4.0, 5.0], 0.99)
+    half = 4.604 * math.sqrt(2.5) * math.sqrt(1.2)
+    assert (low, high) == (pytest.approx(3 - half, abs=2e-3), pytest.approx(3 + half, abs=2e-3))
+
+
+def test_99_of_100_next_values_lie_in_it() -> None:
+    """The promise itself, for five runs drawn from a normal distribution."""
+    draw, inside = random.Random(0), 0
+    for _ in range(4000):
+        *values, following = (draw.gauss(0.7, 0.01) for _ in range(6))
+        low, high = of_next(values, 0.99)
+        inside += low <= following <= high
+    assert inside / 4000 == pytest.approx(0.99, abs=0.005)
