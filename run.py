@@ -150,9 +150,9 @@ class TrainingRun:
         return model_config(self.config, self.tokenizer.vocab_size).windows
 
     def score(self, split: str) -> Score:
-        """Score the model on a whole split; every token is predicted once."""
+        """Score the model on a whole split; every token but those of prompts is predicted once."""
         sequences = evaluation_sequences(
-            self.corpus.tokens(split),
+            self.corpus.marked_tokens(split),
             self.config.data.seq_len,
             batch_size=self.config.train.eval_batch_size,
         )

@@ -25,7 +25,7 @@ def summary(run: TrainingRun) -> str:
         "reach": _reach(run),
         "attention": _kernels(run),
         "cache": _cache(run),
-        "text": f"{tokens:,} training tokens of {run.corpus.n_bytes('train') / tokens:.2f} bytes",
+        "text": _text(run),
         "step": f"{run.config.tokens_per_step:,} tokens; {total:,} in all steps: "
         f"{(total - drills) / tokens:.2f} epochs{drilled}",
         "marks": _marks(run),
@@ -39,6 +39,19 @@ def summary(run: TrainingRun) -> str:
 def _model(run: TrainingRun) -> str:
     shape = run.model.config
     return f"{sum(shape.parameter_counts().values()):,} parameters, {shape.n_layers} layers"
+
+
+def _text(run: TrainingRun) -> str:
+    """Count the training tokens and their bytes; with prompts, those that count in the loss."""
+    tokens, prompts = run.corpus.n_tokens("train"), run.corpus.n_prompt_tokens("train")
+    counted = tokens - prompts
+    size = f"of {run.corpus.n_bytes('train') / counted:.2f} bytes"
+    if not prompts:
+        return f"{tokens:,} training tokens {size}"
+    return (
+        f"{tokens:,} training tokens; {counted:,} of them, {size}, are in the loss "
+        f"({counted / tokens:.1%}), the others are prompts"
+    )
 
 
 def _windows(run: TrainingRun) -> str:

@@ -154,12 +154,13 @@ def training_loop(
         while not finished:
             lr_ratio = run.lr_ratio_at(run.step)
             run.model.set_windows(run.windows_at(run.step))
-            loss, grad_norm = train_step(run, batches.batch(run.step), lr_ratio)
+            sequences = batches.batch(run.step)
+            loss, grad_norm = train_step(run, sequences, lr_ratio)
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
                 return diverged(run, f"loss {loss}, gradient norm {grad_norm}")
             run.step += 1
             finished = run.step == settings.max_steps
-            progress.advance(loss, loss_label(drill_share(run)))
+            progress.advance(loss, loss_label(drill_share(run)), weight=counted_share(sequences))
             if run.step % settings.log_interval == 0 or finished:
                 log_step(run, metrics, progress, grad_norm, lr_ratio)
             if run.step % settings.eval_interval == 0 or finished:
@@ -180,6 +181,12 @@ def drill_share(run: TrainingRun) -> float:
     """Return the share of the sequences of the last update that were drills."""
     drills = run.config.drills_before(run.step) - run.config.drills_before(run.step - 1)
     return drills / run.config.batch_size
+
+
+def counted_share(sequences: Any) -> float:
+    """Return the share of the targets of `sequences` (rows, seq_len + 1) that count in the loss:
+    all but the tokens of prompts, which are negative (data/prompts.py)."""
+    return float((sequences[:, 1:] >= 0).mean())
 
 
 def loss_label(share: float) -> str:
@@ -215,15 +222,20 @@ def log_step(
 def train_step(run: TrainingRun, sequences: Any, lr_ratio: float) -> tuple[float, float]:
     """Update the weights once from `sequences` (rows, seq_len + 1), an integer array.
 
-    Returns the loss, in nats per token, and the norm of the gradient before clipping. If one of
-    them is not finite, the weights are left unchanged.
+    Returns the loss, in nats per token, and the norm of the gradient before clipping. Both are of
+    the mean over all targets of the update that count (see `counted_share`): micro-batches weigh as
+    much as they have such targets. If one of them is not finite, the weights are left unchanged.
     """
     import torch
 
     settings = run.config.train
-    loss = 0.0
-    for micro_batch in torch.from_numpy(sequences).to(run.device).split(settings.micro_batch_size):
-        micro_loss = run.loss(micro_batch[:, :-1], micro_batch[:, 1:]) / settings.grad_accum_steps
+    loss, rows = 0.0, torch.from_numpy(sequences)
+    size = settings.micro_batch_size
+    counts = [int((micro_batch[:, 1:] >= 0).sum()) for micro_batch in rows.split(size)]
+    total = max(1, sum(counts))
+    for micro_batch, count in zip(rows.to(run.device).split(size), counts, strict=True):
+        parts = total / max(1, count)  # exactly n if n micro-batches have equal counts
+        micro_loss = run.loss(micro_batch[:, :-1], micro_batch[:, 1:]) / parts
         micro_loss.backward()
         loss += micro_loss.item()
     max_norm = settings.grad_clip or math.inf

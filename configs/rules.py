@@ -14,6 +14,7 @@ from errors import UserError
 _READERS = {
     "data.path": ("files", "hub"),
     "data.field": ("files", "hub"),
+    "data.prompt_field": ("files", "hub"),
     "data.strict": ("files", "hub"),
     "data.documents": ("files",),
     "data.separator": ("files",),
@@ -173,6 +174,10 @@ def _data_conflicts(config: Config) -> Iterator[tuple[list[str], str]]:
     for name, path in (("run_dir", config.run_dir), ("data.path", data.path)):
         if path is not None and (not path or "\0" in path):
             yield [name], f"{name} is {spell(path)}, a path or null is needed"
+    if data.prompt_field == data.field:
+        names = ["data.prompt_field", "data.field"]
+        same = f"data.prompt_field and data.field are both {data.field}"
+        yield names, f"{same}: name the columns of the prompts and of the text"
     if data.near > data.far:
         names = ["data.near", "data.far"]
         yield names, f"data.near is {data.near}, more than data.far, {data.far}: make it smaller"

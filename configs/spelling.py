@@ -11,6 +11,7 @@ from errors import UserError
 
 _ELSEWHERE = {  # our setting -> its names in nanoGPT, transformers, PyTorch Lightning and papers
     "data.path": "file dataset dataset_path data_path data_dir input input_file corpus train_file",
+    "data.prompt_field": "prompt_column prompt_key instruction_field input_field",
     "data.seq_len": "block_size context_length context_size ctx_len max_seq_len max_length n_ctx "
     "max_position_embeddings sequence_length",
     "model.dim": "n_embd d_model hidden_size embed_dim embedding_dim",

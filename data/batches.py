@@ -9,7 +9,7 @@ Two neighbouring sequences share one token. For seq_len = 3:
 
 Rows are numbered across all steps: row r of step t is draw d = t * batch_size + r. Draw d belongs
 to epoch d // n and takes the sequence at position d % n of that epoch's order. Each epoch has
-its own order and visits every sequence once.
+its own order and visits every sequence once. Tokens of prompts are negative (data/prompts.py).
 """
 
 from collections.abc import Iterator

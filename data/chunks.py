@@ -26,12 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.documents import Source
+from data.prompts import encode_marked
 from data.splits import SPLITS, Passage, Splitter
 from data.tokenizer import Tokenizer
 from errors import UserError
 from storage import atomic_write
 
 BLOCK = 1 << 20  # tokens of one split that are collected before they are written
+COUNTS = ("n_documents", "n_tokens", "n_bytes", "n_prompt_tokens")  # bytes of prompts: left out
 NAMES_LISTED = 200  # a split with more documents records their number, not their names
 PARALLEL_BYTES = 32_000_000  # of text; for less text, one process is faster than several
 POLL_SECONDS = 0.2  # between two updates of the progress bar
@@ -43,7 +45,7 @@ class ChunkRecord(NamedTuple):
     """The .json file of a chunk: (split, tokens) of each block, and the counts of each split."""
 
     blocks: list[tuple[str, int]]
-    counts: dict[str, dict[str, Any]]  # split -> n_documents, n_tokens, n_bytes, documents
+    counts: dict[str, dict[str, Any]]  # split -> `COUNTS` and documents, which are names
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,7 @@ class Job:
 
     def tokenize(self, number: int, report: Report) -> None:
         """Tokenize one chunk and write its files. Raises `UserError` if it cannot be read."""
-        counts = {
-            split: {"n_documents": 0, "n_tokens": 0, "n_bytes": 0, "documents": []}
-            for split in SPLITS
-        }
+        counts = {split: {**dict.fromkeys(COUNTS, 0), "documents": []} for split in SPLITS}
         record = ChunkRecord([], counts)
         passages = self.splitter.divide(number, self.source.chunk(number))
         path = self.folder / f"{number:05d}"
@@ -109,22 +108,26 @@ class Job:
             return block
 
         for passage in passages:
-            ids = self.tokenizer.encode_document(passage.text)
-            n_bytes = len(passage.text.encode())
-            counts = record.counts[passage.split]
-            counts["n_documents"] += passage.begins
-            counts["n_tokens"] += len(ids)
-            counts["n_bytes"] += n_bytes
-            if len(counts["documents"]) < NAMES_LISTED:
-                counts["documents"].append(passage.name)
+            ids = encode_marked(self.tokenizer, passage.text, passage.prompt_length)
+            _count(record.counts[passage.split], passage, ids)
             pending[passage.split].append(np.array(ids, self.dtype))
             sizes[passage.split] += len(ids)
             if sizes[passage.split] >= BLOCK:
                 yield release(passage.split)
-            report(n_bytes)
+            report(len(passage.text.encode()))
         for split in SPLITS:
             if pending[split]:
                 yield release(split)
+
+
+def _count(counts: dict[str, Any], passage: Passage, ids: list[int]) -> None:
+    """Add a passage, with its marked ids, to the counts of its split."""
+    counts["n_documents"] += passage.begins
+    counts["n_tokens"] += len(ids)
+    counts["n_bytes"] += len(passage.text[passage.prompt_length :].encode())
+    counts["n_prompt_tokens"] += sum(id < 0 for id in ids) if passage.prompt_length else 0
+    if len(counts["documents"]) < NAMES_LISTED:
+        counts["documents"].append(passage.name)
 
 
 def tokenize_chunks(job: Job, processes: int | None) -> None:

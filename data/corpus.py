@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.batches import Batches
+from data.prompts import PlainTokens
 from data.shards import JoinedTokens
 
 CANONICAL: dict[str, Any] = {"sort_keys": True, "ensure_ascii": True}  # equal values, equal JSON
@@ -25,7 +26,12 @@ class Corpus:
         self.manifest = manifest
 
     def tokens(self, split: str) -> NDArray | JoinedTokens:
-        """Return the ids of a split, memory-mapped, read-only; 16 or 32 bits each, as stored."""
+        """Return the ids of a split, memory-mapped, read-only; 16 or 32 bits each."""
+        marked = self.marked_tokens(split)
+        return PlainTokens([marked]) if self.n_prompt_tokens(split) else marked
+
+    def marked_tokens(self, split: str) -> NDArray | JoinedTokens:
+        """Return the ids of a split as stored: those of prompts are marked (data/prompts.py)."""
         dtype = np.dtype(self.manifest["dtype"])
         files = [self.folder / file["name"] for file in self.manifest["splits"][split]["files"]]
         shards = [np.memmap(file, dtype=dtype, mode="r") for file in files]
@@ -34,11 +40,16 @@ class Corpus:
         return shards[0] if shards else np.empty(0, dtype)
 
     def n_tokens(self, split: str) -> int:
-        """Return the number of ids in a split."""
+        """Return the number of ids in a split, those of prompts included."""
         return self.manifest["splits"][split]["n_tokens"]
 
+    def n_prompt_tokens(self, split: str) -> int:
+        """Return the number of ids of prompts in a split: those that the loss leaves out."""
+        return self.manifest["splits"][split].get("n_prompt_tokens", 0)
+
     def n_bytes(self, split: str) -> int:
-        """Return the bytes of text in a split, in UTF-8: the divisor of bits per byte."""
+        """Return the bytes of text in a split, in UTF-8, without prompts: the divisor of bits per
+        byte."""
         return self.manifest["splits"][split]["n_bytes"]
 
     def n_documents(self, split: str) -> int:
@@ -47,7 +58,8 @@ class Corpus:
 
     def batches(self, *, seq_len: int, batch_size: int, seed: int) -> Batches:
         """Return the training batches. Raises `UserError` if the tokens fill no sequence."""
-        return Batches(self.tokens("train"), seq_len=seq_len, batch_size=batch_size, seed=seed)
+        tokens = self.marked_tokens("train")
+        return Batches(tokens, seq_len=seq_len, batch_size=batch_size, seed=seed)
 
     @property
     def data_hash(self) -> str:

@@ -17,11 +17,13 @@ OWN_TEXT = "use your own text: data.source=files data.path=FILE"  # advice that 
 class Document:
     """One document. Its `name` is unique in its source and decides its split, so it must not depend
     on the time or the machine. `text` is never empty. `split` is train, val or test if the source
-    has its own splits, otherwise None."""
+    has its own splits, otherwise None. The first `prompt_length` characters of the text are a
+    prompt: the model reads them, and they are left out of the loss (data/prompts.py)."""
 
     name: str
     text: str
     split: str | None = None
+    prompt_length: int = 0
 
 
 class Source(ABC):
@@ -29,6 +31,7 @@ class Source(ABC):
     numbers, but no open files and no text."""
 
     n_chunks: int = 1
+    has_prompts: bool = False  # whether a document may begin with a prompt
 
     @abstractmethod
     def fingerprint(self) -> str:

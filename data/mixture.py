@@ -10,7 +10,7 @@ weights 3 and 1, a period of 8 sequences, and sources A and B:
 """
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,15 +34,22 @@ class MixedCorpus:
 
     def tokens(self, split: str) -> NDArray | JoinedTokens:
         """Return the ids of a split of all corpora, one after another."""
-        arrays = [ids for corpus in self.corpora.values() if len(ids := corpus.tokens(split))]
-        return JoinedTokens(arrays) if arrays else np.empty(0, np.uint16)
+        return _joined(corpus.tokens(split) for corpus in self.corpora.values())
+
+    def marked_tokens(self, split: str) -> NDArray | JoinedTokens:
+        """Return the same ids as stored: those of prompts are marked (data/prompts.py)."""
+        return _joined(corpus.marked_tokens(split) for corpus in self.corpora.values())
 
     def n_tokens(self, split: str) -> int:
-        """Return the number of ids in a split."""
+        """Return the number of ids in a split, those of prompts included."""
         return sum(corpus.n_tokens(split) for corpus in self.corpora.values())
 
+    def n_prompt_tokens(self, split: str) -> int:
+        """Return the number of ids of prompts in a split."""
+        return sum(corpus.n_prompt_tokens(split) for corpus in self.corpora.values())
+
     def n_bytes(self, split: str) -> int:
-        """Return the bytes of text in a split, in UTF-8."""
+        """Return the bytes of text in a split, in UTF-8, without prompts."""
         return sum(corpus.n_bytes(split) for corpus in self.corpora.values())
 
     def n_documents(self, split: str) -> int:
@@ -67,6 +74,11 @@ class MixedCorpus:
             batch_size=batch_size,
             seed=seed,
         )
+
+
+def _joined(arrays: Iterable[NDArray | JoinedTokens]) -> NDArray | JoinedTokens:
+    filled = [ids for ids in arrays if len(ids)]
+    return JoinedTokens(filled) if filled else np.empty(0, np.uint16)
 
 
 class MixedBatches:

@@ -5,7 +5,8 @@
 The key is a hash of everything that determines the content: the source's text, the tokenizer and
 the split. The manifest is written last, so shards with a manifest are complete and can be reused. A
 shard holds `SHARD_TOKENS` ids; the last shard of a split may hold fewer. An id takes 16 bits, or 32
-if the vocabulary needs them. A document is `<s> ... </s>` and may continue in the next shard.
+if the vocabulary needs them. A document is `<s> ... </s>` and may continue in the next shard. The
+tokens of prompts are marked (data/prompts.py).
 
 One or several processes tokenize the source's chunks (data/chunks.py). Then the chunks are joined
 in their order into shards, and deleted. So neither the number of processes nor an interruption
@@ -24,13 +25,15 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from data.chunks import NAMES_LISTED, Job, tokenize_chunks
+from data.chunks import COUNTS, NAMES_LISTED, Job, tokenize_chunks
 from data.corpus import CANONICAL, Corpus, hash_of
 from data.documents import Source
 from data.mixture import interleave
+from data.prompts import token_dtype
 from data.splits import SPLITS, Splitter, TailSplits, choose_splitter
 from data.tokenizer import Tokenizer
 from data.vocabulary import train_tokenizer
+from errors import UserError
 from storage import atomic_write, cache_folder, lock, remove_torn_files, sha256_of
 
 FORMAT = 2  # version of shards and manifest; must be raised if encoding changes
@@ -113,7 +116,7 @@ def prepare(
 
     `processes` processes tokenize (None: `tokenize_chunks` decides). A shard that is missing,
     truncated or altered is written again; an interrupted call continues where it stopped. Raises
-    `UserError` if the source cannot be read or split as asked.
+    `UserError` if the source cannot be read or split as asked, and if a split has prompts only.
     """
     content = {
         "format": FORMAT, "source": source.fingerprint(), "tokenizer": tokenizer.fingerprint(),
@@ -159,7 +162,7 @@ def _write(
     print(f"tokenizing into {target} ...", file=sys.stderr, flush=True)
     chunks = target / "chunks"
     chunks.mkdir(exist_ok=True)
-    dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
+    dtype = token_dtype(tokenizer.vocab_size, has_prompts=source.has_prompts)
     job = Job(source, splitter, tokenizer, chunks, dtype)
     tokenize_chunks(job, processes)
     manifest = content | {"dtype": dtype, "splits": _join(job, target, content["shard"])}
@@ -193,10 +196,16 @@ def _join(job: Job, folder: Path, shard_tokens: int) -> dict[str, Any]:
     """Write the finished chunks, in their order, as shards; return the manifest's entries."""
     records = [job.read(number) for number in range(job.source.n_chunks)]
     splits = {}
+    names_of_counts = COUNTS if job.source.has_prompts else COUNTS[:-1]
     for split in SPLITS:
         counts = [record.counts[split] for record in records if record is not None]
-        entry = {key: sum(count[key] for count in counts)
-                 for key in ("n_documents", "n_tokens", "n_bytes")}  # fmt: skip
+        entry = {key: sum(count[key] for count in counts) for key in names_of_counts}
+        if entry["n_tokens"] and not entry["n_bytes"]:
+            raise UserError(
+                f"the {split} split holds prompts without an answer: give more text, or change "
+                "val_fraction and test_fraction",
+                others=["val_fraction", "test_fraction"],
+            )
         names = [name for count in counts for name in count["documents"]]
         entry["documents"] = names if entry["n_documents"] <= NAMES_LISTED else None
         blocks = (block for number in range(len(records)) for block in job.blocks(number, split))

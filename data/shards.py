@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 class JoinedTokens:
-    """Arrays of token ids, one after another, read as one array.
+    """Arrays of token ids, one after another, read as one array of a type that holds them all.
 
     An index is a slice or an integer array of any shape. Only the indexed ids are read from the
     memory-mapped files.
@@ -16,7 +16,7 @@ class JoinedTokens:
     def __init__(self, arrays: "Sequence[NDArray | JoinedTokens]") -> None:
         self._arrays = arrays
         self._starts = np.cumsum([0, *map(len, arrays)])
-        self.dtype: np.dtype = arrays[0].dtype
+        self.dtype: np.dtype = np.result_type(*(array.dtype for array in arrays))
 
     def __len__(self) -> int:
         return int(self._starts[-1])

@@ -31,6 +31,7 @@ class Passage:
     text: str
     split: str  # train, val or test
     begins: bool = True  # the document begins here, so each document can be counted once
+    prompt_length: int = 0  # first characters of `text` that belong to the document's prompt
 
 
 class Splitter(ABC):
@@ -102,7 +103,7 @@ class SourceSplits(Splitter):
     def divide(self, number: int, documents: Iterable[Document]) -> Iterator[Passage]:
         for document in documents:
             assert document.split is not None, document.name
-            yield Passage(document.name, document.text, document.split)
+            yield _whole(document, document.split)
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class HashSplits(Splitter):
                 split = "test"
             else:
                 split = "val" if fraction < self.test_fraction + self.val_fraction else "train"
-            yield Passage(document.name, document.text, split)
+            yield _whole(document, split)
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class ListedSplits(Splitter):
 
     def divide(self, number: int, documents: Iterable[Document]) -> Iterator[Passage]:
         for document, split in zip(documents, self.splits[number], strict=True):
-            yield Passage(document.name, document.text, split)
+            yield _whole(document, split)
 
 
 @dataclass(frozen=True)
@@ -167,11 +168,18 @@ class TailSplits(Splitter):
         for document in documents:
             begins = True
             for split, start, stop in zip(SPLITS, (0, *self.ends), self.ends, strict=False):
-                text = document.text[max(start - offset, 0) : max(stop - offset, 0)]
+                first = max(start - offset, 0)
+                text = document.text[first : max(stop - offset, 0)]
                 if text:
-                    yield Passage(document.name, text, split, begins)
+                    prompt_length = min(max(document.prompt_length - first, 0), len(text))
+                    yield Passage(document.name, text, split, begins, prompt_length)
                     begins = False
             offset += len(document.text)
+
+
+def _whole(document: Document, split: str) -> Passage:
+    """Return a document that belongs to one split."""
+    return Passage(document.name, document.text, split, prompt_length=document.prompt_length)
 
 
 def assign_documents(

@@ -23,8 +23,8 @@ from errors import UserError, fields_named
 
 # Settings that are passed on to `open_source` by name; the protocol below need not list them.
 _SOURCE_SETTINGS = (
-    "field", "documents", "separator", "strict", "stories", "near", "far", "hub_config",
-    "hub_split", "revision", "streaming",
+    "field", "prompt_field", "documents", "separator", "strict", "stories", "near", "far",
+    "hub_config", "hub_split", "revision", "streaming",
 )  # fmt: skip
 
 
@@ -35,6 +35,8 @@ class TextSettings(Protocol):
     def source(self) -> str: ...
     @property
     def path(self) -> str | None: ...
+    @property
+    def prompt_field(self) -> str | None: ...
     @property
     def mix(self) -> Mapping[str, float] | None: ...
     @property
@@ -115,9 +117,16 @@ def open_text(
     """Return the tokenizer and the corpus of a text.
 
     Pass a `tokenizer` to use it in place of the text's own, and `sources` to reuse sources that are
-    already open. Raises `UserError` if a source cannot be read, split or tokenized as asked.
+    already open. Raises `UserError` if a source cannot be read, split or tokenized as asked, or if
+    `prompt_field` names a column and no source has a table.
     """
     sources = sources or open_sources(text)
+    if text.prompt_field is not None and not any(s.has_prompts for s in sources.values()):
+        raise UserError(
+            f"prompt_field is {text.prompt_field}, but no file of the text is a table (.jsonl, "
+            ".csv, ...): leave it out, or give a table",
+            "prompt_field",
+        )
     tokenizer = tokenizer or text_tokenizer(text, settings, sources)
     return tokenizer, open_corpus(text, tokenizer, sources)
 
@@ -127,15 +136,34 @@ def open_split(
 ) -> tuple[NDArray | JoinedTokens, int]:
     """Return the tokens of one split, (n,) integers, and the bytes of the text they encode.
 
+    Tokens of prompts are marked (data/prompts.py), and their bytes are not counted. Raises
+    `UserError` as `open_tokens` does.
+    """
+    corpus = _trained_on(text, tokenizer, split, expected_hash)
+    return corpus.marked_tokens(split), corpus.n_bytes(split)
+
+
+def open_tokens(
+    text: TextSettings, tokenizer: Tokenizer, split: str, expected_hash: str
+) -> NDArray | JoinedTokens:
+    """Return the tokens of one split, (n,) integers, without marks.
+
     Raises `UserError` if the text is not the one whose `data_hash` is `expected_hash`, or if the
     split has fewer than the two tokens that one prediction needs.
     """
+    return _trained_on(text, tokenizer, split, expected_hash).tokens(split)
+
+
+def _trained_on(
+    text: TextSettings, tokenizer: Tokenizer, split: str, expected_hash: str
+) -> Corpus | MixedCorpus:
+    """Return the corpus of a trained model's text. Raises `UserError` as `open_tokens` does."""
     corpus = open_corpus(text, tokenizer)
     if corpus.data_hash != expected_hash:
         raise UserError("the run's text is no longer what it was trained on: restore that text")
     if corpus.n_tokens(split) < 2:
         raise UserError(f"the run's text has no {split} split: choose another split")
-    return corpus.tokens(split), corpus.n_bytes(split)
+    return corpus
 
 
 def _mix_named(text: TextSettings) -> AbstractContextManager[None]:

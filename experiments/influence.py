@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from checks.passes import recorded_outputs
-from data.text import open_split
+from data.text import open_tokens
 from errors import UserError
 from experiments.reach_result import WallCheck, walls
 from model.transformer import Transformer
@@ -58,9 +58,9 @@ def text_length(trained: "TrainedModel") -> int:
 
 
 def held_out(trained: "TrainedModel", split: str) -> Tensor:
-    """Return the tokens (n,) of a split of the run's text. Raises `UserError` like `open_split`."""
+    """Return the tokens (n,) of a split of the run's text. Raises `UserError` as `open_tokens`."""
     data_hash = trained.checkpoint.metadata["data_hash"]
-    tokens, _ = open_split(trained.config.data, trained.tokenizer, split, data_hash)
+    tokens = open_tokens(trained.config.data, trained.tokenizer, split, data_hash)
     return torch.from_numpy(tokens[:].astype("int64"))
 
 

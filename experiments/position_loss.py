@@ -67,9 +67,9 @@ def open_text_of(run: "TrainedModel", split: str, edges: Sequence[int], targets:
 
     Raises `UserError` if the text has changed, or has too few tokens for the last range.
     """
-    from data.text import open_split
+    from data.text import open_tokens
 
-    tokens, _ = open_split(
+    tokens = open_tokens(
         run.config.data, run.tokenizer, split, run.checkpoint.metadata["data_hash"]
     )
     return choose_pieces(tokens, edges, targets)

@@ -37,7 +37,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_weight is not None:
                 grad_weight += logits.T @ x[rows]
         ctx.gradients = grad_x, grad_weight
-        return total / n_rows
+        return total / max(1, n_rows)
 
     @staticmethod
     @once_differentiable
@@ -50,12 +50,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Return the mean of -log softmax(x @ weight.T)[target], a scalar in fp32 at least.
 
-    x (..., D), weight (V, D), targets (...). The products have the dtype of x, and the gradient of
-    `weight` has its own.
+    x (..., D), weight (V, D), targets (...). Rows whose target is negative are left out; if no row
+    is left, the loss is 0. The products have the dtype of x, and the gradient of `weight` has its
+    own.
     """
     if not torch.is_grad_enabled():  # inside the function torch no longer tells
         x, weight = x.detach(), weight.detach()
-    return _LinearCrossEntropy.apply(x.flatten(0, -2), weight, targets.flatten())
+    x, targets = x.flatten(0, -2), targets.flatten()
+    counted = targets >= 0
+    if not counted.all():
+        x, targets = x[counted], targets[counted]
+    return _LinearCrossEntropy.apply(x, weight, targets)
 
 
 def cross_entropy_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
@@ -82,8 +87,12 @@ def next_token_loss(
 ) -> Tensor:
     """Return the mean nats per token of `model` on inputs and targets (B, T), a scalar.
 
+    The tokens of prompts are marked, ~id in place of id (data/prompts.py): negative targets do not
+    count, and negative inputs are read without their mark.
+
     With `bos_id`, the documents of a sequence, each of which begins with that token, are masked
     from one another.
     """
+    inputs = torch.where(inputs < 0, ~inputs, inputs)
     documents = None if bos_id is None else (inputs == bos_id).cumsum(dim=1)
     return model(inputs, documents=documents, targets=targets)

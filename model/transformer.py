@@ -93,8 +93,9 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Compute logits (B, T, V) for tokens (B, T) int64; with `targets` (B, T) the mean loss.
 
-        The loss is the cross-entropy in nats, a scalar (see `loss.linear_cross_entropy`). With
-        `last_only`, logits (B, 1, V) are computed after the last token only.
+        The loss is the cross-entropy in nats, a scalar; negative targets do not count (see
+        `loss.linear_cross_entropy`). With `last_only`, logits (B, 1, V) are computed after the last
+        token only.
 
         `documents` (B, T) numbers the documents that are packed in a row: neighbouring tokens with
         equal numbers are one document, and each is read as if it were alone.

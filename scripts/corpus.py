@@ -140,7 +140,12 @@ def token_rows(
 
     for split in SPLITS:
         if tokens := corpus.n_tokens(split):
-            yield split, f"{tokens:,} tokens of {corpus.n_bytes(split) / tokens:.2f} bytes"
+            counted = tokens - corpus.n_prompt_tokens(split)
+            yield split, f"{tokens:,} tokens of {corpus.n_bytes(split) / counted:.2f} bytes"
+    if prompts := {split: n for split in SPLITS if (n := corpus.n_prompt_tokens(split))}:
+        shares = (f"{n / corpus.n_tokens(split):.1%} of {split}" for split, n in prompts.items())
+        yield "prompts", (f"{sum(prompts.values()):,} tokens, which are left out of the loss and "
+                          f"of bytes per token: {', '.join(shares)}")  # fmt: skip
     lengths = sorted(chain.from_iterable(splits[split].lengths for split in SPLITS))
     low, middle, high = (lengths[len(lengths) * tenths // 10] for tenths in (1, 5, 9))
     seq_len = config.data.seq_len

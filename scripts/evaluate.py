@@ -1,9 +1,10 @@
 """Score a trained model on a split or on any text: `python -m scripts.evaluate RUN --window 16`
 
 Loss (nats per token), perplexity and bits per byte over the whole text; every token is predicted
-once. Windows have no weights, so the same model can be scored under other windows than the one it
-was trained with: the table shows what a narrow window loses, and whether a wide one helps. With
---weights it also shows what weights rounded to int8 lose.
+once, but those of prompts (data.prompt_field) do not count. Windows have no weights, so the same
+model can be scored under other windows than the one it was trained with: the table shows what a
+narrow window loses, and whether a wide one helps. With --weights it also shows what weights rounded
+to int8 lose.
 """
 
 import argparse
@@ -29,8 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--seq-len is {arguments.seq_len}: it must be at least 1")
     if arguments.file is not None and arguments.data_path is not None:
         raise UserError("give --file or --data-path, not both")
-    if arguments.field is not None and arguments.file is None:
-        raise UserError("--field names a column of --file: give --file as well")
+    for option in ("field", "prompt_field"):
+        if getattr(arguments, option) is not None and arguments.file is None:
+            name = "--" + option.replace("_", "-")
+            raise UserError(f"{name} names a column of --file: give --file as well")
     windows = [_window(word) for word in arguments.window]
     trained = open_run(arguments)
     read = _read_split if arguments.file is None else _read_file
@@ -46,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             score = _score(chosen, tokens, n_bytes, seq_len)
             numbers = f"{score.loss:.4f}", f"{score.perplexity:.2f}", f"{score.bpb:.4f}"
             print(_row(word, weights, *numbers), flush=True)
+    if score.n_tokens < len(tokens) - 1:
+        print(f"{score.n_tokens:,} tokens count; the others are those of prompts")
     return 0
 
 
@@ -66,6 +71,11 @@ def _parser() -> ArgumentParser:
     add("--data-path", metavar="PATH", help="where the run's own text is now, if it was moved")
     add("--file", metavar="PATH", help="score this text (file, folder or glob) instead of a split")
     add("--field", metavar="NAME", help="column of the text in the tables of --file (the run's)")
+    add(
+        "--prompt-field",
+        metavar="NAME",
+        help="column of the prompts in the tables of --file (the run's, unless --field is given)",
+    )
     add("--seq-len", type=int, metavar="N", help="tokens in a sequence (the run's)")
     add(
         "--window",
@@ -124,17 +134,22 @@ def _read_file(trained: "TrainedModel", arguments: argparse.Namespace) -> tuple[
     """
     import numpy as np
 
+    from data.prompts import encode_marked
     from data.text import open_sources
 
     text = replace(trained.config.data, source="files", path=arguments.file, mix=None)
     if arguments.field is not None:
-        text = replace(text, field=arguments.field)
+        text = replace(text, field=arguments.field, prompt_field=None)
+    if arguments.prompt_field is not None:
+        text = replace(text, prompt_field=arguments.prompt_field)
     tokens: list[int] = []
     n_bytes = 0
-    with fields_named(keys_of("data") | {"path": "--file", "field": "--field"}):
+    names = {"path": "--file", "field": "--field", "prompt_field": "--prompt-field"}
+    with fields_named(keys_of("data") | names):
         for document in open_sources(text)["files"].documents():
-            tokens += trained.tokenizer.encode_document(document.text)
-            n_bytes += len(document.text.encode())
+            start = document.prompt_length
+            tokens += encode_marked(trained.tokenizer, document.text, start)
+            n_bytes += len(document.text[start:].encode())
     return np.array(tokens), n_bytes
 
 

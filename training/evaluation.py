@@ -1,4 +1,7 @@
-"""The loss over a whole split. Every token is predicted exactly once; nothing is drawn."""
+"""The loss over a whole split. Every token is predicted exactly once; nothing is drawn.
+
+Negative targets, the tokens of prompts, do not count.
+"""
 
 import math
 from collections.abc import Callable, Iterable
@@ -15,8 +18,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # (inputs, targets), each (B, T) -> m
 class Score:
     """The result. Nats per token depend on the vocabulary, bits per byte do not."""
 
-    nats: float  # sum over all tokens
-    n_tokens: int
+    nats: float  # sum over all tokens that count
+    n_tokens: int  # that count
     n_bytes: int
 
     @property
@@ -41,11 +44,12 @@ def evaluate(
 ) -> Score:
     """Return the score of `loss` over batches of (inputs, targets), integer arrays (B, T).
 
-    `n_bytes` is the size of their text. The batches need not be equally large.
+    `n_bytes` is the size of the text that counts. The batches need not be equally large.
     """
     nats, n_tokens = 0.0, 0
     for inputs, targets in sequences:
+        n_counted = int((targets >= 0).sum())
         x, y = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
-        nats += loss(x, y).item() * y.numel()
-        n_tokens += y.numel()
+        nats += loss(x, y).item() * n_counted
+        n_tokens += n_counted
     return Score(nats, n_tokens, n_bytes)

@@ -14,20 +14,21 @@ class Progress:
     def __init__(self, step: int, max_steps: int, tokens_per_step: int) -> None:
         self.step, self.max_steps, self.tokens_per_step = step, max_steps, tokens_per_step
         self.updates, self.seconds = 0, 0.0  # spent on updates since this process began
-        self._losses: list[float] = []
+        self._losses: list[tuple[float, float]] = []  # (loss, weight)
         self._clock = time.perf_counter()
         self._bar = tqdm(
             total=max_steps, initial=step, unit="step", dynamic_ncols=True, disable=None
         )
 
-    def advance(self, loss: float, label: str = "loss") -> None:
-        """Count one update, with its loss, which is printed behind `label`."""
+    def advance(self, loss: float, label: str = "loss", weight: float = 1.0) -> None:
+        """Count one update, with its loss, which is printed behind `label`. `weight` is that of
+        the update in the mean loss."""
         now = time.perf_counter()
         self.seconds += now - self._clock
         self._clock = now
         self.step += 1
         self.updates += 1
-        self._losses.append(loss)
+        self._losses.append((loss, weight))
         rate = f"{label} {loss:.3f}, {self.tokens_per_s:,.0f} tokens/s"
         self._bar.set_postfix_str(rate, refresh=False)
         self._bar.update()
@@ -44,10 +45,12 @@ class Progress:
         return self.updates * self.tokens_per_step / max(self.seconds, 1e-9)
 
     def mean_loss(self) -> float:
-        """Return the mean loss of the updates since the last call; there must be one."""
-        mean = sum(self._losses) / len(self._losses)
+        """Return the weighted mean loss of the updates since the last call; there must be one. It
+        is 0 if all weights are 0."""
+        total = sum(loss * weight for loss, weight in self._losses)
+        weights = sum(weight for _, weight in self._losses)
         self._losses = []
-        return mean
+        return total / weights if weights else 0.0
 
     def show(self, line: str) -> None:
         """Print a line above the bar. The time since the last update is not counted."""

@@ -12,6 +12,7 @@ import hashlib
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 
 from data.choices import DOCUMENTS
 from data.documents import Document, Source
@@ -20,7 +21,7 @@ from data.sources.compression import content_suffix, decompressed, is_compressed
 from data.sources.inspection import InspectedFile, Reading, inspect_files
 from data.sources.kinds import NotText, Unreadable
 from data.sources.paths import find_files
-from data.sources.rows import is_absent
+from data.sources.rows import Columns, is_absent
 from data.sources.tables import NoColumn, read_rows
 from errors import UserError
 
@@ -34,12 +35,13 @@ class Files(Source):
     """The user's files: `path` is a file, a folder (with its subfolders) or a glob.
 
     A document is a row of a table (.jsonl, .json, .csv, .tsv, .parquet), in the column `field`; a
-    list of turns, {"role": ..., "content": ...}, becomes one line per turn. Rows without text
-    are skipped and reported, or refused (`strict`). Any other file is plain text in UTF-8: a
-    document is the file, a line or a paragraph (`documents`: file, line, paragraph), or the text
-    between two separators (`separator`). Documents of white space alone
-    are skipped, except whole files. If a file is longer than `texts.SECTION`, each of its sections
-    is a document. A file may be compressed (.gz, .zst).
+    list of turns, {"role": ..., "content": ...}, becomes one line per turn. With `prompt_field`, a
+    row begins with the prompt of that column, which may be empty. Rows without text or without the
+    column of the prompts are skipped and reported, or refused (`strict`). Any other file is plain
+    text in UTF-8, without prompts: a document is the file, a line or a paragraph (`documents`:
+    file, line, paragraph), or the text between two separators (`separator`). Documents of white
+    space alone are skipped, except whole files. If a file is longer than `texts.SECTION`, each of
+    its sections is a document. A file may be compressed (.gz, .zst).
 
     Among several files, one that cannot be read is skipped and reported. Raises `UserError` if
     nothing can be read, and if a setting does not fit the files.
@@ -47,11 +49,11 @@ class Files(Source):
 
     def __init__(
         self, path: str | None, field: str = "text", documents: str = "file",
-        separator: str | None = None, strict: bool = False,
+        separator: str | None = None, strict: bool = False, prompt_field: str | None = None,
     ) -> None:  # fmt: skip
         if not path:
             raise UserError("path is missing: give a file, a folder or a glob", "path")
-        self._reading = Reading(field, documents, separator, strict)
+        self._reading = Reading(field, documents, separator, strict, prompt_field)
         _check(self._reading)
         files, errors = inspect_files(find_files(path), self._reading)
         _report_errors(path, files, errors)
@@ -63,6 +65,8 @@ class Files(Source):
                 f"separator is {separator!r}, which no text file of {path} has", "separator"
             )
         self._files = files
+        has_table = any(file.is_table and file.has_text for file in files)
+        self.has_prompts = prompt_field is not None and has_table
         self._chunks = _group(files)
         self.n_chunks = len(self._chunks)
 
@@ -71,6 +75,8 @@ class Files(Source):
         settings = f"{reading.field}\0{reading.documents}\0{texts.SECTION}\0{texts.REACH}"
         if reading.separator:
             settings += f"\0{reading.separator}"
+        if self.has_prompts:
+            settings += f"\0prompts {reading.prompt_field}"
         digest = hashlib.sha256(settings.encode("utf-8", "surrogateescape"))
         for file in self._files:
             content = f"\0{file.name}\0{file.digest}{_reading_mark(file)}"
@@ -81,7 +87,7 @@ class Files(Source):
         for index, sections in self._chunks[number]:
             file = self._files[index]
             if file.is_table:
-                yield from _row_documents(file, self._reading.field)
+                yield from _row_documents(file, self._reading.columns)
             else:
                 yield from _text_documents(file, sections, self._reading)
 
@@ -114,7 +120,7 @@ def _reading_mark(file: InspectedFile) -> str:
     if file.rows is None:
         return ""
     was_table = content_suffix(file.path) in (".jsonl", ".csv", ".parquet")
-    had_these_rows = not file.rows.has_turns and all(map(is_absent, file.rows.skipped))
+    had_these_rows = not file.rows.turns and all(map(is_absent, file.rows.skipped))
     return "" if was_table and had_these_rows else f"\0rows of {file.kind}"
 
 
@@ -141,13 +147,13 @@ def _group(files: list[InspectedFile]) -> list[list[tuple[int, range]]]:
 # ---------------------------------------------------------------------------- documents
 
 
-def _row_documents(file: InspectedFile, field: str) -> Iterator[Document]:
+def _row_documents(file: InspectedFile, columns: Columns) -> Iterator[Document]:
     """Yield the rows of a table that have text."""
     with decompressed(file.path) as (stream, _):
-        for row in read_rows(stream, file.kind, field, file.path):
-            text, _ = row.text(field)
+        for row in read_rows(stream, file.kind, columns, file.path):
+            text, prompt_length, _ = row.document(columns)
             if text:
-                yield Document(f"{file.name}#{row.number}", text)
+                yield Document(f"{file.name}#{row.number}", text, prompt_length=prompt_length)
 
 
 def _text_documents(file: InspectedFile, numbers: range, reading: Reading) -> Iterator[Document]:
@@ -236,8 +242,8 @@ def _report(files: list[InspectedFile], reading: Reading) -> None:
 def _report_tables(files: list[InspectedFile]) -> None:
     """Report conversations, and the rows that are skipped."""
     tables = [file.rows for file in files if file.rows]
-    if turns := [counts for counts in tables if counts.has_turns]:
-        _note(f"column {turns[0].column} holds the turns of conversations: each becomes a line "
+    for column in dict.fromkeys(chain.from_iterable(counts.turns for counts in tables)):
+        _note(f"column {column} holds the turns of conversations: each becomes a line "
               "'role: content'")  # fmt: skip
     incomplete = [counts for counts in tables if counts.skipped]
     for counts in incomplete[:_NAMED]:

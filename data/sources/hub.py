@@ -19,8 +19,8 @@ from urllib.parse import quote
 
 from data.documents import OWN_TEXT, Document, Source
 from data.sources.hub_rows import CHUNK_BYTES, HubRows, LibraryRows, TableRows, table_files
-from data.sources.rows import RowCounts
-from data.sources.tables import NoColumn, no_text
+from data.sources.rows import Columns, RowCounts
+from data.sources.tables import NoColumn, lacks, no_text
 from errors import UserError
 from storage import atomic_write, cache_folder
 
@@ -38,8 +38,9 @@ class Unreachable(UserError):
 
 class Hub(Source):
     """The split `split` of the dataset `path`, OWNER/NAME. A document is a row with text in the
-    column `field`; other rows are skipped and reported, or refused (`strict`). `config` names the
-    configuration of a dataset that has several, `revision` a branch, tag or commit.
+    column `field`, behind the prompt of the column `prompt_field` if there is one; other rows are
+    skipped and reported, or refused (`strict`). `config` names the configuration of a dataset that
+    has several, `revision` a branch, tag or commit.
 
     With streaming, a chunk is one of the dataset's files, read as it arrives. With
     streaming=False, the dataset is downloaded first (hub_rows.py says what a chunk is then).
@@ -48,13 +49,15 @@ class Hub(Source):
     def __init__(
         self, path: str | None, config: str | None = None, split: str = "train", *,
         field: str = "text", revision: str | None = None, streaming: bool = True,
-        strict: bool = False,
+        strict: bool = False, prompt_field: str | None = None,
     ) -> None:  # fmt: skip
         if not path:
             raise UserError(
                 "path is missing: give the id of a dataset, such as roneneldan/TinyStories", "path"
             )
-        self._id, self._config, self._split, self._field = path, config, split, field
+        self._id, self._config, self._split = path, config, split
+        self._columns = Columns(field, prompt_field)
+        self.has_prompts = prompt_field is not None
         self._revision, self._streaming, self._strict = revision or "main", streaming, strict
         self._opened: HubRows | None = None  # opened when it is first needed, in each process
         self._counts: dict[int, RowCounts] = {}  # of the chunks that have been read
@@ -64,8 +67,10 @@ class Hub(Source):
         return self.__dict__ | {"_opened": None}
 
     def fingerprint(self) -> str:
-        settings = (self._id, self._config, self._split, self._field, self._streaming, self._commit)
-        return hashlib.sha256(repr(settings).encode()).hexdigest()
+        text, prompt = self._columns.text, self._columns.prompt
+        settings = (self._id, self._config, self._split, text, self._streaming, self._commit)
+        with_prompts = (*settings, prompt) if self.has_prompts else settings
+        return hashlib.sha256(repr(with_prompts).encode()).hexdigest()
 
     @property
     def n_chunks(self) -> int:  # type: ignore[override]
@@ -73,11 +78,12 @@ class Hub(Source):
         return self._open().n_chunks
 
     def chunk(self, number: int) -> Iterator[Document]:
-        counts = RowCounts(self._id, self._field, self._strict)
+        counts = RowCounts(self._id, self._columns, self._strict)
         try:
             for name, row in self._open().rows(number):
-                if text := counts.text(row):
-                    yield Document(name, text)
+                text, prompt_length = counts.document(row)
+                if text:
+                    yield Document(name, text, prompt_length=prompt_length)
         except UserError:
             raise
         except Exception as error:  # an error of any parser, or of the network
@@ -91,7 +97,7 @@ class Hub(Source):
             yield document
         if not has_text:
             counts = next((counts for counts in self._counts.values() if counts.n_rows), None)
-            raise no_text(PurePosixPath(self._id), counts or RowCounts(self._id, self._field))
+            raise no_text(PurePosixPath(self._id), counts or RowCounts(self._id, self._columns))
 
     def _report(self, number: int, counts: RowCounts) -> None:
         """Report the rows of a chunk that are skipped, when it is first read; at most `_NAMED`."""
@@ -169,16 +175,16 @@ class Hub(Source):
 
     def _rows(self, builder: Any, folder: Path) -> HubRows:
         if files := table_files(builder, self._split):
-            return TableRows(files, self._field, None if self._streaming else str(folder))
+            return TableRows(files, self._columns, None if self._streaming else str(folder))
         if self._streaming:
             dataset = builder.as_streaming_dataset(split=self._split)
         else:
             builder.download_and_prepare()
             dataset = builder.as_dataset(split=self._split)
         if dataset.column_names is not None:  # if None, they are unknown until a row is read
-            if self._field not in dataset.column_names:
-                raise NoColumn(PurePosixPath(self._id), self._field, dataset.column_names)
-            dataset = dataset.select_columns([self._field])
+            if lacks(self._columns, dataset.column_names):
+                raise NoColumn(PurePosixPath(self._id), self._columns, dataset.column_names)
+            dataset = dataset.select_columns(self._columns.names)
         return LibraryRows(dataset, self._split, streaming=self._streaming)
 
     def _unknown(self, setting: str, value: str | None, known: list[str]) -> UserError:

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 
 from data.sources.compression import content_suffix, decompress
 from data.sources.kinds import TABLES
-from data.sources.tables import Row, json_layout, read_rows
+from data.sources.rows import Columns, Row
+from data.sources.tables import json_layout, read_rows
 
 ROWS = 10_000  # in a chunk of a downloaded dataset
 CHUNK_BYTES = 16_000_000  # approximate; used if the dataset does not state its size
@@ -55,8 +56,8 @@ class TableRows(HubRows):
     """Rows of JSON and CSV files. A chunk is a file. A downloaded dataset is one chunk, because its
     rows are numbered from the first file to the last."""
 
-    def __init__(self, files: list[str], field: str, folder: str | None) -> None:
-        self._files, self._field = files, field
+    def __init__(self, files: list[str], columns: Columns, folder: str | None) -> None:
+        self._files, self._columns = files, columns
         self._folder = folder  # where files are downloaded to; None: they are streamed
         self.n_chunks = 1 if folder else len(files)
 
@@ -76,7 +77,7 @@ class TableRows(HubRows):
             with self._open(file) as raw:
                 kind = json_layout(decompress(raw, path), kind)
         with self._open(file) as raw:
-            for row in read_rows(decompress(raw, path), kind, self._field, path):
+            for row in read_rows(decompress(raw, path), kind, self._columns, path):
                 yield replace(row, place=f"{path.name}, {row.place}")
 
     def _open(self, file: str) -> BinaryIO:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data.sources.compression import content_suffix, decompressed, is_compressed
 from data.sources.kinds import HEAD, Unreadable, recognise
-from data.sources.rows import RowCounts
+from data.sources.rows import Columns, RowCounts
 from data.sources.tables import json_layout, no_text, read_rows
 from data.sources.texts import BOM, decode, sections
 from storage import sha256_of
@@ -27,6 +27,12 @@ class Reading:
     documents: str = "file"
     separator: str | None = None
     strict: bool = False
+    prompt_field: str | None = None
+
+    @property
+    def columns(self) -> Columns:
+        """The columns of tables that are read."""
+        return Columns(self.field, self.prompt_field)
 
     @property
     def separator_bytes(self) -> bytes:
@@ -129,10 +135,10 @@ def _kind_of(path: Path) -> str:
 
 def _inspect_table(file: InspectedFile, reading: Reading) -> None:
     file.digest = sha256_of(file.path)
-    counts = file.rows = RowCounts(str(file.path), reading.field, reading.strict)
+    counts = file.rows = RowCounts(str(file.path), reading.columns, reading.strict)
     with decompressed(file.path) as (stream, _):
-        for row in read_rows(stream, file.kind, reading.field, file.path):
-            counts.text(row)
+        for row in read_rows(stream, file.kind, reading.columns, file.path):
+            counts.document(row)
     file.has_text = counts.n_texts > 0
     if counts.n_rows and not file.has_text:
         raise no_text(file.path, counts)

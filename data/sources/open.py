@@ -22,6 +22,7 @@ def open_source(
     *,
     path: str | None = None,
     field: str = "text",
+    prompt_field: str | None = None,
     documents: str = "file",
     separator: str | None = None,
     strict: bool = False,
@@ -49,11 +50,11 @@ def open_source(
     if source == "files":
         from data.sources.files import Files
 
-        return Files(path, field, documents, separator, strict)
+        return Files(path, field, documents, separator, strict, prompt_field)
     from data.sources.hub import Hub
 
     return Hub(path, hub_config, hub_split, field=field, revision=revision, streaming=streaming,
-               strict=strict)  # fmt: skip
+               strict=strict, prompt_field=prompt_field)  # fmt: skip
 
 
 class Stories(Source):

@@ -12,6 +12,19 @@ _KINDS = {bool: "true or false", int: "a number", float: "a number", list: "a li
 
 
 @dataclass(frozen=True)
+class Columns:
+    """The columns of a table that are read: of the text and, if rows have one, of the prompt."""
+
+    text: str
+    prompt: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns."""
+        return [self.text] if self.prompt is None else [self.text, self.prompt]
+
+
+@dataclass(frozen=True)
 class Row:
     """One row of a table. `record` maps columns to values; if the row is broken, `problem` says
     why. `number` counts the rows from 0; `place` says where the row is in the file."""
@@ -39,6 +52,19 @@ class Row:
         except UnicodeEncodeError as error:
             return "", _bad_characters(text, text[error.start], field)
         return text, "" if text else f"empty text in column {field}"
+
+    def document(self, columns: Columns) -> tuple[str, int, str]:
+        """Return (prompt and text, characters of the prompt, "") or ("", 0, why it has no text).
+
+        Nothing is inserted between prompt and text. A prompt may be null or empty.
+        """
+        text, reason = self.text(columns.text)
+        if not text or columns.prompt is None:
+            return text, 0, reason
+        prompt, reason = self.text(columns.prompt)
+        if prompt or reason.startswith(("null ", "empty ")):
+            return prompt + text, len(prompt), ""
+        return "", 0, reason
 
 
 def is_absent(reason: str) -> bool:
@@ -80,29 +106,31 @@ class RowCounts:
     """Counts the rows of the table `name`. If `strict`, a row without text is an error."""
 
     name: str
-    column: str  # of the text
+    read: Columns
     strict: bool = False
     n_rows: int = 0
     n_texts: int = 0
-    has_turns: bool = False  # whether a row holds the turns of a conversation
+    turns: dict[str, None] = field(default_factory=dict)  # columns with turns of conversations
     columns: dict[str, None] = field(default_factory=dict)  # names, at most about `_COLUMNS`
     skipped: dict[str, Skipped] = field(default_factory=dict)  # by reason
 
-    def text(self, row: Row) -> str:
-        """Count a row and return its text, "" if it has none. Raises `UserError` if `strict`."""
-        text, reason = row.text(self.column)
+    def document(self, row: Row) -> tuple[str, int]:
+        """Count a row and return (prompt and text, characters of the prompt), ("", 0) if it has no
+        text. Raises `UserError` if `strict`."""
+        text, prompt_length, reason = row.document(self.read)
         self.n_rows += 1
         if isinstance(row.record, dict) and len(self.columns) < _COLUMNS:
             self.columns |= dict.fromkeys(row.record)
         if text:
             self.n_texts += 1
-            self.has_turns |= isinstance(row.record[self.column], list)
+            turns = (name for name in self.read.names if isinstance(row.record[name], list))
+            self.turns |= dict.fromkeys(turns)
         elif self.strict:
             place = f"{self.name}, {row.place}"
             raise UserError(f"{place}: {reason}; data.strict=false skips such rows", "path")
         else:
             self.skipped.setdefault(reason, Skipped(row.place)).count += 1
-        return text
+        return text, prompt_length
 
     def __str__(self) -> str:
         """Return how many rows have no text, and why."""

@@ -9,14 +9,14 @@ import io
 import json
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import PurePath
 from typing import Any, BinaryIO
 
 from data.sources.compression import content_suffix
 from data.sources.kinds import Unreadable
-from data.sources.rows import Row, RowCounts
+from data.sources.rows import Columns, Row, RowCounts
 
 LONGEST = 1 << 26  # characters of a CSV field, at most
 _BLOCK = 1 << 20  # characters of a JSON array that are read at once
@@ -31,41 +31,48 @@ class NoColumn(Unreadable):
     """A table without the column that is asked for."""
 
     def __init__(
-        self, path: PurePath, field: str, columns: Iterable[str], advice: str = ""
+        self, path: PurePath, read: Columns, columns: Sequence[str], advice: str = ""
     ) -> None:
+        """`columns` are those of the table; one of `read` is not among them."""
+        is_text = read.text not in columns
         names = ", ".join(column[:40] for column in columns)
         super().__init__(
-            f"{path} has no column {field}, but {names}",
-            f"name the column of the text{advice}",
-            "field",
+            f"{path} has no column {read.text if is_text else read.prompt}, but {names}",
+            f"name the column of the {'text' if is_text else 'prompts'}{advice}",
+            "field" if is_text else "prompt_field",
         )
         self.suffix = content_suffix(path)
 
 
+def lacks(read: Columns, columns: Container[str]) -> bool:
+    """Return whether a table with `columns` lacks one that is read."""
+    return any(name not in columns for name in read.names)
+
+
 def no_text(path: PurePath, counts: RowCounts) -> Unreadable:
     """Return the error for a table in which no row has text."""
-    if counts.columns and counts.column not in counts.columns:
-        return NoColumn(path, counts.column, counts.columns)
-    others = ", ".join(column for column in counts.columns if column != counts.column)
+    if counts.columns and lacks(counts.read, counts.columns):
+        return NoColumn(path, counts.read, list(counts.columns))
+    others = ", ".join(column for column in counts.columns if column not in counts.read.names)
     remedy = f"name another column: {others}" if others else ""
     return Unreadable(f"{path} has no text: {counts}", remedy, "field" if others else "path")
 
 
-def read_rows(stream: BinaryIO, kind: str, field: str, path: PurePath) -> Iterator[Row]:
+def read_rows(stream: BinaryIO, kind: str, read: Columns, path: PurePath) -> Iterator[Row]:
     """Yield the rows of a table. One block of the file is in memory.
 
     `kind` is jsonl, json, csv or parquet; `path` names the file in errors. Blank lines are not
     rows. Raises `Unreadable` if the file is not of that kind, and `NoColumn` if a CSV or Parquet
-    file does not have the column `field`.
+    file lacks a column of `read`.
     """
     if kind == "jsonl":
         yield from _json_lines(stream)
     elif kind == "json":
         yield from _json_values(_text(stream), path)
     elif kind == "csv":
-        yield from _csv_rows(_text(stream), field, path)
+        yield from _csv_rows(_text(stream), read, path)
     else:
-        yield from _parquet_rows(stream, field, path)
+        yield from _parquet_rows(stream, read, path)
 
 
 def _text(stream: BinaryIO) -> io.TextIOWrapper:
@@ -194,20 +201,20 @@ class _JsonBuffer:
 # ---------------------------------------------------------------------------- CSV
 
 
-def _csv_rows(text: io.TextIOWrapper, field: str, path: PurePath) -> Iterator[Row]:
+def _csv_rows(text: io.TextIOWrapper, read: Columns, path: PurePath) -> Iterator[Row]:
     """Yield the rows of a table whose first line names the columns."""
     lines = enumerate(text, 1)
     start, first = next(((number, line) for number, line in lines if line.strip()), (0, ""))
     if not first:
         return
-    delimiter = find_delimiter(first, field)
+    delimiter = find_delimiter(first, read.text)
     rest = (line for _, line in lines)
     records = _csv_records(chain([first], rest), delimiter, start)
     _, header = next(records)
     columns = [column.strip() for column in header or ()]
-    if field not in columns:
+    if lacks(read, columns):
         advice = "; a table needs a first line with the names of its columns"
-        raise NoColumn(path, field, columns, advice)
+        raise NoColumn(path, read, columns, advice)
     for number, (line, record) in enumerate(records):
         if record is None:
             yield Row(number, f"line {line:,}", problem="quotation marks that do not pair")
@@ -268,21 +275,22 @@ def _csv_records(
 # ---------------------------------------------------------------------------- Parquet
 
 
-def _parquet_rows(stream: BinaryIO, field: str, path: PurePath) -> Iterator[Row]:
-    """Yield the rows of a Parquet file; of its columns only `field` is read."""
+def _parquet_rows(stream: BinaryIO, read: Columns, path: PurePath) -> Iterator[Row]:
+    """Yield the rows of a Parquet file; of its columns only those of `read` are read."""
     from pyarrow import ArrowException, parquet  # type: ignore[import-untyped]  # 0.3 seconds
 
     try:
         file = parquet.ParquetFile(stream)
         columns = file.schema_arrow.names
-        batches = file.iter_batches(_ROWS, columns=[field]) if field in columns else ()
+        batches = () if lacks(read, columns) else file.iter_batches(_ROWS, columns=read.names)
         number = 0
         for batch in batches:
-            for value in batch.column(0).to_pylist():
-                yield Row(number, f"row {number:,}", {field: value})
+            places = map(batch.schema.names.index, read.names)
+            for values in zip(*(batch.column(n).to_pylist() for n in places), strict=True):
+                yield Row(number, f"row {number:,}", dict(zip(read.names, values, strict=True)))
                 number += 1
     except (ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise Unreadable(f"{path} cannot be read as Parquet: {reason}") from error
-    if field not in columns:
-        raise NoColumn(path, field, columns)
+    if lacks(read, columns):
+        raise NoColumn(path, read, columns)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from data.text import open_split
+from data.text import open_tokens
 from experiments.groups import Group
 from experiments.intervals import Interval, over_runs, paired
 from experiments.run_parts import measured_once
@@ -87,7 +87,7 @@ def _measured(run: Path, plan: Plan) -> RunReading:
 
 def _read(trained: "TrainedModel", plan: Plan) -> RunReading:
     data_hash = trained.checkpoint.metadata["data_hash"]
-    tokens, _ = open_split(trained.config.data, trained.tokenizer, plan.split, data_hash)
+    tokens = open_tokens(trained.config.data, trained.tokenizer, plan.split, data_hash)
     text = torch.from_numpy(tokens[:].astype("int64"))
     trained_length = trained.config.data.seq_len
     texts = reading.texts_of(text, plan.length or plan.times * trained_length, plan.n_texts)

@@ -93,7 +93,8 @@ class Scorer:
                 )
             if self.tokens is not None and self.tokens < len(tokens):
                 tokens = tokens[: self.tokens]
-                n_bytes = sum(len(trained.tokenizer.token_bytes(int(id))) for id in tokens)
+                counted = (int(id) for id in tokens if id >= 0)  # without prompts
+                n_bytes = sum(len(trained.tokenizer.token_bytes(id)) for id in counted)
             self._texts[key] = tokens, n_bytes
         return self._texts[key]
 
