@@ -92,7 +92,7 @@ class DataSettings:
     path: str | None = setting(None, "files: a file, folder or glob; hub: the dataset's id")
     field: str = setting("text", "column of the text in tables (.jsonl, .csv, ...) and on the Hub")
     prompt_field: str | None = setting(
-        None, "column of a prompt that is put before the text and is not in the loss"
+        None, "column of a prompt before the text, left out of the loss"
     )
     documents: str = setting(
         "file", "what one document is in files of plain text", choices=DOCUMENTS
