@@ -107,6 +107,38 @@ def test_gradient_is_the_finite_difference_of_the_whole_batch(
     assert ratio == 0.7
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_micro_batches_weigh_as_many_tokens_as_they_count(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, shape: str
+) -> None:
+    """A mean of the micro-batches' means would weigh the tokens of long prompts' answers more, and
+    the update would depend on the shape of the batch. One row has no token that counts."""
+    run = started(tmp_path / "run", text, *SHAPES[shape])
+    plain = batch(run)
+    marked = plain.copy()
+    for row, start in enumerate((1, 30, 12, 33)):  # prompts before `start`
+        marked[row, 1:start] = ~marked[row, 1:start]
+    counted = torch.from_numpy(marked[:, 1:] >= 0)
+    assert counted.sum(dim=1).tolist() == [32, 3, 21, 0]
+    monkeypatch.setattr("test_train_step.batch", lambda run: marked)
+    loss, _, _, gradients = updated(run, monkeypatch)
+    run.model.zero_grad()
+    logits = run.model(torch.from_numpy(plain[:, :-1]))
+    nats = -logits.log_softmax(dim=-1).gather(2, torch.from_numpy(plain[:, 1:, None]))[..., 0]
+    expected = nats[counted].mean()
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-12)
+    for name, weight in run.model.named_parameters():
+        torch.testing.assert_close(gradients[name], weight.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_an_update_without_a_token_that_counts_stays_finite(tmp_path: Path, text: Path) -> None:
+    """A batch may lie inside one long prompt."""
+    run = started(tmp_path / "run", text, *SHAPES["halves"])
+    assert train_step(run, ~batch(run), 1.0) == (0.0, 0.0)
+    assert all(weight.isfinite().all() for weight in run.model.parameters())
+
+
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 @pytest.mark.parametrize("limit", [1e-3, 1e3])
 def test_clipping_limits_the_norm_of_the_whole_gradient(

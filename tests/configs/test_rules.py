@@ -37,6 +37,16 @@ def test_conflicts_and_shapes_are_one_line(override: str, message: str) -> None:
     assert "errors:" not in str(caught.value)  # one error, reported once
 
 
+def test_the_text_is_not_its_own_prompt() -> None:
+    """Every text would be read twice, and learned only after it was seen."""
+    files = ["data.source=files", "data.path=a.jsonl", "data.field=q", "data.prompt_field=q"]
+    with pytest.raises(UserError) as caught:
+        load_config(QUICKSTART, files)
+    line = str(caught.value)
+    assert "data.prompt_field and data.field are both q: name the columns" in line
+    assert "errors:" not in line
+
+
 def test_wsd_counts_its_decay() -> None:
     """A warm-up that runs into the decay, so that the peak is never held."""
     wsd = ["train.schedule=wsd", "train.max_steps=100", "train.decay_fraction=0.5"]
@@ -67,6 +77,7 @@ def test_a_mix_names_sources(tmp_path: Path) -> None:
     ("overrides", "named"),
     [
         (["data.path=x"], "data.path"),
+        (["data.prompt_field=question"], "data.prompt_field"),
         (["train.optimizer=adamw", "train.adamw_lr=1"], "train.adamw_lr"),
         (["train.optimizer=adamw", "train.momentum=0.5"], "train.momentum"),
         (["train.decay_fraction=0.5"], "train.decay_fraction"),

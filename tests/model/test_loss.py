@@ -1,12 +1,14 @@
 """Output layer and cross-entropy by chunks, against torch's own."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model import loss
-from model.loss import linear_cross_entropy
+from model import ModelConfig, Transformer, loss
+from model.loss import linear_cross_entropy, next_token_loss
 
 DIM, VOCAB = 5, 7
 
@@ -32,6 +34,65 @@ def test_value_and_gradients_are_torchs(rows: int, monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
     gradients = [torch.autograd.grad(2.5 * value, (x, weight)) for value in (ours, theirs)]
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("ignored", [[0], [10], [1, 2, 3, 4, 5, 6, 7], list(range(1, 11))])
+def test_negative_targets_are_left_out(ignored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean could be over all rows; an ignored row could have a gradient or a part in that of
+    the weight; a chunk could be without any row that counts. Compared with plain loops."""
+    monkeypatch.setattr(loss, "CHUNK_CPU", 4 * VOCAB)  # 4 rows in a chunk
+    x, weight, targets = drawn(11)
+    targets[ignored] = torch.tensor([-1, -100, -VOCAB])[torch.arange(len(ignored)) % 3]
+    value = linear_cross_entropy(x, weight, targets)
+    grad_x, grad_weight = torch.autograd.grad(2.5 * value, (x, weight))
+    total, x_sum = 0.0, [[0.0] * DIM for _ in range(11)]
+    weight_sum = [[0.0] * DIM for _ in range(VOCAB)]
+    counted = [row for row in range(11) if row not in ignored]
+    hidden, matrix = x.tolist(), weight.tolist()
+    for row in counted:
+        logits = [sum(a * b for a, b in zip(hidden[row], column, strict=True)) for column in matrix]
+        normaliser = sum(math.exp(logit) for logit in logits)
+        target = int(targets[row])
+        total += math.log(normaliser) - logits[target]
+        for id, logit in enumerate(logits):
+            error = 2.5 * (math.exp(logit) / normaliser - (id == target)) / len(counted)
+            for d in range(DIM):
+                x_sum[row][d] += error * matrix[id][d]
+                weight_sum[id][d] += error * hidden[row][d]
+    assert value.item() == pytest.approx(total / len(counted), rel=1e-12)
+    for ours, theirs in ((grad_x, x_sum), (grad_weight, weight_sum)):
+        torch.testing.assert_close(
+            ours, torch.tensor(theirs, dtype=torch.float64), rtol=1e-10, atol=1e-12
+        )
+
+
+def test_without_a_target_that_counts_the_loss_is_zero() -> None:
+    """0 / 0 would end the training: a micro-batch may have prompts only."""
+    x, weight, targets = drawn(5)
+    value = linear_cross_entropy(x, weight, torch.full_like(targets, -1))
+    gradients = torch.autograd.grad(value, (x, weight))
+    assert value.item() == 0 and all(not gradient.any() for gradient in gradients)
+
+
+def test_marked_inputs_are_read_and_marked_targets_are_not_counted() -> None:
+    """A mark on an input could reach the embedding, or hide the token from the model."""
+    torch.manual_seed(0)
+    config = ModelConfig(vocab_size=50, dim=16, n_layers=1, n_heads=1, n_kv_heads=1)
+    model = Transformer(config).double()
+    torch.nn.init.normal_(model.output.weight)
+    torch.nn.init.normal_(model.layers[0].attention.wo.weight)  # so that the context matters
+    plain = torch.randint(50, (3, 9))
+    marked = plain.clone()
+    marked[0, 2:6], marked[1, 0], marked[2, 8] = ~plain[0, 2:6], ~plain[1, 0], ~plain[2, 8]
+    value = next_token_loss(model, marked[:, :-1], marked[:, 1:], bos_id=7)
+    documents = (plain[:, :-1] == 7).cumsum(dim=1)
+    chances = model(plain[:, :-1], documents=documents).softmax(-1)
+    nats = [
+        -math.log(chances[row, at, plain[row, at + 1]].item())
+        for row in range(3) for at in range(8) if marked[row, at + 1] >= 0
+    ]  # fmt: skip
+    assert len(nats) == 24 - 5
+    assert value.item() == pytest.approx(sum(nats) / len(nats), rel=1e-12)
 
 
 def test_more_dimensions() -> None:

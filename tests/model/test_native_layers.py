@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from model import native
 from model.layers import FeedForward, RMSNorm
-from model.loss import cross_entropy_
+from model.loss import cross_entropy_, linear_cross_entropy
 from model.native import layers
 from model.native.build import load, refusal
 from model.rope import Rope, rotate, rotation
@@ -100,6 +100,20 @@ def test_cross_entropy(vocab: int) -> None:
     ours = cross_entropy_(logits, targets, 0.25)  # logits become the gradient
     torch.testing.assert_close(ours.double(), value, rtol=1e-5, atol=1e-5)
     assert (logits.double() - gradient).norm() <= BF16_ERROR * gradient.norm()
+
+
+def test_negative_targets_are_left_out_of_the_loss() -> None:
+    """C++ would read before the first logit; the rows that count have the loss of these alone."""
+    x, weight = normal(9, 48), normal(65, 48, dtype=torch.float32)
+    targets = torch.tensor([3, -1, 64, -100, -1, 0, 7, -66, 12])
+    counted = [0, 2, 5, 6, 8]
+    ours = linear_cross_entropy(x, weight, targets)
+    theirs = F.cross_entropy(x.double()[counted] @ weight.double().T, targets[counted])
+    assert ours.item() == pytest.approx(theirs.item(), rel=0.01)
+    gradients = torch.autograd.grad(ours, (x, weight))
+    for a, b in zip(gradients, torch.autograd.grad(theirs, (x, weight)), strict=True):
+        assert (a.double() - b.double()).norm() <= 0.02 * b.double().norm()
+    assert not gradients[0][[1, 3, 4, 7]].any()
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

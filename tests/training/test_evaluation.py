@@ -56,6 +56,30 @@ def test_independent_of_the_batch_size_and_equal_to_a_sum_by_hand() -> None:
         assert score.nats == pytest.approx(nats, rel=1e-9) and score.n_tokens == 332
 
 
+def test_prompts_are_read_and_not_counted() -> None:
+    """A batch without a token that counts, or the mean over all tokens, would spoil the sum."""
+    trained = model()
+    torch.nn.init.normal_(trained.output.weight)
+    marked = TOKENS.astype(np.int32)
+    marked[[3, 4, 5, 40, 332]] = ~marked[[3, 4, 5, 40, 332]]
+    marked[50:100] = ~marked[50:100]  # more than two sequences
+    scores = [
+        evaluate(lambda x, y: next_token_loss(trained, x, y),
+                 evaluation_sequences(marked, 25, batch_size=size), 333, CPU)
+        for size in (1, 2, 100)
+    ]  # fmt: skip
+    tokens, nats = torch.from_numpy(TOKENS.astype(np.int64)), 0.0
+    with torch.no_grad():
+        for start in range(0, 332, 25):
+            piece = tokens[start : start + 26]
+            chances = trained(piece[None, :-1])[0].softmax(-1)
+            for i, target in enumerate(piece[1:].tolist()):
+                nats -= math.log(chances[i, target]) if marked[start + i + 1] >= 0 else 0.0
+    for score in scores:
+        assert score.nats == pytest.approx(nats, rel=1e-9) and score.n_tokens == 332 - 55
+        assert score.bpb == pytest.approx(nats / math.log(2) / 333)
+
+
 def test_perplexity_overflows_to_infinity() -> None:
     """A model that is very wrong must not end the evaluation with OverflowError."""
     assert Score(1e6, 10, 10).perplexity == math.inf
