@@ -6,6 +6,8 @@
 In a run with drills (data/drills.py), `"drill_share": 0.25` says that a quarter of the step's
 sequences were drills. `train_loss` contains them, `val_loss` never does.
 
+If prompts are left out of the loss (data/prompts.py), all losses are means over the other tokens.
+
 samples.txt beside it holds the text that the model wrote at each evaluation.
 """
 

@@ -29,6 +29,7 @@ configs:
   data_files: south.jsonl
 ---
 """
+PAIRS = '{"q": "Why? ", "text": "So."}\n{"q": null, "text": "x"}\n{"text": "y"}\n'
 QUOTED = json.dumps({"text": 'She said "oh"\nin the café.'})
 CARD_WITH_OPTIONS = """---
 configs:
@@ -46,13 +47,15 @@ def answer(arguments):
     try:
         source = Hub(**arguments)
         next(source.documents(), None)
-        chunks = [[(d.name, d.text) for d in source.chunk(n)] for n in range(source.n_chunks)]
+        read = [list(source.chunk(n)) for n in range(source.n_chunks)]
+        chunks = [[(d.name, d.text) for d in documents] for documents in read]
+        prompts = [d.text[:d.prompt_length] for documents in read for d in documents]
         sent = pickle.loads(pickle.dumps(Hub(**arguments)))  # as another process gets it
         alone = [(d.name, d.text) for d in sent.chunk(len(chunks) - 1)]
     except UserError as error:
         return {"error": str(error)}
     properties = {"fingerprint": source.fingerprint(), "bytes": source.chunk_bytes(0)}
-    return properties | {"chunks": chunks, "alone": alone}
+    return properties | {"chunks": chunks, "alone": alone, "prompts": prompts}
 
 look_up, hosts = socket.getaddrinfo, set()
 socket.getaddrinfo = lambda host, *more, **names: hosts.add(host) or look_up(host, *more, **names)
@@ -97,6 +100,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list
     files = {
         f"{STORIES}@v1/train.jsonl": '{"text": "an older text"}\n',
         "own/lines/train.jsonl": LINES,
+        "own/pairs/train.jsonl": PAIRS,
         "own/numbers/train.jsonl": '{"text": 3}\n',
         "own/broken/train.jsonl": '{"text": "x"}\n{oops\n{"text": "y"}\n',
         # A number among texts: the library would spell all of them as JSON.
@@ -138,6 +142,9 @@ def answers(
         "mixed in full": {"path": "own/mixed", "streaming": False},
         "digits": {"path": "own/digits"},
         "options": {"path": "own/options", "field": "more"},
+        "pairs": {"path": "own/pairs", "prompt_field": "q"},
+        "pairs without prompts": {"path": "own/pairs"},
+        "pairs of the library": {"path": "own/options", "field": "more", "prompt_field": "text"},
         "strict": {"path": "own/mixed", "strict": True},
         "south": {"path": "own/regions", "config": "south"},
         "no dataset": {"path": "own/nothing"},
@@ -149,6 +156,8 @@ def answers(
         "which config": {"path": "own/regions"},
         "no field": {"path": STORIES, "field": "story"},
         "no field in lines": {"path": "own/lines", "field": "story"},
+        "no prompts": {"path": STORIES, "prompt_field": "q"},
+        "no prompts in lines": {"path": "own/lines", "prompt_field": "q"},
         "no text": {"path": "own/numbers"},
         "broken": {"path": "own/broken"},
         "broken in full": {"path": "own/broken", "streaming": False},
@@ -210,6 +219,18 @@ def test_rows_of_json_and_csv_are_read_as_they_stand(answers: dict[str, Any]) ->
     ]  # fmt: skip
     assert answers["broken"]["chunks"] == [[["0.0", "x"], ["0.2", "y"]]]
     assert answers["options"]["chunks"] == [[["0.0", "y"], ["0.1", "one"]]]  # by the library
+
+
+def test_rows_with_prompts(answers: dict[str, Any]) -> None:
+    """The prompt's column could be dropped, or read without being marked as a prompt."""
+    assert answers["pairs"]["chunks"] == [[["0.0", "Why? So."], ["0.1", "x"]]]
+    assert answers["pairs"]["prompts"] == ["Why? ", ""]
+    assert answers["pairs without prompts"]["prompts"] == ["", "", ""]
+    assert answers["pairs"]["fingerprint"] != answers["pairs without prompts"]["fingerprint"]
+    assert answers["pairs of the library"]["chunks"] == [[["0.0", "xy"], ["0.1", "1one"]]]
+    assert answers["pairs of the library"]["prompts"] == ["x", "1"]
+    for name in ("no prompts", "no prompts in lines"):
+        assert "has no column q, but " in answers[name]["error"]
 
 
 def test_rows_without_text_are_reported_once(answers: dict[str, Any]) -> None:
