@@ -168,7 +168,7 @@ def marks_of(corpus: Corpus | MixedCorpus, tokenizer: Tokenizer) -> Marks:
     file = cache_folder() / "marks" / f"{hash_of(key)[:16]}.json"
     with suppress(OSError, ValueError, TypeError):  # missing or damaged
         return Marks(**json.loads(file.read_bytes()))
-    tokens = corpus.tokens("train")
+    tokens = corpus.marked_tokens("train")
     xz, xz_bpb = xz_size(tokens, tokenizer.token_bytes)
     marks = Marks(math.log(tokenizer.vocab_size), unigram_entropy(tokens), xz, xz_bpb)
     file.parent.mkdir(exist_ok=True)
