@@ -19,12 +19,13 @@ from typing import Any
 from data.tokenizer import Tokenizer, well_formed
 from errors import UserError
 
-# The key of an added token under which we record that it is BOS, EOS or both. `tokenizers` ignores
-# it there, but not at the top of the file.
+# The key of an added token under which we record that it is "bos", "eos" or "bos eos". `tokenizers`
+# ignores an unknown key there, but not at the top of the file.
 _ROLES = "breeze"
 # Steps of a decoder that treat each token on its own. "Strip" removes the dummy prefix again, which
 # is done to a whole text only.
 _STEPS = {"ByteLevel", "ByteFallback", "Fuse", "Replace", "Metaspace", "Strip"}
+_SAMPLE = " a  \u00e9\n\u4e2d \U0001f642 "  # spaces, and characters that may have no token
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
@@ -32,8 +33,8 @@ class JsonTokenizer(Tokenizer):
     """A tokenizer.json in which BOS and EOS are marked (`mark_specials`).
 
     No text gives a special token, even if it spells one. Raises `UserError` if the bytes are no
-    such file, if its tokens cannot be turned into bytes, and if the library `tokenizers` is
-    missing.
+    such file, if its tokens cannot be turned into bytes, if it loses text (spaces, rare
+    characters), and if the library `tokenizers` is missing.
     """
 
     file_name = "tokenizer.json"
@@ -42,14 +43,16 @@ class JsonTokenizer(Tokenizer):
         self.model_bytes = model_bytes
         added = _parse(model_bytes)["added_tokens"]
         self._first = _backend(model_bytes.decode())  # with a dummy prefix, if there is one
-        roles = {role: token["id"] for token in added for role in token.get(_ROLES, ())}
+        roles = {role: token["content"] for token in added for role in _roles(token)}
         if roles.keys() != {"bos", "eos"}:
             raise UserError("the tokenizer.json does not say which tokens are BOS and EOS")
-        self.bos_id, self.eos_id = roles["bos"], roles["eos"]
+        self.bos_id, self.eos_id = (self._first.token_to_id(roles[role]) for role in ("bos", "eos"))
         content = json.loads(self._first.to_str())  # every field is there, in today's form
         self._bytes = self._all_bytes(content)
         _remove_dummy_prefix(content)
         self._inner = _backend(json.dumps(content))
+        if (text := self.decode(self.encode(_SAMPLE))) != _SAMPLE:
+            raise UserError(f"the tokenizer.json loses text: {_SAMPLE!r} comes back as {text!r}")
 
     @property
     def piece_ids(self) -> list[int]:
@@ -98,7 +101,7 @@ def mark_specials(tokenizer_json: bytes, bos_token: str | None, eos_token: str) 
         if name not in added:
             raise UserError(f"the tokenizer.json has no added token {name!r}, the model's {role}")
         added[name]["special"] = True
-        added[name].setdefault(_ROLES, []).append(role)
+        added[name][_ROLES] = " ".join([*_roles(added[name]), role])
     return json.dumps(content, ensure_ascii=False).encode()
 
 
@@ -121,6 +124,10 @@ def _parse(tokenizer_json: bytes) -> dict[str, Any]:
     return content
 
 
+def _roles(added_token: Mapping[str, Any]) -> list[str]:
+    return str(added_token.get(_ROLES, "")).split()
+
+
 def _backend(content: str) -> Any:
     """Return the library's tokenizer, with nothing cut, padded or spelled into a special token."""
     try:
@@ -131,8 +138,9 @@ def _backend(content: str) -> Any:
         ) from error
     try:
         backend = tokenizers.Tokenizer.from_str(content)
+        backend.encode(_SAMPLE)  # fails if unknown characters have no token
     except Exception as error:  # `tokenizers` raises no narrower type
-        raise UserError(f"the tokenizer is no tokenizer.json of Hugging Face: {error}") from error
+        raise UserError(f"the tokenizer.json cannot be used: {error}") from error
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = True  # as ordinary text
