@@ -33,7 +33,7 @@ def test_training_is_deterministic(type: str) -> None:
     """Two processes, hashing strings differently, learn the same bytes."""
     program = (
         "import hashlib; from data.vocabulary import train_tokenizer; "
-        "from tests.data.kites import TEXT; "
+        "from tests.kites import TEXT; "
         f"model = train_tokenizer(TEXT, type={type!r}, vocab_size={SIZE[type]}); "
         "print(hashlib.sha256(model).hexdigest())"
     )
