@@ -84,6 +84,7 @@ def test_the_dummy_prefix_begins_documents_only() -> None:
     steps = json.loads(byte_level())["pre_tokenizer"] | {"add_prefix_space": True}
     spaced = open_tokenizer(mark_specials(changed(byte_level(), pre_tokenizer=steps), None, EOS))
     assert spaced.encode_prompt("kite")[1:] == spaced.encode(" kite") == byte.encode(" kite")
+    assert spaced.encode("kite") == byte.encode("kite")
 
 
 def test_llama_ids_are_those_of_sentencepiece() -> None:

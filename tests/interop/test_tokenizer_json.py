@@ -17,7 +17,14 @@ from data.tokenizer import Tokenizer, open_tokenizer
 from data.vocabulary import _LOSSLESS, train_tokenizer
 from errors import UserError
 from interop import tokenizer_agreement, tokenizer_samples
-from interop.sentencepiece_file import BYTE, CONTROL, NORMAL, UNKNOWN, read_sentencepiece
+from interop.sentencepiece_file import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    UNIGRAM,
+    UNKNOWN,
+    read_sentencepiece,
+)
 from interop.tokenizer_agreement import ALIKE, OTHER, SPELLED, agreements
 from interop.tokenizer_json import tokenizer_files, tokenizer_json
 
@@ -137,6 +144,15 @@ def test_the_file_is_read_as_sentencepiece_reads_it(tokenizer: Tokenizer) -> Non
     )  # fmt: skip
     assert read_sentencepiece(llama_sentencepiece(eos_id=-1, bos_id=5)).eos_id == -1
     assert read_sentencepiece(llama_sentencepiece()).dummy_prefix
+
+
+def test_fields_that_are_not_written_have_their_defaults() -> None:
+    """Those of sentencepiece_model.proto: a file may leave them out."""
+    model = read_sentencepiece(b"".join(b"\n\x03\n\x01" + name for name in (b"u", b"s", b"e")))
+    assert [piece.text for piece in model.pieces] == ["u", "s", "e"]
+    assert {(piece.score, piece.type) for piece in model.pieces} == {(0.0, NORMAL)}
+    assert (model.type, model.unk_id, model.bos_id, model.eos_id) == (UNIGRAM, 0, 1, 2)
+    assert (model.dummy_prefix, model.removes_spaces, model.suffix_spaces) == (True, True, False)
 
 
 @pytest.mark.parametrize(
