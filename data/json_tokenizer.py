@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from data.tokenizer import Tokenizer, well_formed
+from data.tokenizer import Tokenizer, blocks, well_formed
 from errors import UserError
 
 # The key of an added token under which we record that it is "bos", "eos" or "bos eos". `tokenizers`
@@ -62,13 +62,20 @@ class JsonTokenizer(Tokenizer):
         ]
 
     def encode(self, text: str) -> list[int]:
-        return self._inner.encode(well_formed(text), add_special_tokens=False).ids
+        return self._encode(text, self._inner)
 
     def encode_prompt(self, text: str) -> list[int]:
         """Return the ids of a text that a model continues: BOS, and the text with its dummy prefix,
         if the tokenizer has one."""
-        ids = self._first.encode(well_formed(text), add_special_tokens=False).ids
-        return [self.bos_id, *ids]
+        return [self.bos_id, *self._encode(text, self._first)]
+
+    def _encode(self, text: str, backend: Any) -> list[int]:
+        """Encode the first block by `backend`, the others as the inside of a text."""
+        ids: list[int] = []
+        for block in blocks(well_formed(text)):
+            ids += backend.encode(block, add_special_tokens=False).ids
+            backend = self._inner
+        return ids
 
     def piece(self, id: int) -> str:
         self.token_bytes(id)

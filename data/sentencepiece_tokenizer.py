@@ -7,15 +7,13 @@ bytes <0x00>..<0xFF>, then the pieces. Punctuation and the newlines after it may
 """
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
-from data.tokenizer import SPACE_MARK, Tokenizer, well_formed
+from data.tokenizer import SPACE_MARK, Tokenizer, blocks, well_formed
 from errors import UserError
 
 FIRST_PIECE = 3 + 256  # id of the first piece, after the specials and the bytes
 
-_BLOCK = 1 << 18  # characters encoded at once; each takes about 100 bytes of memory
 _MAX_WORDS = 1 << 17  # words whose ids are cached, in tens of MB
 _LONGEST_WORD = 32  # characters; longer words are not cached
 _WORD = re.compile(" *[^ ]+| +")
@@ -64,7 +62,7 @@ class SentencePieceTokenizer(Tokenizer):
         for number, piece in enumerate(well_formed(text).split(SPACE_MARK)):
             if number:
                 ids += self._space_mark  # in bytes, because the piece stands for a space
-            for block in _blocks(piece):
+            for block in blocks(piece):
                 ids += self._encode(block)
         return ids
 
@@ -108,16 +106,3 @@ def _piece_bytes(model: Any, id: int) -> bytes:
     if model.is_unknown(id):
         return "\ufffd".encode()
     return piece.replace(SPACE_MARK, " ").encode()
-
-
-def _blocks(text: str) -> Iterator[str]:
-    """Cut a long text before spaces. A piece contains a space only at its beginning, so no piece is
-    cut, except one of several spaces."""
-    start = 0
-    while start < len(text):
-        stop = start + _BLOCK
-        if stop < len(text):
-            space = text.rfind(" ", start + 1, stop)
-            stop = space if space > 0 else stop
-        yield text[start:stop]
-        start = stop

@@ -9,12 +9,13 @@ import codecs
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from errors import UserError
 
 SPACE_MARK = "\u2581"  # stands for a space in SentencePiece's pieces
 
+_BLOCK = 1 << 18  # characters encoded at once; each takes 100 to 250 bytes of memory
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -35,6 +36,19 @@ def open_tokenizer(model_bytes: bytes) -> "Tokenizer":
 def well_formed(text: str) -> str:
     """Replace lone surrogates, which UTF-8 cannot encode, by U+FFFD."""
     return _SURROGATE.sub("\ufffd", text)
+
+
+def blocks(text: str) -> Iterator[str]:
+    """Cut a long text before spaces. A piece contains a space only at its beginning, so no piece is
+    cut, except one of several spaces."""
+    start = 0
+    while start < len(text):
+        stop = start + _BLOCK
+        if stop < len(text):
+            space = text.rfind(" ", start + 1, stop)
+            stop = space if space > 0 else stop
+        yield text[start:stop]
+        start = stop
 
 
 class Tokenizer(ABC):

@@ -10,7 +10,9 @@ import pytest
 import sentencepiece
 import tokenizers
 from json_models import EOS, byte_level, changed, llama_sentencepiece
+from kites import TEXT
 
+from data import tokenizer as tokenizer_module
 from data.json_tokenizer import JsonTokenizer, mark_specials, without_marks
 from data.tokenizer import Tokenizer, open_tokenizer
 from errors import UserError
@@ -163,6 +165,19 @@ def test_a_file_that_cuts_or_pads_does_neither_here() -> None:
     tokenizer = open_tokenizer(mark_specials(made.to_str().encode(), None, EOS))
     assert tokenizer.decode(tokenizer.encode("The kite flew over it.")) == "The kite flew over it."
     assert len(tokenizer.encode("a")) == 1
+
+
+def test_blocks_do_not_change_the_ids(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library needs 250 bytes for each character of a text, so a long text is cut before a
+    space. Only its first block is the beginning of a document."""
+    text = "".join(TEXT).replace("  ", " ")
+    whole = tokenizer.encode_document(text)
+    monkeypatch.setattr(tokenizer_module, "_BLOCK", 50)
+    assert tokenizer.encode_document(text) == whole
+    monkeypatch.setattr(tokenizer_module, "_BLOCK", 1)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_a_lone_surrogate_becomes_a_replacement_character(tokenizer: Tokenizer) -> None:

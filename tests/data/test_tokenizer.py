@@ -11,6 +11,7 @@ import sentencepiece
 from kites import SIZE, TEXT
 
 from data import sentencepiece_tokenizer
+from data import tokenizer as tokenizer_module
 from data.choices import TOKENIZERS
 from data.sentencepiece_tokenizer import SentencePieceTokenizer
 from data.tokenizer import Tokenizer, open_tokenizer
@@ -100,9 +101,9 @@ def test_blocks_do_not_change_the_pieces(
     """A text longer than a block is encoded as if it were not cut, where it has single spaces."""
     text = "".join(TEXT).replace("  ", " ")
     whole = tokenizer.encode(text)
-    monkeypatch.setattr(sentencepiece_tokenizer, "_BLOCK", 50)
+    monkeypatch.setattr(tokenizer_module, "_BLOCK", 50)
     assert tokenizer.encode(text) == whole
-    monkeypatch.setattr(sentencepiece_tokenizer, "_BLOCK", 1)
+    monkeypatch.setattr(tokenizer_module, "_BLOCK", 1)
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
