@@ -19,6 +19,7 @@ from errors import ArgumentParser, UserError, command
 from interop.check import require_transformers
 from interop.tokenizer_json import tokenizer_files
 from interop.tokenizer_samples import KINDS, draw_samples
+from storage import atomic_write
 
 SAMPLES = 10_000
 ALIKE, SPELLED, OTHER = "alike", "special spelled", "other pieces"
@@ -53,7 +54,7 @@ def agreements(tokenizer: Tokenizer, samples: int, seed: int) -> Iterator[Agreem
 
     with tempfile.TemporaryDirectory() as folder:
         for name, content in tokenizer_files(tokenizer).items():
-            (Path(folder) / name).write_bytes(content)
+            atomic_write(Path(folder) / name, content)
         auto = transformers.AutoTokenizer.from_pretrained(folder)
         alone = tokenizers.Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
     for kind in KINDS:
