@@ -18,7 +18,7 @@ import torch
 from configs.settings import SampleSettings
 from errors import ArgumentParser, command
 from interop.check import TOLERANCE, require_transformers
-from interop.huggingface import config_json, model_files, json_bytes
+from interop.huggingface import config_json, json_bytes, model_files
 from model.config import ModelConfig
 from model.transformer import Transformer
 from storage import atomic_write

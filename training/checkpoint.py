@@ -3,7 +3,7 @@
     checkpoints/step-00000800-9f86d081884c7d65.safetensors
         tok_embeddings.weight ...      the weights, under Mistral's names
         moments/<weight>.<moment>      the optimizer's moments, fp32
-        tokenizer                      the SentencePiece model, as bytes
+        tokenizer                      the file of the tokenizer, as bytes
         breeze (metadata)              JSON with sorted keys: format, step, config, data hash, loss
 
 No byte depends on the clock, the machine or the folder, so equal runs write equal files. There is
