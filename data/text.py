@@ -128,8 +128,11 @@ def open_split(
     """Return the tokens of one split, (n,) integers, and the bytes of the text they encode.
 
     Raises `UserError` if the text is not the one whose `data_hash` is `expected_hash`, or if the
-    split has fewer than the two tokens that one prediction needs.
+    split has fewer than the two tokens that one prediction needs. An empty hash says that the model
+    was not trained here.
     """
+    if not expected_hash:
+        raise UserError("the model was imported, so the text of its training is not here")
     corpus = open_corpus(text, tokenizer)
     if corpus.data_hash != expected_hash:
         raise UserError("the run's text is no longer what it was trained on: restore that text")
