@@ -21,7 +21,7 @@ from data.corpus import Corpus
 from data.drills import DrilledBatches, Drills, longest_segment
 from data.mixture import MixedBatches, MixedCorpus
 from data.text import open_text
-from data.tokenizer import Tokenizer
+from data.tokenizer import Tokenizer, open_tokenizer
 from errors import UserError, fields_named
 from inference.text import configured_sampling, continue_text
 from model import Transformer, native
@@ -252,7 +252,7 @@ def start_run(
     if train.init_from is not None:
         trained = checkpoint or initial
         assert trained is not None, "open what train.init_from names"
-        tokenizer = Tokenizer(trained.tokenizer())
+        tokenizer = open_tokenizer(trained.tokenizer())
     tokenizer, corpus = open_text(config.data, config.tokenizer, tokenizer)
     _refuse_too_large(config, tokenizer.vocab_size, hardware)
     if checkpoint is not None:
@@ -265,7 +265,7 @@ def start_run(
     elif initial is not None:
         run.load_weights(initial)
     atomic_write(run.folder / "config.yaml", to_yaml(config).encode())
-    atomic_write(run.folder / "tokenizer.model", tokenizer.model_bytes)
+    atomic_write(run.folder / tokenizer.file_name, tokenizer.model_bytes)
     return run
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data.documents import Document
-from data.tokenizer import FIRST_PIECE
+from data.sentencepiece_tokenizer import FIRST_PIECE
 
 COMPRESSED = 20_000_000  # first bytes of the text; only these are compressed
 KEPT = 300_000  # different words, and different lines, counted at most: a bound on the memory

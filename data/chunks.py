@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from data.documents import Source
 from data.splits import SPLITS, Passage, Splitter
-from data.tokenizer import Tokenizer
+from data.tokenizer import Tokenizer, open_tokenizer
 from errors import UserError
 from storage import atomic_write
 
@@ -196,7 +196,7 @@ def _start_worker(
         with progress.get_lock():
             progress.value += n_bytes
 
-    _worker = Job(source, splitter, Tokenizer(model), folder, dtype), report
+    _worker = Job(source, splitter, open_tokenizer(model), folder, dtype), report
 
 
 def follow_parent() -> None:

@@ -29,7 +29,7 @@ from data.corpus import CANONICAL, Corpus, hash_of
 from data.documents import Source
 from data.mixture import interleave
 from data.splits import SPLITS, Splitter, TailSplits, choose_splitter
-from data.tokenizer import Tokenizer
+from data.tokenizer import Tokenizer, open_tokenizer
 from data.vocabulary import train_tokenizer
 from storage import atomic_write, cache_folder, lock, remove_torn_files, sha256_of
 
@@ -86,7 +86,7 @@ def tokenizer_for(
         model = train_tokenizer(interleave(texts), type=type, vocab_size=vocab_size)
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, model)
-    tokenizer = Tokenizer(path.read_bytes())
+    tokenizer = open_tokenizer(path.read_bytes())
     size = tokenizer.vocab_size
     if size < vocab_size and type != "char":
         note = f"the tokenizer has {size:,} tokens, the most that the text allows"

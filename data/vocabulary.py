@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from data.choices import TOKENIZERS
-from data.tokenizer import FIRST_PIECE, SPACE_MARK, well_formed
+from data.sentencepiece_tokenizer import FIRST_PIECE
+from data.tokenizer import SPACE_MARK, well_formed
 from errors import UserError
 
 TRAINING_LIMIT = 32_000_000  # characters; more text changes few pieces and costs memory and time

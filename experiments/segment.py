@@ -143,13 +143,13 @@ class SplitTexts:
 
 def _measure(texts: SplitTexts, corpus: str, type: str, size: int) -> Cell:
     """Train a tokenizer on the training split and tokenize the val split with it."""
-    from data.tokenizer import Tokenizer
+    from data.tokenizer import open_tokenizer
     from data.vocabulary import train_tokenizer
 
     try:
         with fields_named({"vocab_size": "--sizes"}):
             model = train_tokenizer(texts.documents("train"), type=type, vocab_size=size)
-        tokenizer = Tokenizer(model)
+        tokenizer = open_tokenizer(model)
     except UserError as error:
         return Cell(corpus, type, size, None, reason=str(error))
     if type != "char" and tokenizer.vocab_size < size:

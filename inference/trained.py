@@ -13,7 +13,7 @@ from torch import Tensor
 
 from configs.load import config_from_dict
 from configs.settings import Config
-from data.tokenizer import Tokenizer
+from data.tokenizer import Tokenizer, open_tokenizer
 from errors import UserError
 from inference.text import configured_sampling
 from model import ModelConfig, Sampling, Transformer
@@ -98,7 +98,7 @@ def open_checkpoint(checkpoint: Checkpoint, device: torch.device | str = "cpu") 
     """Open a checkpoint, and put the weights on `device`. Otherwise like `open_trained`."""
     keep_freed_memory()
     config = config_from_dict(checkpoint.metadata["config"], str(checkpoint.path))
-    tokenizer = Tokenizer(checkpoint.tokenizer())
+    tokenizer = open_tokenizer(checkpoint.tokenizer())
     settings = dict(vars(config.model))
     if config.train.window_schedule != "constant":  # the config has the windows of its end
         settings["sliding_window"] = checkpoint.metadata["windows"]

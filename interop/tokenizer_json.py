@@ -1,14 +1,13 @@
 """Our tokenizer in Hugging Face's format: tokenizer.json and what belongs beside it.
 
-    piece of the vocabulary     in tokenizer.json
-    "\u2581the"                      " the", where text has no dummy prefix, as in all of Breeze's
-    "\u2581the"                      "\u2581the", where it has one: text "the", then "\u2581the"
-    <0x0A>                      <0x0A>, `byte_fallback`
-    <s>                         an added special token, put in front of every text
+    piece of the vocabulary   in tokenizer.json
+    ▁the                      " the"; "▁the" in a model with a dummy prefix, as Llama 2
+    <0x0A>                    <0x0A>, with byte fallback
+    <s>                       an added special token, put in front of every text
 
-The first line has no parallel elsewhere. Converters keep \u2581 and replace spaces by it, so that the
-character \u2581 of a text is decoded as a space. Breeze encodes that character in bytes; with real
-spaces in the pieces, `tokenizers` does the same.
+Usual converters keep ▁ and replace the spaces of a text by it; then the character ▁ of a text is
+decoded as a space. Breeze encodes that character in bytes. With real spaces in the pieces,
+`tokenizers` does the same.
 
 SentencePiece's BPE merges any two neighbours whose union is a piece, best score first.
 `tokenizers` merges listed pairs, first in the list first. So the list has every cut of every piece
@@ -18,6 +17,7 @@ into two pieces, in the order of the pieces' scores.
 import json
 from typing import Any
 
+from data.json_tokenizer import JsonTokenizer, without_marks
 from data.tokenizer import SPACE_MARK, Tokenizer
 from errors import UserError
 from interop.sentencepiece_file import (
@@ -39,29 +39,32 @@ _SPELLED = r"<(?=0x[0-9A-F]{2}>|/?s>|unk>)"
 def tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
     """Return the files, name to content, with which AutoTokenizer encodes and decodes as ours.
 
-    Raises `UserError` if the library `tokenizers` is missing.
+    The tokenizer.json of an imported model is returned as it was. Raises `UserError` if the library
+    `tokenizers` is missing.
     """
-    model = read_sentencepiece(tokenizer.model_bytes)
+    bos, eos = tokenizer.piece(tokenizer.bos_id), tokenizer.piece(tokenizer.eos_id)
+    if isinstance(tokenizer, JsonTokenizer):
+        content = without_marks(tokenizer.model_bytes)
+        config = tokenizer_config(bos, eos, splits_specials=False)  # as it was: chats need them
+        return {"tokenizer.json": content, "tokenizer_config.json": _json_bytes(config)}
     return {
         "tokenizer.json": tokenizer_json(tokenizer.model_bytes).encode(),
-        "tokenizer_config.json": _json_bytes(
-            tokenizer_config(*(model.pieces[id].text for id in (model.bos_id, model.eos_id)))
-        ),
-        "tokenizer.model": tokenizer.model_bytes,
+        "tokenizer_config.json": _json_bytes(tokenizer_config(bos, eos, splits_specials=True)),
+        tokenizer.file_name: tokenizer.model_bytes,
     }
 
 
-def tokenizer_config(bos_token: str, eos_token: str) -> dict[str, Any]:
+def tokenizer_config(bos: str, eos: str, *, splits_specials: bool) -> dict[str, Any]:
     """Return tokenizer_config.json: the class that reads tokenizer.json as it is, and exact text.
 
-    `split_special_tokens` keeps a text that spells `<s>` from becoming that token.
+    With `splits_specials`, a text that spells `<s>` does not become that token.
     """
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": bos_token,
-        "eos_token": eos_token,
+        "bos_token": bos,
+        "eos_token": eos,
         "clean_up_tokenization_spaces": False,
-        "split_special_tokens": True,
+        "split_special_tokens": splits_specials,
     }
 
 

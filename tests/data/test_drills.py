@@ -9,7 +9,7 @@ import pytest
 from data.batches import Batches
 from data.drills import DrilledBatches, Drills, longest_segment
 from data.mixture import MixedBatches
-from data.tokenizer import Tokenizer
+from data.tokenizer import open_tokenizer
 from data.vocabulary import train_tokenizer
 from errors import UserError
 
@@ -104,7 +104,7 @@ def test_small_vocabularies() -> None:
 def test_pieces_are_neither_specials_nor_bytes(type: str) -> None:
     """<s> in a drill would begin a document; byte tokens hardly occur in a text."""
     text = ["the quick brown fox jumps over the lazy dog again and again. " * 20]
-    tokenizer = Tokenizer(train_tokenizer(text, type=type, vocab_size=300))
+    tokenizer = open_tokenizer(train_tokenizer(text, type=type, vocab_size=300))
     names = [tokenizer.piece(id) for id in tokenizer.piece_ids]
     assert len(names) > 10 and not any(name.startswith("<") for name in names)
     rest = set(range(tokenizer.vocab_size)) - set(tokenizer.piece_ids)

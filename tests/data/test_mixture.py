@@ -12,7 +12,7 @@ from data.batches import Batches
 from data.documents import Document, Source
 from data.mixture import PERIOD, MixedBatches, MixedCorpus, interleave, quotas
 from data.prepare import prepare
-from data.tokenizer import Tokenizer
+from data.tokenizer import open_tokenizer
 from data.vocabulary import train_tokenizer
 
 SHARES: dict[str, Any] = {"split": "tail", "val_fraction": 0.2, "test_fraction": 0.1}
@@ -97,7 +97,7 @@ def test_interleave_gives_shares_of_the_characters() -> None:
 
 
 def test_a_mixed_corpus_sums_and_hashes_what_it_is_made_of() -> None:
-    tokenizer = Tokenizer(train_tokenizer(["kite drum"] * 9, type="char", vocab_size=300))
+    tokenizer = open_tokenizer(train_tokenizer(["kite drum"] * 9, type="char", vocab_size=300))
     kite, drum = (prepare(Word(word, 50), tokenizer, **SHARES) for word in ("kite", "drum"))
     mixed = MixedCorpus({"a": kite, "b": drum}, {"a": 3.0, "b": 1.0})
     for split in ("train", "val", "test"):

@@ -21,7 +21,7 @@ from data.documents import Document, Source
 from data.prepare import prepare, tokenizer_for, training_texts
 from data.sources.open import open_source
 from data.splits import SPLITS
-from data.tokenizer import Tokenizer
+from data.tokenizer import Tokenizer, open_tokenizer
 from data.vocabulary import train_tokenizer
 from errors import UserError
 from storage import cache_folder
@@ -62,7 +62,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer(train_tokenizer(TEXTS, type="bpe", vocab_size=300))
+    return open_tokenizer(train_tokenizer(TEXTS, type="bpe", vocab_size=300))
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_shards_are_reused(shelf: Shelf, tokenizer: Tokenizer) -> None:
 
 def test_each_setting_has_its_own_shards(shelf: Shelf, tokenizer: Tokenizer) -> None:
     """Text, tokenizer, rule and shares are all part of the key."""
-    other = Tokenizer(train_tokenizer(TEXTS, type="bpe", vocab_size=301))
+    other = open_tokenizer(train_tokenizer(TEXTS, type="bpe", vocab_size=301))
     corpora = [
         prepare(shelf, tokenizer, split="document", **SHARES),
         prepare(Shelf(*TEXTS, "more"), tokenizer, split="document", **SHARES),
@@ -326,11 +326,11 @@ PROGRAM = """
 import sys
 from data.prepare import prepare
 from data.sources.open import open_source
-from data.tokenizer import Tokenizer
+from data.tokenizer import Tokenizer, open_tokenizer
 from pathlib import Path
 
 if __name__ == "__main__":
-    tokenizer = Tokenizer(Path(sys.argv[1]).read_bytes())
+    tokenizer = open_tokenizer(Path(sys.argv[1]).read_bytes())
     source = open_source("stories", stories=9000)
     prepare(source, tokenizer, split="document", val_fraction=0.1, test_fraction=0.1, processes=2,
             shard_tokens=1 << 20)

@@ -1,4 +1,4 @@
-"""data/tokenizer.py: every text is restored, streams equal `decode`, bad input is an error."""
+"""The trained tokenizer: every text is restored, streams equal `decode`, bad input is an error."""
 
 import io
 import random
@@ -10,9 +10,10 @@ import pytest
 import sentencepiece
 from kites import SIZE, TEXT
 
-from data import tokenizer as tokenizer_module
+from data import sentencepiece_tokenizer
 from data.choices import TOKENIZERS
-from data.tokenizer import Tokenizer
+from data.sentencepiece_tokenizer import SentencePieceTokenizer
+from data.tokenizer import Tokenizer, open_tokenizer
 from data.vocabulary import _LOSSLESS, train_tokenizer
 from errors import UserError
 
@@ -27,12 +28,12 @@ NASTY = [
 
 @pytest.fixture(scope="module", params=TOKENIZERS)
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
-    return Tokenizer(train_tokenizer(TEXT, type=request.param, vocab_size=SIZE[request.param]))
+    return open_tokenizer(train_tokenizer(TEXT, type=request.param, vocab_size=SIZE[request.param]))
 
 
 @pytest.fixture(scope="module")
-def bpe() -> Tokenizer:
-    return Tokenizer(train_tokenizer(TEXT, type="bpe", vocab_size=340))
+def bpe() -> SentencePieceTokenizer:
+    return SentencePieceTokenizer(train_tokenizer(TEXT, type="bpe", vocab_size=340))
 
 
 def random_texts(count: int) -> list[str]:
@@ -86,7 +87,9 @@ def test_random_bytes_come_back(tokenizer: Tokenizer) -> None:
         assert tokenizer.decode(tokenizer.encode(escaped)) == expected
 
 
-def test_a_lone_surrogate_becomes_a_replacement_character(tokenizer: Tokenizer) -> None:
+def test_a_lone_surrogate_becomes_a_replacement_character(
+    tokenizer: Tokenizer,
+) -> None:
     """A prompt from the command line may hold one; UTF-8 cannot."""
     assert tokenizer.decode(tokenizer.encode("a\ud800b\udfff")) == "a\ufffdb\ufffd"
 
@@ -97,9 +100,9 @@ def test_blocks_do_not_change_the_pieces(
     """A text longer than a block is encoded as if it were not cut, where it has single spaces."""
     text = "".join(TEXT).replace("  ", " ")
     whole = tokenizer.encode(text)
-    monkeypatch.setattr(tokenizer_module, "_BLOCK", 50)
+    monkeypatch.setattr(sentencepiece_tokenizer, "_BLOCK", 50)
     assert tokenizer.encode(text) == whole
-    monkeypatch.setattr(tokenizer_module, "_BLOCK", 1)
+    monkeypatch.setattr(sentencepiece_tokenizer, "_BLOCK", 1)
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
@@ -109,9 +112,9 @@ def test_the_cache_of_words_does_not_change_the_pieces(
 ) -> None:
     """The cached ids of a word are those that SentencePiece gives within the text, also
     beside several spaces, which are pieces too, and when the cache is full."""
-    monkeypatch.setattr(tokenizer_module, "_MAX_WORDS", kept)
+    monkeypatch.setattr(sentencepiece_tokenizer, "_MAX_WORDS", kept)
     code = ["if the kite:\n        fly()\n    land(the,  kite)\n" * 9]
-    fresh = Tokenizer(train_tokenizer(TEXT + code, type="bpe", vocab_size=360))
+    fresh = SentencePieceTokenizer(train_tokenizer(TEXT + code, type="bpe", vocab_size=360))
     assert any(fresh.piece(id) == "\u2581\u2581" for id in range(259, 360))
     draw = random.Random(4)
     words = [" ", "  ", "kite", "the", "\n", ".", "It was", "é", "<s>"]
@@ -125,14 +128,14 @@ def test_the_cache_of_words_does_not_change_the_pieces(
 
 def test_only_independent_words_are_cached() -> None:
     """Unigram scores a whole text; another BPE model may end its pieces with the space."""
-    unigram = Tokenizer(train_tokenizer(TEXT, type="unigram", vocab_size=305))
+    unigram = SentencePieceTokenizer(train_tokenizer(TEXT, type="unigram", vocab_size=305))
     assert unigram._word_ids is None
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXT), model_writer=model, model_type="bpe", vocab_size=340,
         treat_whitespace_as_suffix=True, **_LOSSLESS,
     )  # fmt: skip
-    tokenizer = Tokenizer(model.getvalue())
+    tokenizer = SentencePieceTokenizer(model.getvalue())
     assert tokenizer.decode(tokenizer.encode("The kite ")[-1:]) == "e "
     assert tokenizer.encode(TEXT[0]) == tokenizer._model.encode(TEXT[0])
 
@@ -163,7 +166,7 @@ def test_all_ids_can_be_decoded(tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("id", [-1, 1_000_000])
-def test_ids_out_of_range_are_refused(bpe: Tokenizer, id: int) -> None:
+def test_ids_out_of_range_are_refused(bpe: SentencePieceTokenizer, id: int) -> None:
     """A negative index must not quietly mean the last piece."""
     with pytest.raises(UserError, match=f"token id {id} is not in the vocabulary: 0 to 339"):
         bpe.decode([id])
@@ -182,7 +185,7 @@ def test_a_stream_equals_decode(tokenizer: Tokenizer) -> None:
         assert pushed == tokenizer.decode(ids)
 
 
-def test_a_stream_holds_back_an_incomplete_character(bpe: Tokenizer) -> None:
+def test_a_stream_holds_back_an_incomplete_character(bpe: SentencePieceTokenizer) -> None:
     """A terminal never gets half an emoji."""
     stream = bpe.stream()
     assert [stream.push(id) for id in bpe.encode("é👍")] == ["", "é", "", "", "", "👍"]
@@ -212,12 +215,12 @@ def test_a_stream_never_gives_half_a_character(tokenizer: Tokenizer) -> None:
 # ---------------------------------------------------------------------------- bad models
 
 
-def test_garbage_is_refused(bpe: Tokenizer, capfd: pytest.CaptureFixture[str]) -> None:
+def test_garbage_is_refused(bpe: SentencePieceTokenizer, capfd: pytest.CaptureFixture[str]) -> None:
     """One line of ours; SentencePiece prints nothing."""
     whole = bpe.model_bytes
     for garbage in (b"", b"garbage", bytes(range(256)) * 9, whole[:100], whole[:-1], b"\0" * 99):
         with pytest.raises(UserError, match="the tokenizer"):
-            Tokenizer(garbage)
+            SentencePieceTokenizer(garbage)
     assert capfd.readouterr().err == ""
 
 
@@ -228,14 +231,14 @@ def test_a_model_that_loses_text_is_refused(tmp_path: Path) -> None:
         sentence_iterator=iter(TEXT), model_writer=model, vocab_size=45, minloglevel=2
     )
     with pytest.raises(UserError, match="the tokenizer loses text"):
-        Tokenizer(model.getvalue())
+        SentencePieceTokenizer(model.getvalue())
 
 
-def test_damaged_models_never_crash(bpe: Tokenizer) -> None:
+def test_damaged_models_never_crash(bpe: SentencePieceTokenizer) -> None:
     """The parser is C++: another process changes and deletes bytes of a model; no crash."""
     program = """
 import random, sys
-from data.tokenizer import Tokenizer
+from data.sentencepiece_tokenizer import SentencePieceTokenizer
 from errors import UserError
 model = sys.stdin.buffer.read()
 tried = {"works": 0, "refused": 0}
@@ -249,7 +252,7 @@ for seed in range(1500):
         else:
             del damaged[place : place + draw.randrange(1, 30)]
     try:
-        tokenizer = Tokenizer(bytes(damaged))
+        tokenizer = SentencePieceTokenizer(bytes(damaged))
         tokenizer.decode(tokenizer.encode("The kite \\u00e9\\n  <s>"))
         tokenizer.decode(range(tokenizer.vocab_size))
         tried["works"] += 1

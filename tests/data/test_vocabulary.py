@@ -18,14 +18,14 @@ from processes import processes_with
 
 from data import vocabulary
 from data.choices import TOKENIZERS
-from data.tokenizer import Tokenizer
+from data.tokenizer import Tokenizer, open_tokenizer
 from data.vocabulary import train_tokenizer
 from errors import UserError
 
 
 @pytest.fixture(scope="module")
 def bpe() -> Tokenizer:
-    return Tokenizer(train_tokenizer(TEXT, type="bpe", vocab_size=340))
+    return open_tokenizer(train_tokenizer(TEXT, type="bpe", vocab_size=340))
 
 
 @pytest.mark.parametrize("type", TOKENIZERS)
@@ -42,12 +42,12 @@ def test_training_is_deterministic(type: str) -> None:
     other = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     model = train_tokenizer(iter(TEXT), type=type, vocab_size=SIZE[type])
     assert other.stdout.strip() == hashlib.sha256(model).hexdigest()
-    assert Tokenizer(model).fingerprint() == hashlib.sha256(model).hexdigest()
+    assert open_tokenizer(model).fingerprint() == hashlib.sha256(model).hexdigest()
 
 
 def test_char_has_a_token_for_each_character() -> None:
     """Specials, bytes and the characters, newline, tab and space among them; no more."""
-    model = Tokenizer(train_tokenizer(["ab\tc\n", "b a"], type="char", vocab_size=1000))
+    model = open_tokenizer(train_tokenizer(["ab\tc\n", "b a"], type="char", vocab_size=1000))
     assert model.vocab_size == 3 + 256 + len("abc\t\n ")
     assert [model.decode([id]) for id in model.encode("a b\n\tc")] == list("a b\n\tc")
     assert model.encode("z") == [3 + ord("z")], "an unknown character is spelled in bytes"
@@ -63,22 +63,22 @@ def test_pieces_hold_no_word_together_with_a_newline(bpe: Tokenizer) -> None:
 
 def test_long_lines_and_reserved_characters_are_learnt_from() -> None:
     """SentencePiece skips a line over 4,192 bytes or with U+2585, and prints nothing about it."""
-    long = Tokenizer(train_tokenizer(["kite " * 5000], type="bpe", vocab_size=269))
+    long = open_tokenizer(train_tokenizer(["kite " * 5000], type="bpe", vocab_size=269))
     assert len(long.encode(" kite kite")) == 2
-    marked = Tokenizer(train_tokenizer(["kite \u2585 kite\n" * 9], type="bpe", vocab_size=269))
+    marked = open_tokenizer(train_tokenizer(["kite \u2585 kite\n" * 9], type="bpe", vocab_size=269))
     assert len(marked.encode(" kite kite")) <= 3
 
 
 def test_a_text_without_spaces_is_learnt_from() -> None:
     """One word of 200,000 characters is longer than any line SentencePiece would take."""
-    model = Tokenizer(train_tokenizer(["中文" * 100_000], type="bpe", vocab_size=264))
+    model = open_tokenizer(train_tokenizer(["中文" * 100_000], type="bpe", vocab_size=264))
     assert len(model.encode("中文")) == 1
 
 
 @pytest.mark.parametrize("type", TOKENIZERS)
 def test_digits_stand_alone(type: str) -> None:
     """A number is spelled digit by digit, however frequent it is."""
-    tokenizer = Tokenizer(train_tokenizer(TEXT, type=type, vocab_size=SIZE[type]))
+    tokenizer = open_tokenizer(train_tokenizer(TEXT, type=type, vocab_size=SIZE[type]))
     pieces = [tokenizer.piece(id) for id in range(259, tokenizer.vocab_size)]
     assert {"2", "7"} <= set(pieces)
     assert not any(len(piece) > 1 for piece in pieces if any(map(str.isdigit, piece)))
@@ -89,7 +89,7 @@ def test_training_stops_at_its_limit(
 ) -> None:
     """A huge corpus does not fill the memory; a note names the limit."""
     monkeypatch.setattr(vocabulary, "TRAINING_LIMIT", 6)
-    model = Tokenizer(train_tokenizer(["abc", "defg", "h"], type="char", vocab_size=999))
+    model = open_tokenizer(train_tokenizer(["abc", "defg", "h"], type="char", vocab_size=999))
     assert model.vocab_size == 259 + len("abcdef\n ")
     assert "note: the tokenizer learns from the first 6 characters" in capsys.readouterr().err
 
@@ -109,7 +109,7 @@ def test_a_vocabulary_that_the_text_does_not_allow(type: str) -> None:
     """The largest possible is trained: the bytes are those of that size asked for, and
     SentencePiece itself refuses one piece more."""
     model = train_tokenizer(TEXT, type=type, vocab_size=99_999)
-    largest = Tokenizer(model).vocab_size
+    largest = open_tokenizer(model).vocab_size
     assert 300 < largest < 1000
     assert model == train_tokenizer(TEXT, type=type, vocab_size=largest)
     with pytest.raises(RuntimeError, match=f"set it to a value <= {largest}"):
@@ -127,7 +127,7 @@ def test_vocabulary_too_small(type: str, vocab_size: int) -> None:
     with pytest.raises(UserError, match=f"^vocab_size is {vocab_size}, too few") as caught:
         train_tokenizer(TEXT, type=type, vocab_size=vocab_size)
     smallest = int(str(caught.value).rsplit(" ", 1)[1])
-    tokenizer = Tokenizer(train_tokenizer(TEXT, type=type, vocab_size=smallest))
+    tokenizer = open_tokenizer(train_tokenizer(TEXT, type=type, vocab_size=smallest))
     assert tokenizer.vocab_size == smallest == 3 + 256 + 3
     assert tokenizer.decode(tokenizer.encode(TEXT[1])) == TEXT[1]
 
@@ -159,7 +159,7 @@ def test_rare_characters_are_spelled_in_bytes(
 ) -> None:
     """The vocabulary has the size that was asked for, every character comes back, and the number
     and share that are printed are those counted from the pieces."""
-    tokenizer = Tokenizer(train_tokenizer([RARE_TEXT], type=type, vocab_size=vocab_size))
+    tokenizer = open_tokenizer(train_tokenizer([RARE_TEXT], type=type, vocab_size=vocab_size))
     printed = capsys.readouterr().err
     assert tokenizer.vocab_size == vocab_size
     single = {tokenizer.decode([id]) for id in range(259, vocab_size)}
@@ -181,7 +181,7 @@ def test_rare_characters_do_not_crowd_out_words() -> None:
     """6,000 characters that occur once cost no word its piece."""
     pieces = []
     for text in (RARE_TEXT, tiny.english(60_000)):
-        tokenizer = Tokenizer(train_tokenizer([text], type="bpe", vocab_size=400))
+        tokenizer = open_tokenizer(train_tokenizer([text], type="bpe", vocab_size=400))
         pieces.append({tokenizer.piece(id) for id in range(259, 400)})
     assert len(pieces[1] - pieces[0]) <= 1  # the emoji, which occurs 30 times, may take one
 
@@ -190,7 +190,7 @@ def test_characters_that_fit_all_have_a_piece(capsys: pytest.CaptureFixture[str]
     """As many characters as pieces; with one piece less, one character is encoded in bytes."""
     text = ["".join(RARE[:500]) + " \n"]
     for vocab_size, spelled in ((761, 0), (760, 1)):
-        tokenizer = Tokenizer(train_tokenizer(text, type="char", vocab_size=vocab_size))
+        tokenizer = open_tokenizer(train_tokenizer(text, type="char", vocab_size=vocab_size))
         lengths = [len(tokenizer.encode(character)) for character in text[0]]
         assert lengths.count(3) == spelled and lengths.count(1) == 502 - spelled
         assert ("are spelled in bytes" in capsys.readouterr().err) == bool(spelled)

@@ -7,7 +7,8 @@ import pytest
 import tiny
 
 from data import tokenizer
-from data.tokenizer import Tokenizer
+from data.sentencepiece_tokenizer import SentencePieceTokenizer
+from data.tokenizer import open_tokenizer
 from data.vocabulary import train_tokenizer
 from errors import UserError
 from experiments import segment
@@ -35,12 +36,12 @@ def test_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for type in ("bpe", "unigram"):
         *numbers, missing = cells[str(tmp_path / "a.txt"), type]
         for number, size in zip(numbers, (320, 330), strict=True):
-            ids = Tokenizer(train_tokenizer([train], type=type, vocab_size=size)).encode(val)
+            ids = open_tokenizer(train_tokenizer([train], type=type, vocab_size=size)).encode(val)
             assert number == f"{len(val.encode()) / len(ids):.2f}"
         assert missing == "-"
     assert len(notes) == 2
     for note, type in zip(notes, ("bpe", "unigram"), strict=True):
-        largest = Tokenizer(train_tokenizer([train], type=type, vocab_size=9999)).vocab_size
+        largest = open_tokenizer(train_tokenizer([train], type=type, vocab_size=9999)).vocab_size
         assert note.endswith(f", {type}, 9,999: the text allows {largest:,} tokens at most")
     results = json.loads((tmp_path / "result.json").read_text())["cells"]
     assert [cell["vocab_size"] for cell in results] == [320, 330, 9999] * 2
@@ -73,11 +74,11 @@ def test_a_text_that_is_not_restored(
     (tmp_path / "a.txt").write_text(tiny.english(5_000))
     words = [str(tmp_path / "a.txt"), "--sizes", "320", "--types", "bpe"]
 
-    class Lossy(Tokenizer):
+    class Lossy(SentencePieceTokenizer):
         def encode(self, text: str) -> list[int]:
             return super().encode(text if len(text) < 99 else text.replace("e", "i"))
 
-    monkeypatch.setattr(tokenizer, "Tokenizer", Lossy)
+    monkeypatch.setattr(tokenizer, "open_tokenizer", Lossy)
     assert segment.main(words) == 1
     printed = capsys.readouterr().out
     assert "! |" in printed and "a.txt, bpe, 320: 1 documents are not restored" in printed

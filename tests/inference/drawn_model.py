@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from configs.settings import Config, ModelSettings
-from data.tokenizer import Tokenizer
+from data.tokenizer import open_tokenizer
 from model import ModelConfig, Transformer
 from training import checkpoint
 
@@ -20,7 +20,7 @@ def save(folder: Path, tokenizer: bytes, **settings: Any) -> Path:
     """Save a model with drawn weights; returns the checkpoint file."""
     config = replace(Config(), model=ModelSettings(**SHAPE, sliding_window=4, **settings))
     torch.manual_seed(0)
-    vocab_size = Tokenizer(tokenizer).vocab_size
+    vocab_size = open_tokenizer(tokenizer).vocab_size
     model = Transformer(ModelConfig(vocab_size=vocab_size, **vars(config.model)))
     for name, weight in model.named_parameters():
         if "norm" not in name:
