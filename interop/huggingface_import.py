@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data.tokenizer import Tokenizer
 from errors import UserError
+from interop.foreign_tokenizer import folder_tokenizer
 from interop.huggingface_config import ForeignConfig, read_config
 from interop.names import halves_to_pairs, to_huggingface
 from interop.safetensors_folder import DTYPES, Stored, list_tensors, read
@@ -41,7 +42,7 @@ class ForeignModel:
 
     folder: Path
     config: ForeignConfig
-    tokenizer_bytes: bytes
+    text_tokenizer: Tokenizer
     stored: Mapping[str, Stored]  # under Hugging Face's names
 
     @property
@@ -51,12 +52,7 @@ class ForeignModel:
 
     def tokenizer(self) -> bytes:
         """Return the tokenizer, as a checkpoint holds it."""
-        return self.tokenizer_bytes
-
-    @property
-    def tokenizer_kind(self) -> str:
-        """What kind of tokenizer it is, in words."""
-        return "SentencePiece"
+        return self.text_tokenizer.model_bytes
 
     def weights(self, expected: Shapes) -> dict[str, Tensor]:
         """Read the weights as fp32; `expected` are the shapes of the model to fill.
@@ -97,10 +93,10 @@ def open_folder(folder: Path) -> ForeignModel:
     config = read_config(folder)
     stored = list_tensors(folder)
     _check_tensors(folder, config.model, stored)
-    tokenizer = _tokenizer(folder)
-    if (size := Tokenizer(tokenizer).vocab_size) != config.model.vocab_size:
+    tokenizer = folder_tokenizer(folder)
+    if tokenizer.vocab_size != config.model.vocab_size:
         raise UserError(
-            f"{folder}: the tokenizer has {size:,} tokens, but vocab_size in config.json is "
+            f"{folder}: the tokenizer has {tokenizer.vocab_size:,} tokens, but vocab_size in config.json is "
             f"{config.model.vocab_size:,}: use the tokenizer of this model"
         )
     return ForeignModel(folder, config, tokenizer, stored)
@@ -143,14 +139,3 @@ def _refuse_surplus(folder: Path, surplus: Iterable[str]) -> None:
                 raise UserError(f"{folder} has the tensor {name}: {reason}")
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     raise UserError(f"{folder} has the tensor {names[0]}{more}, which config.json does not ask for")
-
-
-def _tokenizer(folder: Path) -> bytes:
-    """Return the tokenizer of the folder, as a checkpoint holds it."""
-    path = folder / "tokenizer.model"
-    if not path.is_file():
-        raise UserError(f"{folder} has no tokenizer: tokenizer.json or tokenizer.model is needed")
-    try:
-        return Tokenizer(path.read_bytes()).model_bytes
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None

@@ -83,7 +83,7 @@ def import_model(foreign: ForeignModel, out: Path, origin: str) -> str:
             },
         )
         atomic_write(folder / "config.yaml", to_yaml(config).encode())
-        atomic_write(folder / "tokenizer.model", foreign.tokenizer())
+        atomic_write(folder / foreign.text_tokenizer.file_name, foreign.tokenizer())
         return _verdict(foreign, open_trained(folder))
 
 

@@ -73,9 +73,15 @@ def _description(foreign: "ForeignModel", origin: str) -> str:
         "size": f"{sum(shape.parameter_counts().values()):,} parameters, {shape.n_layers} layers",
         "windows": ", ".join(windows),
         "vocabulary": f"{shape.vocab_size:,} tokens",
-        "tokenizer": foreign.tokenizer_kind,
+        "tokenizer": _tokenizer_kind(foreign),
     }
     return "\n".join(f"{name:12} {text}" for name, text in rows.items())
+
+
+def _tokenizer_kind(foreign: "ForeignModel") -> str:
+    tokenizer = foreign.text_tokenizer
+    kind = "SentencePiece" if tokenizer.file_name == "tokenizer.model" else "Hugging Face's"
+    return f"{tokenizer.file_name} ({kind})"
 
 
 def _parser() -> ArgumentParser:
