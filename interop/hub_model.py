@@ -1,5 +1,6 @@
 """Download a model of the Hugging Face Hub: OWNER/NAME -> a local folder in the cache."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -27,8 +28,9 @@ def download(id: str, revision: str | None = None) -> tuple[Path, str]:
     from huggingface_hub import HfApi, errors, snapshot_download
     from huggingface_hub.constants import ENDPOINT
 
+    endpoint = os.environ.get("HF_ENDPOINT", ENDPOINT)
     try:
-        commit = HfApi().model_info(id, revision=revision, timeout=TIMEOUT).sha
+        commit = HfApi(endpoint).model_info(id, revision=revision, timeout=TIMEOUT).sha
         assert commit is not None
         print(f"downloading {id} ...", file=sys.stderr)
         folder = snapshot_download(
@@ -36,6 +38,7 @@ def download(id: str, revision: str | None = None) -> tuple[Path, str]:
             revision=commit,
             allow_patterns=list(FILES),
             cache_dir=cache_folder() / "hub",
+            endpoint=endpoint,
             max_workers=4,
         )
     except errors.RevisionNotFoundError:
@@ -51,7 +54,7 @@ def download(id: str, revision: str | None = None) -> tuple[Path, str]:
         ) from None
     except Exception as error:  # no address, no route, no answer, or a wrong one
         raise UserError(
-            f"there is no folder {id}, and the Hub at {ENDPOINT} cannot be reached "
+            f"there is no folder {id}, and the Hub at {endpoint} cannot be reached "
             f"({reason_of(error)}): check the name, the network and HF_ENDPOINT"
         ) from error
     return Path(folder), commit

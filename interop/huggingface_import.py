@@ -60,7 +60,7 @@ class ForeignModel:
         Raises `UserError` if the shapes of the folder's model are others, if a weight is not
         finite, or if the two tied matrices differ.
         """
-        ours = _shapes(self.model)
+        ours = shapes_of(self.model)
         for name in sorted({**ours, **expected}):
             if ours.get(name) != expected.get(name):
                 raise UserError(
@@ -96,20 +96,20 @@ def open_folder(folder: Path) -> ForeignModel:
     tokenizer = folder_tokenizer(folder)
     if tokenizer.vocab_size != config.model.vocab_size:
         raise UserError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size:,} tokens, but vocab_size in config.json is "
-            f"{config.model.vocab_size:,}: use the tokenizer of this model"
+            f"{folder}: the tokenizer has {tokenizer.vocab_size:,} tokens, but vocab_size in "
+            f"config.json is {config.model.vocab_size:,}: use the tokenizer of this model"
         )
     return ForeignModel(folder, config, tokenizer, stored)
 
 
-def _shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+def shapes_of(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Return the shape of each weight, under Breeze's names."""
     return {n: tuple(weight.shape) for n, weight in empty_model(model).named_parameters()}
 
 
 def _check_tensors(folder: Path, model: ModelConfig, stored: Mapping[str, Stored]) -> None:
     """Raise `UserError` if names, shapes or number formats are not those of the model."""
-    needed = {to_huggingface(name): shape for name, shape in _shapes(model).items()}
+    needed = {to_huggingface(name): shape for name, shape in shapes_of(model).items()}
     known = {*needed, TIED} if model.tie_embeddings else needed.keys()
     _refuse_surplus(folder, (name for name in stored if name not in known))
     for name, shape in needed.items():

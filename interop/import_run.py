@@ -16,8 +16,8 @@ from configs.settings import Config, DataSettings, ModelSettings, TokenizerSetti
 from errors import UserError
 from inference.trained import TrainedModel, open_trained
 from interop.check import SEED, TOLERANCE, n_checked, require_transformers
-from interop.huggingface_import import ForeignModel
-from model.transformer import Transformer, empty_model
+from interop.huggingface_import import ForeignModel, shapes_of
+from model.transformer import Transformer
 from storage import atomic_folder, atomic_write
 from training.checkpoint import save
 from training.memory import allocation_errors, format_bytes, memory_limit
@@ -73,7 +73,7 @@ def import_model(foreign: ForeignModel, out: Path, origin: str) -> str:
         save(
             folder / "checkpoints",
             0,
-            weights=_weights(foreign),
+            weights=foreign.weights(shapes_of(foreign.model)),
             moments={},
             tokenizer=foreign.tokenizer(),
             metadata={
@@ -85,11 +85,6 @@ def import_model(foreign: ForeignModel, out: Path, origin: str) -> str:
         atomic_write(folder / "config.yaml", to_yaml(config).encode())
         atomic_write(folder / foreign.text_tokenizer.file_name, foreign.tokenizer())
         return _verdict(foreign, open_trained(folder))
-
-
-def _weights(foreign: ForeignModel) -> dict[str, torch.Tensor]:
-    shapes = empty_model(foreign.model).named_parameters()
-    return foreign.weights({name: tuple(weight.shape) for name, weight in shapes})
 
 
 def _refuse_too_large(foreign: ForeignModel) -> None:
