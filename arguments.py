@@ -62,18 +62,19 @@ def _trained_settings(config: Config, resume: bool) -> Mapping[str, Any]:
     with redirect_stderr(io.StringIO()):  # the notes are printed when the weights are read
         checkpoint = newest(config.folder / "checkpoints") if resume else None
         if checkpoint is not None:
-            return _model_settings(checkpoint)
+            return vars(_recorded_config(checkpoint).model)
         if is_model_folder(initial):
             return read_foreign(initial).settings
         checkpoint = find(initial)
-    windows = checkpoint.metadata.get("windows")
-    return _model_settings(checkpoint) | ({"sliding_window": tuple(windows)} if windows else {})
+    recorded = _recorded_config(checkpoint)
+    windows = {}
+    if recorded.train.window_schedule != "constant":  # the config has the windows of its end
+        windows = {"sliding_window": tuple(checkpoint.metadata["windows"])}
+    return vars(recorded.model) | windows
 
 
-def _model_settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the section `model` of the config that a checkpoint records."""
-    config = config_from_dict(checkpoint.metadata["config"], str(checkpoint.path))
-    return dict(vars(config.model))
+def _recorded_config(checkpoint: Checkpoint) -> Config:
+    return config_from_dict(checkpoint.metadata["config"], str(checkpoint.path))
 
 
 def open_initial(config: Config) -> Checkpoint | ForeignModel | None:

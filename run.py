@@ -235,21 +235,11 @@ def start_run(
     the run cannot fit in memory, or if model, tokenizer or text are not those of the checkpoint.
     """
     keep_freed_memory()
-    train = config.train
-    hardware = choose_hardware(
-        train.device, train.precision, train.compile, train.native, native.training_refusal
-    )
-    if hardware.device.type == "cpu":  # now, not in the middle of training, where it writes text
-        refusal("decode", bf16=False)
-    if config.model.attention == "flex" and hardware.device.type != "cuda":
-        raise UserError(
-            f"model.attention flex trains on CUDA only, this is {hardware.device.type}: use auto "
-            "or blocked"
-        )
+    hardware = _choose_hardware(config)
     # A short text may give a smaller vocabulary than the config's: here it is counted as one token.
     _refuse_too_large(config, 1, hardware)
     tokenizer = None  # trained on the text, unless the weights come with one
-    if train.init_from is not None:
+    if config.train.init_from is not None:
         trained = checkpoint or initial
         assert trained is not None, "open what train.init_from names"
         tokenizer = open_tokenizer(trained.tokenizer())
@@ -267,6 +257,22 @@ def start_run(
     atomic_write(run.folder / "config.yaml", to_yaml(config).encode())
     atomic_write(run.folder / tokenizer.file_name, tokenizer.model_bytes)
     return run
+
+
+def _choose_hardware(config: Config) -> Hardware:
+    """Choose what to train on. Raises `UserError` if it cannot train this config."""
+    train = config.train
+    hardware = choose_hardware(
+        train.device, train.precision, train.compile, train.native, native.training_refusal
+    )
+    if hardware.device.type == "cpu":  # now, not in the middle of training, where it writes text
+        refusal("decode", bf16=False)
+    if config.model.attention == "flex" and hardware.device.type != "cuda":
+        raise UserError(
+            f"model.attention flex trains on CUDA only, this is {hardware.device.type}: use auto "
+            "or blocked"
+        )
+    return hardware
 
 
 def _build(config: Config, vocab_size: int, hardware: Hardware) -> tuple[Transformer, Optimizer]:

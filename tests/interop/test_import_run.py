@@ -169,8 +169,8 @@ def test_init_from_a_folder_trains_its_model(
     """The config's own shape, windows or tokenizer, or drawn weights; and a run that cannot be
     resumed when the folder is gone."""
     folder = Path(shutil.copytree(foreign, tmp_path / "model"))
-    config = own_config(tmp_path, short, f"train: {{init_from: {folder}, lr: 1e-9, adamw_lr: 1e-9}}",
-                        "model: {sliding_window: 4}")  # fmt: skip
+    start = f"train: {{init_from: {folder}, lr: 1e-9, adamw_lr: 1e-9}}"
+    config = own_config(tmp_path, short, start, "model: {sliding_window: 4}")
     words = [config, *SHORT,
              f"run_dir={tmp_path / 'run'}"]  # fmt: skip
     assert train.main(words) == 0
