@@ -42,15 +42,20 @@ def list_tensors(folder: Path) -> dict[str, Stored]:
     if (folder / SINGLE).is_file():
         return _header(folder / SINGLE)
     if any(folder.glob("pytorch_model*.bin")):
-        raise UserError(
-            f"{folder} has its weights in pytorch_model.bin, a pickle, which can run any program "
-            f"when it is read: {CONVERT}"
-        )
+        raise pickled(str(folder))
     if any(folder.glob("model-*.safetensors")):
         raise UserError(
             f"{folder} has shards but no {INDEX}, which names their tensors: restore it"
         )
     raise UserError(f"{folder} has no weights: {SINGLE} or {INDEX} with its shards is needed")
+
+
+def pickled(name: str) -> UserError:
+    """Return the error for a model whose weights are a pickle."""
+    return UserError(
+        f"{name} has its weights in pytorch_model.bin, a pickle, which can run any program when it "
+        f"is read: {CONVERT}"
+    )
 
 
 def read(stored: Stored, name: str) -> Tensor:

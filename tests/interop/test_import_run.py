@@ -230,20 +230,28 @@ def test_a_model_of_the_hub(
     for name in ("own/tiny", "own/gated-tiny"):
         shutil.copytree(foreign, hub / name)
         (hub / name / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    shutil.copytree(foreign, hub / "own/qwen")
+    change_config(hub / "own/qwen", architectures=["Qwen3ForCausalLM"])
+    shutil.copytree(foreign, hub / "own/pickle").joinpath("model.safetensors").rename(
+        hub / "own/pickle/pytorch_model.bin"
+    )
     with hub_server.serve(hub) as (address, asked):
         monkeypatch.setenv("HF_ENDPOINT", address)
         assert import_hf.main(["own/tiny", "--out", str(tmp_path / "run")]) == 0
         commit = hub_server.commit_of(hub / "own/tiny")
         assert f"MistralForCausalLM of own/tiny@{commit}" in capsys.readouterr().out
         assert find(tmp_path / "run").metadata["imported_from"] == f"own/tiny@{commit}"
-        assert not any("pytorch_model" in line for line in asked)
         for name, more, expected in (
             ("own/none", [], "no folder own/none, and the Hub has no such model"),
             ("own/tiny", ["--revision", "v9"], "has no branch, tag or commit v9"),
             ("own/gated-tiny", [], "is gated: ask for access"),
+            ("own/qwen", [], "Qwen3ForCausalLM"),
+            ("own/pickle", [], "own/pickle has its weights in pytorch_model.bin, a pickle"),
             ("own/down", [], f"the Hub at {address} cannot be reached"),
         ):
             assert import_hf.main([name, "--out", str(tmp_path / "other"), *more]) == 2
             error = capsys.readouterr().err.splitlines()[-1]
             assert error.startswith("error: ") and expected in error
+    read = [line for line in asked if "pytorch_model" in line or "qwen/resolve" in line]
+    assert read and all(line.endswith(".json") for line in read)  # nothing large, no pickle
     assert not (tmp_path / "other").exists()
