@@ -137,7 +137,7 @@ class TrainSettings:
     """The optimization; a step is one update of the weights."""
 
     init_from: str | None = setting(
-        None, "run, checkpoint or Hugging Face folder to start from: weights, tokenizer"
+        None, "a trained run, checkpoint or Hugging Face folder to start from"
     )
     max_steps: int = setting(800, "length of the run", unit="steps", minimum=1)
     micro_batch_size: int = setting(

@@ -38,27 +38,27 @@ _BY_TYPE = {name.removesuffix("ForCausalLM").lower(): name for name in CARRIED} 
 # Names of architectures that Breeze cannot carry, with the reason; the first match counts.
 _REASONS = (
     (r"ConditionalGeneration", "it reads more than text"),
+    (r"Mamba|Rwkv|Jamba|RecurrentGemma", "its layers are recurrent"),
     (r"Moe|MoE|Mixtral|GptOss|Deepseek", "it is a mixture of experts (MoE)"),
     (r"Qwen3|Olmo2|Gemma3", "it normalizes queries and keys (QK norm)"),
     (r"Qwen2|GPT|OPT|Bloom|Starcoder2|Phi(?!3)", "its matrices have biases"),
     (r"Gemma", "it scales embeddings and norms"),
     (r"Granite", "it multiplies embeddings, residuals and logits"),
     (r"Phi3", "it stores several projections as one matrix"),
-    (r"Mamba|Rwkv|Jamba|RecurrentGemma", "its layers are recurrent"),
     (r"Model$", "it has no output matrix"),
 )
-# Keys that must be absent, null, false or the given value, with the reason.
-_NEUTRAL: tuple[tuple[str, Any, str], ...] = (
-    *((key, None, "Breeze's matrices have no biases")
-      for key in ("attention_bias", "mlp_bias", "qkv_bias", "use_bias")),
-    *((key, None, "Breeze does not normalize queries and keys (QK norm)")
-      for key in ("qk_norm", "use_qk_norm", "qk_layernorm")),
-    *((key, 1, "Breeze has no experts (MoE)")
-      for key in ("num_local_experts", "num_experts", "n_routed_experts")),
-    *((key, 1.0, "Breeze multiplies by no such number")
-      for key in ("embedding_multiplier", "residual_multiplier", "logits_scaling")),
-    *((key, None, "Breeze does not bound scores or logits (softcapping)")
-      for key in ("attn_logit_softcapping", "final_logit_softcapping", "logits_soft_cap")),
+# Keys, the values at which they change nothing, and why others are refused.
+_NEUTRAL: tuple[tuple[tuple[str, ...], tuple[Any, ...], str], ...] = (
+    (("attention_bias", "mlp_bias", "qkv_bias", "use_bias"), (None, False),
+     "Breeze's matrices have no biases"),
+    (("qk_norm", "use_qk_norm", "qk_layernorm"), (None, False),
+     "Breeze does not normalize queries and keys (QK norm)"),
+    (("num_local_experts", "num_experts", "n_routed_experts"), (None, 0, 1),
+     "Breeze has no experts (MoE)"),
+    (("embedding_multiplier", "residual_multiplier", "logits_scaling"), (None, 1),
+     "Breeze multiplies by no such number"),
+    (("attn_logit_softcapping", "final_logit_softcapping", "logits_soft_cap"), (None,),
+     "Breeze does not bound scores or logits (softcapping)"),
 )  # fmt: skip
 # Field of ModelConfig -> key of config.json, for error messages.
 _KEYS = {
@@ -199,10 +199,10 @@ def _architecture(values: Mapping[str, Any]) -> str:
 
 def _refuse_unsupported(values: Mapping[str, Any]) -> None:
     """Raise `UserError` for a key that Breeze has no place for."""
-    for key, neutral, reason in _NEUTRAL:
-        value = values.get(key)
-        if value not in (None, False, neutral):
-            raise UserError(f"{key} is {spell(value)}: {reason}")
+    for keys, neutral, reason in _NEUTRAL:
+        for key in keys:
+            if (value := values.get(key)) not in neutral:
+                raise UserError(f"{key} is {spell(value)}: {reason}")
     if (act := values.get("hidden_act", "silu")) not in ("silu", "swish"):
         raise UserError(f"hidden_act is {spell(act)}: Breeze's feed-forward has silu only")
     if quantized := values.get("quantization_config"):

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 import torch
 from foreign import byte_tokenizer, change_config, change_tensors, save_foreign
 
+from errors import UserError
+from interop.huggingface_import import open_folder, shapes_of
 from scripts import import_hf
 
 pytest.importorskip("transformers", reason="not installed: pip install -e '.[dev]'")
@@ -210,6 +213,14 @@ def test_files(
     FOLDERS[expected](folder)
     line = refusal(folder, tmp_path / "run", capsys)
     assert re.search(expected, line), line
+
+
+def test_a_model_of_another_shape(single: Path) -> None:
+    """A saved config may ask for another model than the one that is in the folder now."""
+    foreign = open_folder(single)
+    shapes = shapes_of(replace(foreign.model, hidden_dim=64))
+    with pytest.raises(UserError, match=r"w1.weight is \(48, 32\) there, and \(64, 32\) here"):
+        foreign.weights(shapes)
 
 
 def test_names(mistral: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
