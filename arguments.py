@@ -49,11 +49,15 @@ def read_config(
     error in the file and on the command line.
     """
     path, given = split_arguments(arguments.words)
-    return load_config(path, [*given, *overrides], partial(_trained_settings, resume=resume))
+    return load_config(path, [*given, *overrides], partial(trained_settings, resume=resume))
 
 
-def _trained_settings(config: Config, resume: bool) -> Mapping[str, Any]:
-    """Return the section `model` of the weights from which a run starts or continues."""
+def trained_settings(config: Config, resume: bool = False) -> Mapping[str, Any]:
+    """Return the section `model` of the weights that train.init_from names, for `load_config`.
+
+    With `resume` it is that of the run's own checkpoint, if there is one. Raises `UserError` if
+    there are no such weights.
+    """
     from interop.huggingface_config import is_model_folder
     from interop.huggingface_config import read_config as read_foreign
     from training.checkpoint import find, newest

@@ -8,6 +8,7 @@ from tiny import last, start
 
 import train
 from arguments import read_config
+from experiments.train_runs import Training, is_finished
 from inference.trained import open_trained
 from scripts import plan
 
@@ -26,11 +27,11 @@ def test_a_config_of_few_settings_starts_from_a_run(
     finished: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The default shape, with an error about the architecture of a file."""
-    more = [f"data.path={text}", f"run_dir={tmp_path / 'run'}", "train.max_steps=1",
-            "train.device=cpu", "sample.max_tokens=2"]  # fmt: skip
-    assert train.main(words(tmp_path, finished, *more)) == 0
+    run, more = tmp_path / "run", [f"data.path={text}", "train.max_steps=1", "train.device=cpu"]
+    assert train.main([*words(tmp_path, finished, *more), f"run_dir={run}"]) == 0
     assert "model.dim is 32 instead of 256" in capsys.readouterr().err
-    assert open_trained(tmp_path / "run").model.config == open_trained(finished).model.config
+    assert is_finished(Training(tuple(words(tmp_path, finished, *more)), run))  # of a sweep
+    assert open_trained(run).model.config == open_trained(finished).model.config
     assert plan.main(words(tmp_path, finished)) == 0
     assert plan.main(words(tmp_path, tmp_path / "none")) == 2
     assert "there is no run" in capsys.readouterr().err
