@@ -1,23 +1,29 @@
 """The arguments that commands share: CONFIG with its overrides, and RUN with its checkpoint.
 
 A command declares them with `add_config` or `add_run`, and reads them with `read_config` or
-`open_run`.
+`open_run`. `train.init_from` of a config names a trained model: a run of Breeze, a checkpoint, or a
+folder of Hugging Face. `open_initial` opens it.
 """
 
 from __future__ import annotations
 
+import io
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from configs.load import QUICKSTART, load_config, split_arguments
+from configs.load import QUICKSTART, config_from_dict, load_config, split_arguments
 from configs.settings import Config
 from configs.spelling import advice
 from errors import ArgumentParser
 
 if TYPE_CHECKING:  # torch is imported only when a model is opened
     from inference.trained import TrainedModel
+    from interop.huggingface_import import ForeignModel
+    from training.checkpoint import Checkpoint
 
 DEFAULT_RUN = "runs/quickstart"
 
@@ -33,13 +39,65 @@ def add_config(parser: ArgumentParser) -> None:
     parser.advise = advice
 
 
-def read_config(arguments: Namespace, overrides: Sequence[str] = ()) -> Config:
+def read_config(
+    arguments: Namespace, overrides: Sequence[str] = (), *, resume: bool = False
+) -> Config:
     """Load the config that the user named; `overrides` of the command are applied last.
 
-    Raises `UserError` with every error in the file and on the command line.
+    If the user named a trained model in train.init_from, the config gets its model's settings. With
+    `resume` they are those of the run itself, if it has a checkpoint. Raises `UserError` with every
+    error in the file and on the command line.
     """
     path, given = split_arguments(arguments.words)
-    return load_config(path, [*given, *overrides])
+    return load_config(path, [*given, *overrides], partial(trained_settings, resume=resume))
+
+
+def trained_settings(config: Config, resume: bool = False) -> Mapping[str, Any]:
+    """Return the section `model` of the weights that train.init_from names, for `load_config`.
+
+    With `resume` it is that of the run's own checkpoint, if there is one. Raises `UserError` if
+    there are no such weights.
+    """
+    from interop.huggingface_config import is_model_folder
+    from interop.huggingface_config import read_config as read_foreign
+    from training.checkpoint import find, newest
+
+    initial = Path(config.train.init_from or "")
+    with redirect_stderr(io.StringIO()):  # the notes are printed when the weights are read
+        checkpoint = newest(config.folder / "checkpoints") if resume else None
+        if checkpoint is not None:
+            return vars(_recorded_config(checkpoint).model)
+        if is_model_folder(initial):
+            return read_foreign(initial).settings
+        checkpoint = find(initial)
+    recorded = _recorded_config(checkpoint)
+    windows = {}
+    if recorded.train.window_schedule != "constant":  # the config has the windows of its end
+        windows = {"sliding_window": tuple(checkpoint.metadata["windows"])}
+    return vars(recorded.model) | windows
+
+
+def _recorded_config(checkpoint: Checkpoint) -> Config:
+    return config_from_dict(checkpoint.metadata["config"], str(checkpoint.path))
+
+
+def open_initial(config: Config) -> Checkpoint | ForeignModel | None:
+    """Open the trained model from whose weights a run starts; None if they are drawn.
+
+    Raises `UserError` if there is none, or if Breeze cannot carry it.
+    """
+    if config.train.init_from is None:
+        return None
+    path = Path(config.train.init_from)
+    from interop.huggingface_config import is_model_folder
+
+    if is_model_folder(path):
+        from interop.huggingface_import import open_folder
+
+        return open_folder(path)
+    from training.checkpoint import find
+
+    return find(path)
 
 
 def add_run(parser: ArgumentParser, *, several: bool = False) -> None:

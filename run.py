@@ -9,7 +9,7 @@ import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ from model.loss import next_token_loss
 from model.native.build import refusal
 from model.window import Window
 from storage import atomic_write, cache_folder
-from training.checkpoint import Checkpoint, find, prune, save
+from training.checkpoint import Checkpoint, Shapes, prune, save
 from training.device import (
     Hardware,
     autocast,
@@ -52,6 +52,13 @@ MEMORY_REMEDY = (
     "same), data.seq_len shorter, train.eval_batch_size smaller or the model smaller (model.dim, "
     "model.n_layers)"
 )
+
+
+class TrainedWeights(Protocol):
+    """What a run starts from: a checkpoint, or a model of others (`interop/`)."""
+
+    def tokenizer(self) -> bytes: ...
+    def weights(self, expected: Shapes) -> dict[str, Tensor]: ...
 
 
 @dataclass
@@ -197,11 +204,11 @@ class TrainingRun:
         prune(path, self.config.train.keep_checkpoints)
         return path
 
-    def load_weights(self, checkpoint: Checkpoint) -> None:
-        """Replace the weights by those of `checkpoint`; its architecture must be the model's."""
+    def load_weights(self, trained: TrainedWeights) -> None:
+        """Replace the weights by those of `trained`; its architecture must be the model's."""
         parameters = dict(self.model.named_parameters())
         with torch.no_grad():
-            for name, weight in checkpoint.weights(self._shapes).items():
+            for name, weight in trained.weights(self._shapes).items():
                 parameters[name].copy_(weight)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -218,32 +225,24 @@ class TrainingRun:
 
 
 @fields_named(keys_of("data", "tokenizer", "train"))
-def start_run(config: Config, checkpoint: Checkpoint | None) -> TrainingRun:
+def start_run(
+    config: Config, checkpoint: Checkpoint | None, initial: TrainedWeights | None = None
+) -> TrainingRun:
     """Build everything that training needs, for a new run or from a checkpoint of this run.
 
-    Raises `UserError` if the run cannot fit in memory, or if model, tokenizer or text are not
-    those of the checkpoint.
+    A new run starts from the weights and the tokenizer of `initial`, the trained model that
+    train.init_from names; a run that continues has both in its checkpoint. Raises `UserError` if
+    the run cannot fit in memory, or if model, tokenizer or text are not those of the checkpoint.
     """
     keep_freed_memory()
-    train = config.train
-    hardware = choose_hardware(
-        train.device, train.precision, train.compile, train.native, native.training_refusal
-    )
-    if hardware.device.type == "cpu":  # now, not in the middle of training, where it writes text
-        refusal("decode", bf16=False)
-    if config.model.attention == "flex" and hardware.device.type != "cuda":
-        raise UserError(
-            f"model.attention flex trains on CUDA only, this is {hardware.device.type}: use auto "
-            "or blocked"
-        )
+    hardware = _choose_hardware(config)
     # A short text may give a smaller vocabulary than the config's: here it is counted as one token.
     _refuse_too_large(config, 1, hardware)
-    initial = checkpoint  # holds the tokenizer and the first weights
-    if checkpoint is None and train.init_from is not None:
-        initial = find(Path(train.init_from))
     tokenizer = None  # trained on the text, unless the weights come with one
-    if initial is not None and train.init_from is not None:
-        tokenizer = open_tokenizer(initial.tokenizer())
+    if config.train.init_from is not None:
+        trained = checkpoint or initial
+        assert trained is not None, "open what train.init_from names"
+        tokenizer = open_tokenizer(trained.tokenizer())
     tokenizer, corpus = open_text(config.data, config.tokenizer, tokenizer)
     _refuse_too_large(config, tokenizer.vocab_size, hardware)
     if checkpoint is not None:
@@ -258,6 +257,22 @@ def start_run(config: Config, checkpoint: Checkpoint | None) -> TrainingRun:
     atomic_write(run.folder / "config.yaml", to_yaml(config).encode())
     atomic_write(run.folder / tokenizer.file_name, tokenizer.model_bytes)
     return run
+
+
+def _choose_hardware(config: Config) -> Hardware:
+    """Choose what to train on. Raises `UserError` if it cannot train this config."""
+    train = config.train
+    hardware = choose_hardware(
+        train.device, train.precision, train.compile, train.native, native.training_refusal
+    )
+    if hardware.device.type == "cpu":  # now, not in the middle of training, where it writes text
+        refusal("decode", bf16=False)
+    if config.model.attention == "flex" and hardware.device.type != "cuda":
+        raise UserError(
+            f"model.attention flex trains on CUDA only, this is {hardware.device.type}: use auto "
+            "or blocked"
+        )
+    return hardware
 
 
 def _build(config: Config, vocab_size: int, hardware: Hardware) -> tuple[Transformer, Optimizer]:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arguments import add_config, read_config
+from arguments import add_config, open_initial, read_config
 from configs.help import describe
 from configs.load import split_arguments
 from configs.settings import Config, keys_of
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_intermixed_args(argv)
     arguments.words = locate_run(arguments.words)
-    config = read_config(arguments)
+    config = read_config(arguments, resume=arguments.resume)
     return train(config, resume=arguments.resume)
 
 
@@ -104,14 +104,15 @@ def train(config: Config, *, resume: bool = False) -> int:
 def train_from(config: Config, checkpoint: Checkpoint | None) -> int:
     """Train from `checkpoint`, or from the beginning if it is None. Returns the exit code.
 
-    Raises `UserError` if memory does not suffice, or if `checkpoint` is not of the same run.
+    Raises `UserError` if memory does not suffice, if `checkpoint` is not of the same run, or if
+    what train.init_from names cannot be opened.
     """
     from run import MEMORY_REMEDY, start_run
     from summary import summary
     from training.memory import allocation_errors
 
     with allocation_errors(MEMORY_REMEDY):
-        run = start_run(config, checkpoint)
+        run = start_run(config, checkpoint, None if checkpoint else open_initial(config))
         print(summary(run), end="\n\n")
         print("Ctrl-C saves and stops; --resume continues.\n", flush=True)
         metrics = MetricsLog(config.folder / "metrics.jsonl", run.step)
@@ -126,9 +127,11 @@ def train_from(config: Config, checkpoint: Checkpoint | None) -> int:
 def checkpoint_to_resume(config: Config, resume: bool) -> Checkpoint | None:
     """Return the newest checkpoint in the run's folder; None if there is none.
 
-    Raises `UserError` if there is one and `resume` is False.
+    Raises `UserError` if there is one and `resume` is False, or if it cannot be resumed.
     """
     checkpoint = newest(config.folder / "checkpoints")
+    if checkpoint is not None:
+        checkpoint.refuse_without_moments()
     if checkpoint is not None and not resume:
         raise UserError(
             f"{config.folder} already holds a run (step {checkpoint.step:,}): continue it with "

@@ -5,7 +5,7 @@ All errors are reported together, in one line that names the file, the line and 
 
 import difflib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from configs.rules import (
     conflicts,
     for_trained_weights,
     is_local_path,
+    of_trained_model,
     too_long,
     without_effect,
 )
@@ -33,6 +34,10 @@ SHOWN = 10  # errors listed in one line; the rest are counted
 TOGETHER = {
     "train.window_schedule": ("train.window_schedule", "train.window_from", "train.window_steps")
 }
+
+
+# The settings of the section `model` that belong to the weights from which a run starts.
+TrainedSettings = Callable[[Config], Mapping[str, Any]]
 
 
 class Given(NamedTuple):
@@ -58,26 +63,31 @@ def split_arguments(words: Sequence[str]) -> tuple[str, list[str]]:
     return str(default.relative_to(Path.cwd()) if is_below else default), list(words)
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), trained: TrainedSettings | None = None
+) -> Config:
     """Read a YAML file, then `section.key=value` overrides; the last value of a key counts.
 
     A relative path that does not exist is looked up where Breeze is installed. A `data.path` given
     after the source sets the source. Settings that do not fit a short run or a trained
-    model, and that the user did not ask for, are changed. Notes on stderr report both. Raises
-    `UserError`, one line that names the file and every error. A setting that the user asked for and
-    that has no effect is an error.
+    model, and that the user did not ask for, are changed. Notes on stderr report both. `trained`
+    returns the model's settings of the weights that the user named in train.init_from; without it,
+    the config's stay. Raises `UserError`, one line that names the file and every error. A setting
+    that the user asked for and that has no effect is an error.
     """
     path = _locate(Path(path))
     in_file, errors = _read_file(path)
     in_overrides, more = _read_overrides(overrides)
     given = {**in_file, **in_overrides}
     notes = _set_source(given, in_file, in_overrides)
-    config, shortened = _check(given, [*errors, *more], str(path))
+    if "run_dir" not in given or given["run_dir"].value is None:
+        given["run_dir"] = Given(f"runs/{path.stem}", "")
+    config, shortened = _check(given, [*errors, *more], str(path), trained)
     if ineffective := _ineffective(config, in_file, in_overrides):
         raise UserError(_one_line(str(path), ineffective))
     for note in [*notes, *shortened]:
         print(f"note: {note}", file=sys.stderr)
-    return replace(config, run_dir=config.run_dir or f"runs/{path.stem}")
+    return config
 
 
 def config_from_dict(values: Mapping[str, Any], source: str = "config") -> Config:
@@ -216,12 +226,20 @@ def _set_source(
     return [f"data.source is files instead of {source}, because data.path names files"]
 
 
-def _check(given: Mapping[str, Given], errors: list[str], source: str) -> tuple[Config, list[str]]:
+def _check(
+    given: Mapping[str, Given],
+    errors: list[str],
+    source: str,
+    trained: TrainedSettings | None = None,
+) -> tuple[Config, list[str]]:
     """Build the config; return it with notes. Raises one `UserError` with all errors."""
     config, wrong = _build(given, errors)
     notes = []
     fitting = []
     if config.train.init_from and _is_asked_for("train.init_from", given):
+        if trained is not None and not errors:
+            config, more = _fit_model(config, trained(config), given, errors)
+            notes += more
         fitting.append((for_trained_weights, "train.init_from names a trained model"))
     fitting.append((too_long, f"train.max_steps is {config.train.max_steps}"))
     for rule, reason in fitting:
@@ -239,6 +257,29 @@ def _check(given: Mapping[str, Given], errors: list[str], source: str) -> tuple[
     if errors:
         raise UserError(_one_line(source, errors))
     return config, notes
+
+
+def _fit_model(
+    config: Config, model: Mapping[str, Any], given: Mapping[str, Given], errors: list[str]
+) -> tuple[Config, list[str]]:
+    """Take the settings of a trained `model` that the user did not ask for; return them with a
+    note. Add an error for each that the user asked for and that does not fit the weights."""
+    asked = {name.removeprefix("model.") for name in given if _is_asked_for(name, given)}
+    changes, contradictions = of_trained_model(config, model, asked)
+    for key, value in contradictions.items():
+        name = f"model.{key}"
+        errors.append(
+            f"{given[name].place}{name} is {spell(getattr(config.model, key))}, but that of the "
+            f"trained model is {spell(value)}, and its weights fit no other: leave {name} out"
+        )
+    if not changes:
+        return config, []
+    changed = ", ".join(
+        f"model.{key} is {spell(value)} instead of {spell(getattr(config.model, key))}"
+        for key, value in changes.items()
+    )
+    note = f"{changed}, because train.init_from names a trained model"
+    return replace(config, model=replace(config.model, **changes)), [note]
 
 
 def _build(given: Mapping[str, Given], errors: list[str]) -> tuple[Config, set[str]]:

@@ -1,7 +1,8 @@
 """Rules between settings: conflicts, settings without effect, settings that others decide."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,14 @@ from configs.setting import spell
 from configs.settings import SETTINGS, Config, keys_of, model_config, value_of
 from data.choices import SOURCES
 from errors import UserError
+from model.config import ModelConfig
+
+# Settings of the model that decide the names or shapes of weights, or what a head is.
+_OF_WEIGHTS = (
+    "dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "hidden_dim", "sink_token",
+    "sink_logits", "tie_embeddings",
+)  # fmt: skip
+_DERIVED = ("head_dim", "hidden_dim")  # null: computed from the other sizes
 
 # Settings that only some sources read.
 _READERS = {
@@ -73,6 +82,47 @@ def for_trained_weights(config: Config) -> dict[str, Any]:
     if _widens(config):
         trained["train.window_schedule"] = "constant"
     return trained
+
+
+def of_trained_model(
+    config: Config, trained: Mapping[str, Any], asked: Collection[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Compare the section `model` with the settings of a `trained` model, all by their keys.
+
+    Returns the values to take over, of settings that are not in `asked`, and the trained model's
+    values that settings in `asked` contradict. Whatever fits the same weights, such as the window,
+    is free. The kernel is not the model's.
+    """
+    ours = vars(config.model)
+    free: dict[str, Any] = {}
+    contradicted: dict[str, Any] = {}
+    for key, value in trained.items():
+        is_null = key in _DERIVED and ours[key] is None
+        if ours[key] == value or key == "attention":
+            continue
+        if is_null and _derived(trained, key) == value:
+            continue
+        if key == "sliding_window" and _windows(trained, value) == _windows(trained, ours[key]):
+            continue
+        if key not in asked or is_null:
+            free[key] = value
+        elif key in _OF_WEIGHTS:
+            contradicted[key] = value
+    return free, contradicted
+
+
+def _windows(model: Mapping[str, Any], pattern: Any) -> Any:
+    """Return the windows that a pattern gives the layers of `model`; None if it does not fit."""
+    with suppress(UserError):
+        return ModelConfig(vocab_size=1, **{**model, "sliding_window": pattern}).windows
+    return None
+
+
+def _derived(model: Mapping[str, Any], key: str) -> Any:
+    """Return what null means for `key`; None if the other sizes do not decide it."""
+    with suppress(UserError):
+        return getattr(ModelConfig(vocab_size=1, **{**model, key: None}), key)
+    return None
 
 
 def _longest_warmup(config: Config) -> int:

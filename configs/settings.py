@@ -140,7 +140,7 @@ class TrainSettings:
     """The optimization; a step is one update of the weights."""
 
     init_from: str | None = setting(
-        None, "run or checkpoint whose weights and tokenizer to start from"
+        None, "a trained run, checkpoint or Hugging Face folder to start from"
     )
     max_steps: int = setting(800, "length of the run", unit="steps", minimum=1)
     micro_batch_size: int = setting(

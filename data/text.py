@@ -149,7 +149,8 @@ def open_tokens(
     """Return the tokens of one split, (n,) integers, without marks.
 
     Raises `UserError` if the text is not the one whose `data_hash` is `expected_hash`, or if the
-    split has fewer than the two tokens that one prediction needs.
+    split has fewer than the two tokens that one prediction needs. An empty hash says that the model
+    was not trained here.
     """
     return _trained_on(text, tokenizer, split, expected_hash).tokens(split)
 
@@ -158,6 +159,8 @@ def _trained_on(
     text: TextSettings, tokenizer: Tokenizer, split: str, expected_hash: str
 ) -> Corpus | MixedCorpus:
     """Return the corpus of a trained model's text. Raises `UserError` as `open_tokens` does."""
+    if not expected_hash:
+        raise UserError("the model was imported, so the text of its training is not here")
     corpus = open_corpus(text, tokenizer)
     if corpus.data_hash != expected_hash:
         raise UserError("the run's text is no longer what it was trained on: restore that text")

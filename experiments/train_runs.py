@@ -16,10 +16,11 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from arguments import trained_settings
 from configs.load import config_from_dict, load_config, split_arguments
 from configs.settings import Config
 from errors import UserError
@@ -48,7 +49,8 @@ class Training:
 @cache
 def _config(words: tuple[str, ...], folder: Path) -> Config:
     path, overrides = split_arguments(words)
-    return load_config(path, [*overrides, f"run_dir={folder}"])
+    of_the_run = partial(trained_settings, resume=True)
+    return load_config(path, [*overrides, f"run_dir={folder}"], of_the_run)
 
 
 def train_runs(trainings: Sequence[Training], jobs: int | None = None) -> None:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from arguments import add_config, read_config
+from arguments import add_config, open_initial, read_config
 from configs.settings import Config, keys_of, model_config
 from errors import ArgumentParser, UserError, command, fields_named
 
@@ -218,7 +218,7 @@ def _time_updates(config: Config, corpus: "Corpus | MixedCorpus") -> tuple[float
     seconds: list[float] = []
     print("timing a few updates ...", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
-        run = start_run(replace(config, run_dir=folder), None)
+        run = start_run(replace(config, run_dir=folder), None, open_initial(config))
         while len(seconds) < MIN_UPDATES or (
             len(seconds) < MAX_UPDATES and sum(seconds) < TIMING_SECONDS
         ):

@@ -110,7 +110,8 @@ def _read_split(trained: "TrainedModel", arguments: argparse.Namespace) -> tuple
     from data.text import open_split
 
     text, path = trained.config.data, arguments.data_path
-    is_movable = text.source == "files" and text.mix is None
+    expected_hash = trained.checkpoint.metadata["data_hash"]
+    is_movable = text.source == "files" and text.mix is None and expected_hash != ""
     remedy = "--file scores any text"
     if path is not None:
         if not is_movable:
@@ -119,7 +120,6 @@ def _read_split(trained: "TrainedModel", arguments: argparse.Namespace) -> tuple
     elif is_movable:
         remedy = f"--data-path names the place of a moved text, {remedy}"
     names = keys_of("data") | ({} if path is None else {"path": "--data-path"})
-    expected_hash = trained.checkpoint.metadata["data_hash"]
     try:
         with fields_named(names):
             return open_split(text, trained.tokenizer, arguments.split, expected_hash)

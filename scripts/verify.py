@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arguments import trained_settings
 from configs.load import QUICKSTART, load_config, split_arguments
 from configs.settings import Config, model_config
 from errors import ArgumentParser, UserError, command
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--seed is {arguments.seed}: it must be 0 or more")
     path, overrides = split_arguments(arguments.words)
     if Path(path).suffix in (".yaml", ".yml"):
-        target = _from_config(load_config(path, overrides), path, arguments.seed)
+        target = _from_config(load_config(path, overrides, trained_settings), path, arguments.seed)
     elif overrides:
         raise UserError(f"{overrides[0]}: {path} is not a config, its settings are fixed")
     else:

@@ -727,7 +727,7 @@ def test_init_from_begins_with_weights_and_tokenizer(
     assert resume(run, other, *longer, "train.max_steps=3") == 0
     capsys.readouterr()
     assert start(tmp_path / "wider", other, *longer, "model.dim=64") == 2
-    assert "of another architecture" in capsys.readouterr().err
+    assert "model.dim is 64, but that of the trained model is 32" in capsys.readouterr().err
 
 
 def test_eval_save_log_and_keep(tmp_path: Path, text: Path) -> None:

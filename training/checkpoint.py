@@ -92,18 +92,27 @@ class Checkpoint:
 
         Raises `UserError` if there are none, or if one fits no weight.
         """
+        self.refuse_without_moments()
         names = [name for name in self.header if _is_moment(name)]
-        if not names:
-            raise UserError(
-                f"{self.path} holds no moments of the optimizer, so it cannot be resumed: resume "
-                "the original run, or start a new one from these weights with "
-                f"train.init_from={self.path}"
-            )
         for name in names:
             weight = name.removeprefix("moments/").rpartition(".")[0]
             if self.header[name] != ("F32", expected.get(weight)):
                 raise UserError(f"{self.path} has a moment that fits no weight: {name}")
         return {n.removeprefix("moments/"): tensor for n, tensor in self._read(names).items()}
+
+    def refuse_without_moments(self) -> None:
+        """Raise `UserError` if there are no moments of the optimizer: what to do instead."""
+        if any(map(_is_moment, self.header)):
+            return
+        start = f"start a new run from these weights with train.init_from={self.path}"
+        if imported := self.metadata.get("imported_from"):
+            raise UserError(
+                f"{self.path} was imported from {imported}, and no training can be resumed: {start}"
+            )
+        raise UserError(
+            f"{self.path} holds no moments of the optimizer, so it cannot be resumed: resume the "
+            f"original run, or {start}"
+        )
 
     def without_moments(self) -> bytes:
         """Return the content of the file without moments: a run cannot be resumed from it."""
@@ -179,6 +188,11 @@ def find(run: Path, which: str = "best") -> Checkpoint:
     if not run.is_dir():
         return read(run)
     paths = _by_step(run / "checkpoints")
+    if not paths and (run / "config.json").exists():
+        raise UserError(
+            f"{run} is a folder of Hugging Face: `python -m scripts.import_hf {run} --out "
+            "runs/NAME` makes a run of it"
+        )
     if not paths:
         raise UserError(f"{run} has no checkpoints yet: train it first")
     if which == "best":

@@ -147,7 +147,7 @@ class Hub(Source):
         return self._opened
 
     def _load(self, folder: Path) -> HubRows:
-        _prepare_environment()
+        prepare_environment()
         datasets = _quiet_datasets()
         # Of the id alone, `datasets` would first look for a local folder or a parser of that name.
         path = f"hf://datasets/{self._id}"
@@ -195,7 +195,7 @@ class Hub(Source):
 # ---------------------------------------------------------------------------- the libraries
 
 
-def _prepare_environment() -> None:
+def prepare_environment() -> None:
     """Import huggingface_hub without messages and telemetry, and with its files below our cache. It
     still reads the user's token from its own place."""
     os.environ.setdefault("HF_HUB_CACHE", str(cache_folder() / "hub"))
@@ -219,7 +219,7 @@ def _quiet_datasets() -> Any:
 def _request_commit(id: str, revision: str) -> str:
     """Ask the Hub for the commit of a revision, without retries. Raises `Unreachable` if there is
     no answer, and `UserError` if there is no such dataset or revision."""
-    _prepare_environment()
+    prepare_environment()
     from huggingface_hub import HfApi, errors
 
     try:
@@ -248,7 +248,7 @@ def _unreachable(error: BaseException) -> Unreachable:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     offline = isinstance(error, OfflineModeIsEnabled)
-    reason = "HF_HUB_OFFLINE is set" if offline else _reason(error)
+    reason = "HF_HUB_OFFLINE is set" if offline else reason_of(error)
     return Unreachable(
         f"the Hub at {ENDPOINT} cannot be reached ({reason}): check the network and HF_ENDPOINT, "
         f"or use data.source=stories, or {OWN_TEXT}"
@@ -270,8 +270,9 @@ def _refusal(id: str, error: BaseException) -> UserError:
             )
         if isinstance(cause, HTTPError | ConnectionError | TimeoutError):
             return _unreachable(cause)
-    return UserError(f"{id} cannot be read: {_reason(causes[-1])}", "path")
+    return UserError(f"{id} cannot be read: {reason_of(causes[-1])}", "path")
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """Return the message of an error in one line; its type if it has none."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -86,7 +86,7 @@ def run(*command: str, cache: Path, endpoint: str, stdin: str = "") -> Any:
     """Run Python at the root of the repository, with its own cache and Hub."""
     own = {"BREEZE_CACHE": str(cache), "HF_HOME": str(cache / "home"), "HF_ENDPOINT": endpoint}
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | own
-    environment["PYTHONPATH"] = f"{tiny.ROOT}:{Path(__file__).parents[1]}"
+    environment["PYTHONPATH"] = f"{tiny.ROOT}:{Path(__file__).parents[2]}"
     return subprocess.run(
         [sys.executable, *command], cwd=tiny.ROOT, env=environment, input=stdin,
         capture_output=True, text=True, timeout=240,

@@ -1,10 +1,10 @@
-"""A server with the part of the Hugging Face Hub's protocol that reading datasets needs.
+"""A server with the part of the Hugging Face Hub's protocol that reading from it needs.
 
-    python tests/data/hub_server.py FOLDER --port 8123 --stories 2000
+    python tests/hub_server.py FOLDER --port 8123 --stories 2000
     HF_ENDPOINT=http://127.0.0.1:8123 python train.py configs/tinystories.yaml train.max_steps=20
 
-FOLDER/owner/name/ holds the files of the dataset owner/name, FOLDER/owner/name@v1/ those of its
-revision v1. A dataset whose name begins with `gated` or `private` needs a token; requests for
+FOLDER/owner/name/ holds the files of the dataset or model owner/name, FOLDER/owner/name@v1/ those
+of its revision v1. A name that begins with `gated` or `private` needs a token; requests for
 `down` get the answer of an overloaded Hub. `--stories` writes a small dataset of our own story
 world with the layout of TinyStories, if there is none.
 """
@@ -24,10 +24,10 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 API = re.compile(
-    r"/api/datasets/(?P<id>[^/]+/[^/]+)"
+    r"/api/(?:datasets|models)/(?P<id>[^/]+/[^/]+)"
     r"(?:/(?P<what>revision|tree|paths-info)/(?P<revision>[^/]+)(?:/(?P<path>.*))?)?"
 )
-FILE = re.compile(r"/datasets/(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+FILE = re.compile(r"(?:/datasets)?/(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 
 
 class Refusal(Exception):
@@ -211,5 +211,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[2]))
+    sys.path.insert(0, str(Path(__file__).parents[1]))
     main()
