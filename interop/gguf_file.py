@@ -177,7 +177,8 @@ def _rope(model: ModelConfig) -> dict[str, Any]:
         "rope.scaling.type": "none",
     }
     if model.rope_scaling in ("linear", "yarn") and local is None:
-        values |= {"rope.scaling.type": model.rope_scaling, "rope.scaling.factor": model.rope_factor}
+        values["rope.scaling.type"] = model.rope_scaling
+        values["rope.scaling.factor"] = model.rope_factor
     if model.rope_scaling == "yarn" and local is None:
         values["rope.scaling.original_context_length"] = model.rope_original_len
     return values
@@ -267,5 +268,5 @@ def _encoded(gguf: Any, name: str, tensor: Tensor, kind: Any) -> bytes:
     """Return the bytes of a tensor in the format `kind`."""
     array = tensor.float().cpu().contiguous().numpy()
     if kind == gguf.GGMLQuantizationType.F16 and abs(array).max() > LARGEST_F16:
-        raise UserError(f"a weight of {name} exceeds {LARGEST_F16:,.0f}, the limit of f16: use bf16")
+        raise UserError(f"a weight of {name} exceeds {LARGEST_F16:,.0f}, f16's limit: use bf16")
     return gguf.quants.quantize(array, kind).tobytes()

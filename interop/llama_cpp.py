@@ -1,8 +1,8 @@
 """llama.cpp as a peer: what it computes for a GGUF file, through llama-cpp-python.
 
 The keys and values of a layer with a window are in llama.cpp's rolling cache, which keeps the
-window and one batch, rounded up to 256 cells. The batch is small here, so that the cache rolls. Keys
-and values are in fp32; llama.cpp's own default is f16, which changes logits in the third digit.
+window and one batch, rounded up to 256 cells. The batch is small here, so that the cache rolls.
+Keys and values are in fp32. llama.cpp's own default, f16, changes quickstart's logits by 0.01.
 """
 
 import functools
@@ -35,8 +35,7 @@ def require_llama_cpp() -> Any:
         import llama_cpp
     except ImportError:
         raise UserError(
-            'this needs llama-cpp-python: pip install -e ".[llama-cpp]" builds it in about 15 '
-            "minutes"
+            'this needs llama-cpp-python: pip install -e ".[llama-cpp]" builds it in some minutes'
         ) from None
     _log_to_memory(llama_cpp)
     return llama_cpp
