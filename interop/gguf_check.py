@@ -79,7 +79,7 @@ class Rounded:
         full = "" if self.to_full is None else f", from full attention by {self.to_full:.2g}"
         loss = self.note
         if self.bpb is not None:
-            loss = f"bits per byte of unseen text: {self.bpb:.4f}, with f32 {self.f32_bpb:.4f}"
+            loss = f"bits per byte of unseen text: {self.bpb:.5f}, with f32 {self.f32_bpb:.5f}"
         return f"{self.type}: logits differ from ours by {self.to_ours:.2g}{full}; {loss}"
 
 
