@@ -21,6 +21,7 @@ from data.text import open_split
 from errors import UserError
 from inference.trained import TrainedModel
 from interop.check import N_GENERATED, SEED, TOLERANCE, Answer, Check, check, n_checked
+from interop.gguf_file import not_quantized
 from interop.gguf_reader import read_gguf
 from interop.llama_cpp import LlamaCpp, is_installed
 from model.cache import RollingKVCache
@@ -63,6 +64,7 @@ class Rounded:
     f32_bpb: float | None
     bpb: float | None
     note: str = ""  # why there is no loss
+    in_f16: tuple[str, ...] = ()  # sizes of rows that q8_0 cannot divide
 
     @property
     def problem(self) -> str | None:
@@ -80,7 +82,10 @@ class Rounded:
         loss = self.note
         if self.bpb is not None:
             loss = f"bits per byte of unseen text: {self.bpb:.5f}, with f32 {self.f32_bpb:.5f}"
-        return f"{self.type}: logits differ from ours by {self.to_ours:.2g}{full}; {loss}"
+        kept = ""
+        if self.in_f16:
+            kept = f"; rows of {' and of '.join(self.in_f16)} are no multiple of 32, so in f16"
+        return f"{self.type}: logits differ from ours by {self.to_ours:.2g}{full}; {loss}{kept}"
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,9 @@ def check_rounded(path: Path, f32: Path, type: str, trained: TrainedModel) -> Ro
                     (("f32_bpb", f32), ("bpb", path))}  # fmt: skip
     except UserError as error:
         measured["note"] = f"its loss was not measured: {error}"
-    return Rounded(type, _largest(theirs - model(prompt[None])[0]), to_full, **measured)
+    in_f16 = tuple(not_quantized(model.config)) if type == "q8_0" else ()
+    to_ours = _largest(theirs - model(prompt[None])[0])
+    return Rounded(type, to_ours, to_full, **measured, in_f16=in_f16)
 
 
 def bits_per_byte(path: Path, trained: TrainedModel) -> float:

@@ -18,6 +18,8 @@ from interop.gguf_file import (
 )
 from storage import atomic_folder, atomic_write
 
+_UNTESTED = "# Not tested with Ollama. Its llama.cpp must know the architecture of the file."
+
 
 def export_gguf(
     trained: TrainedModel, out: Path, type: WeightType = "f32", arch: Architecture = "granite_swa"
@@ -59,7 +61,8 @@ def export_gguf(
 def modelfile(name: str, n_tokens: int, sample: SampleSettings, tokenizer: Tokenizer) -> str:
     """Return Ollama's Modelfile: the run's own sampling, and a template that adds nothing.
 
-    Ollama has defaults of its own for each PARAMETER, so all are stated.
+    Ollama has defaults of its own for each PARAMETER, so all are stated. The file was never
+    tried, because Ollama does not run where Breeze is tested; it says so itself.
     """
     parameters = {
         "num_ctx": n_tokens,
@@ -72,4 +75,4 @@ def modelfile(name: str, n_tokens: int, sample: SampleSettings, tokenizer: Token
         "stop": json.dumps(tokenizer.piece(tokenizer.eos_id)),
     }
     lines = [f"PARAMETER {key} {value}" for key, value in parameters.items()]
-    return "\n".join([f"FROM ./{name}", *lines, 'TEMPLATE """{{ .Prompt }}"""', ""])
+    return "\n".join([_UNTESTED, f"FROM ./{name}", *lines, 'TEMPLATE """{{ .Prompt }}"""', ""])

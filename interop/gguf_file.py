@@ -118,7 +118,7 @@ def gguf_chunks(
         "general.file_type": FILE_TYPES[type],
         "general.quantization_version": gguf.GGML_QUANT_VERSION,
         **{f"{arch}.{key}": value for key, value in _hyperparameters(model, arch, seq_len).items()},
-        **vocabulary(tokenizer, model.vocab_size, arch),
+        **vocabulary(tokenizer, model.vocab_size),
     }
     head = _head(gguf, arch, values, tensors, kinds)
     encoded = (_encoded(gguf, name, tensor, kinds[name]) for name, tensor in tensors.items())

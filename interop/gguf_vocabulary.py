@@ -22,7 +22,7 @@ from interop.sentencepiece_file import (
 )
 
 
-def vocabulary(tokenizer: Tokenizer | None, vocab_size: int, arch: str) -> dict[str, Any]:
+def vocabulary(tokenizer: Tokenizer | None, vocab_size: int) -> dict[str, Any]:
     """Return the keys of the tokenizer; None: token ids only.
 
     Raises `UserError` for a tokenizer that llama.cpp would not reproduce, and for one whose size
@@ -34,7 +34,7 @@ def vocabulary(tokenizer: Tokenizer | None, vocab_size: int, arch: str) -> dict[
         model = read_sentencepiece(tokenizer.model_bytes)
     except (UserError, AttributeError):
         raise UserError(
-            "a GGUF file gets the pieces of a SentencePiece model, and the tokenizer is none: "
+            "a GGUF file needs the pieces of a SentencePiece model, and the tokenizer is none: "
             "export with --to hf"
         ) from None
     _refuse(model)

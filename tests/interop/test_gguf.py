@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -136,7 +137,11 @@ def _q8(block: torch.Tensor) -> torch.Tensor:
 def test_rows_that_q8_0_cannot_divide_are_f16(tmp_path: Path) -> None:
     """The library would end in a traceback, and llama.cpp would not open the file."""
     model = random_model(sliding_window=W, head_dim=12)  # rows of wo: 48 weights
-    assert not_quantized(model.config) == ["n_heads * head_dim (48)"]
+    kept = not_quantized(model.config)
+    assert kept == ["n_heads * head_dim (48)"]
+    assert "rows of n_heads * head_dim (48) are no" in str(
+        gguf_check.Rounded("q8_0", 0.1, None, None, None, "no text", tuple(kept))
+    )
     _, weights = read_gguf(write(model, tmp_path / "model.gguf", type="q8_0"))
     name = "layers.0.attention.wo.weight"
     assert torch.equal(weights[name], model.state_dict()[name].half().float())
@@ -158,7 +163,7 @@ def test_a_weight_beyond_f16_is_refused(tmp_path: Path) -> None:
 def test_the_vocabulary_is_that_of_sentencepiece(trained: TrainedModel) -> None:
     """A piece with a wrong id, score or type would change every text."""
     model = sentencepiece.SentencePieceProcessor(model_proto=trained.tokenizer.model_bytes)
-    keys = vocabulary(trained.tokenizer, model.vocab_size(), "granite_swa")
+    keys = vocabulary(trained.tokenizer, model.vocab_size())
     ids = range(model.vocab_size())
     types = {"unknown": 2, "control": 3, "byte": 6}  # of llama.cpp; others are 1
     assert keys["tokenizer.ggml.tokens"] == [model.id_to_piece(id) for id in ids]
@@ -179,13 +184,20 @@ def test_a_unigram_tokenizer_is_refused() -> None:
     model = train_tokenizer([tiny.english(20_000)], type="unigram", vocab_size=330)
     tokenizer = Tokenizer(model)
     with pytest.raises(UserError, match=r"byte fallback.*tokenizer\.type=bpe"):
-        vocabulary(tokenizer, tokenizer.vocab_size, "granite_swa")
+        vocabulary(tokenizer, tokenizer.vocab_size)
+
+
+def test_a_tokenizer_of_hugging_face_is_refused() -> None:
+    """A tokenizer.json has no pieces with scores."""
+    imported: Any = SimpleNamespace(model_bytes=b'{"version": "1.0", "added_tokens": []}')
+    with pytest.raises(UserError, match="the tokenizer is none: export with --to hf"):
+        vocabulary(imported, 97)
 
 
 def test_a_tokenizer_of_another_size_is_refused(trained: TrainedModel) -> None:
     """llama.cpp would read ids that the model does not have."""
     with pytest.raises(UserError, match="do not belong together"):
-        vocabulary(trained.tokenizer, 97, "granite_swa")
+        vocabulary(trained.tokenizer, 97)
 
 
 # The export
@@ -196,7 +208,7 @@ def test_the_folder_has_the_file_and_a_modelfile(trained: TrainedModel, tmp_path
     found = export_gguf(trained, tmp_path / "tiny", "q8_0")
     assert sorted(path.name for path in (tmp_path / "tiny").iterdir()) == ["Modelfile", "tiny.gguf"]
     lines = (tmp_path / "tiny/Modelfile").read_text().splitlines()
-    assert lines[0] == "FROM ./tiny.gguf"
+    assert "Not tested" in lines[0] and lines[1] == "FROM ./tiny.gguf"
     assert {"PARAMETER temperature 0.8", "PARAMETER top_k 0", 'PARAMETER stop "</s>"'} < set(lines)
     assert found.problem is None and found.rounded is not None
     assert found.rounded.bpb is not None and found.rounded.f32_bpb is not None
