@@ -11,11 +11,11 @@ from interop.gguf_check import GgufCheck, check_file, check_rounded
 from interop.gguf_file import (
     Architecture,
     WeightType,
-    context_length,
     refuse,
     require_gguf,
     write_gguf,
 )
+from interop.huggingface import context_length
 from storage import atomic_folder, atomic_write
 
 _UNTESTED = "# Not tested with Ollama. Its llama.cpp must know the architecture of the file."

@@ -22,7 +22,12 @@ from torch import Tensor
 from data.tokenizer import Tokenizer
 from errors import UserError
 from interop.gguf_vocabulary import vocabulary
-from interop.huggingface import ENDLESS, NO_SINK_LOGIT, refuse_kept_tokens, rope_base
+from interop.huggingface import (
+    NO_SINK_LOGIT,
+    context_length,
+    refuse_kept_tokens,
+    rope_base,
+)
 from interop.names import to_gguf
 from model.config import ModelConfig
 from storage import atomic_write
@@ -182,16 +187,6 @@ def _rope(model: ModelConfig) -> dict[str, Any]:
     if model.rope_scaling == "yarn" and local is None:
         values["rope.scaling.original_context_length"] = model.rope_original_len
     return values
-
-
-def context_length(model: ModelConfig, seq_len: int) -> int:
-    """Return the length of texts for which the model is meant, in tokens.
-
-    With a window in every layer no distance exceeds it, so texts may be longer than `seq_len`.
-    """
-    if None in model.windows:
-        return int(seq_len * model.rope_factor)
-    return max(seq_len, ENDLESS)
 
 
 def _tensors(model: ModelConfig, weights: Mapping[str, Tensor], arch: str) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ import torch
 from configs.settings import SampleSettings
 from errors import ArgumentParser, command
 from interop.check import TOLERANCE, require_transformers
-from interop.huggingface import config_json, model_files, json_bytes
+from interop.huggingface import config_json, json_bytes, model_files
 from interop.llama_cpp import architecture_logits, is_installed, require_llama_cpp
 from model.config import ModelConfig
 from model.transformer import Transformer

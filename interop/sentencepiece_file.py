@@ -66,7 +66,7 @@ def read_sentencepiece(content: bytes) -> SentencePieceFile:
         lengths = range(-1, len(pieces))
         if not {found.unk_id, found.bos_id, found.eos_id} <= set(lengths) or not pieces:
             raise ValueError
-    except (IndexError, ValueError, TypeError, AttributeError, struct.error) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, struct.error) as error:
         raise UserError("the tokenizer is not a SentencePiece model") from error
     return found
 

@@ -139,5 +139,5 @@ def test_a_file_that_llama_cpp_does_not_open(tmp_path: Path) -> None:
     model = random_model(sliding_window=W)
     path = write(model, tmp_path / "model.gguf")
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match="llama.cpp does not open .*model.gguf: .*bounds"):
+    with pytest.raises(UserError, match=r"llama\.cpp does not open .*model\.gguf: .*bounds"):
         LlamaCpp(path, BATCH)
