@@ -30,8 +30,10 @@ train: .venv/core
 test: .venv/dev
 	$(BIN)/python -m pytest -n auto
 
+# If llama-cpp-python cannot be built, its tests are skipped, with the reason.
 test-slow: .venv/dev
-	$(BIN)/python -m pytest -m slow -n auto --timeout 1800
+	-$(MAKE) .venv/llama-cpp
+	$(BIN)/python -m pytest -m slow -n auto --timeout 1800 -rs
 
 prove: .venv/dev
 	$(BIN)/python -m pytest -m prove -n auto --timeout 1800
@@ -65,6 +67,12 @@ clean:
 
 .venv/dev: .venv/core
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+# There is no wheel: it is built for any CPU of this kind, without its image models.
+.venv/llama-cpp: .venv/dev
+	CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF" \
+		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[llama-cpp]"
 	@touch $@
 
 .venv/bench: .venv/dev

@@ -39,11 +39,12 @@ class Check:
     full_difference: float | None  # ours to ours with full attention; None: there is no window
     generated_difference: float  # theirs to ours, over the tokens that they generated
     largest_logit: float
+    tolerance: float = TOLERANCE
 
     @property
     def problem(self) -> str | None:
         """What is wrong, in words; None if nothing is."""
-        allowed = TOLERANCE * max(1.0, self.largest_logit)
+        allowed = self.tolerance * max(1.0, self.largest_logit)
         full = self.full_difference
         if not self.difference <= allowed:  # also if it is NaN
             return f"its logits differ from ours by {self.difference:.2g}"
@@ -79,7 +80,12 @@ def n_checked(model: ModelConfig) -> int:
 
 
 @torch.no_grad()
-def check(peer: str, model: Transformer, answer: Callable[[Tensor, int], Answer]) -> Check:
+def check(
+    peer: str,
+    model: Transformer,
+    answer: Callable[[Tensor, int], Answer],
+    tolerance: float = TOLERANCE,
+) -> Check:
     """Compare `model` with the program behind `answer`."""
     generator = torch.Generator().manual_seed(SEED)
     config = model.config
@@ -97,6 +103,7 @@ def check(peer: str, model: Transformer, answer: Callable[[Tensor, int], Answer]
         full_difference=full,
         generated_difference=_largest(steps.float() - written),
         largest_logit=_largest(ours),
+        tolerance=tolerance,
     )
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from configs.load import to_yaml
 from errors import UserError
@@ -50,7 +50,16 @@ def export_huggingface(trained: TrainedModel, out: Path) -> Check:
     return check
 
 
-def refuse_failed(check: Check, out: Path) -> None:
+class Checked(Protocol):
+    """What the check of an export found."""
+
+    @property
+    def peer(self) -> str: ...
+    @property
+    def problem(self) -> str | None: ...
+
+
+def refuse_failed(check: Checked, out: Path) -> None:
     """Raise `UserError` if the check failed."""
     if check.problem is not None:
         raise UserError(f"{out} was not written: {check.peer} opened it, but {check.problem}")

@@ -87,7 +87,7 @@ def config_json(model: ModelConfig, *, seq_len: int, bos_id: int, eos_id: int) -
         "rms_norm_eps": model.norm_eps,
         "rope_parameters": _rope_parameters(model),
         "sliding_window": next((w for w in model.windows if w is not None), None),
-        "max_position_embeddings": _positions(model, seq_len),
+        "max_position_embeddings": context_length(model, seq_len),
         "tie_word_embeddings": model.tie_embeddings,
         "attention_dropout": 0.0,
         "bos_token_id": bos_id,
@@ -105,22 +105,22 @@ def config_json(model: ModelConfig, *, seq_len: int, bos_id: int, eos_id: int) -
 def _granite_settings(model: ModelConfig) -> dict[str, Any]:
     """Return what only granite_swa has: neutral multipliers, and a RoPE base for each layer."""
     assert model.head_dim is not None
-    local = model.rope_theta_local or _theta(model)
+    local = model.rope_theta_local or rope_base(model)
     return {
         "attention_multiplier": model.head_dim**-0.5,
         "embedding_multiplier": 1.0,
         "residual_multiplier": 1.0,
         "logits_scaling": 1.0,
-        "layer_rope_theta": [_theta(model) if w is None else local for w in model.windows],
+        "layer_rope_theta": [rope_base(model) if w is None else local for w in model.windows],
     }
 
 
-def _positions(model: ModelConfig, seq_len: int) -> int:
+def context_length(model: ModelConfig, seq_len: int) -> int:
     """Return the longest text to promise: as trained, if a layer reads at any distance."""
     return int(seq_len * model.rope_factor) if None in model.windows else max(seq_len, ENDLESS)
 
 
-def _theta(model: ModelConfig) -> float:
+def rope_base(model: ModelConfig) -> float:
     """Return the base of RoPE; ntk scaling is nothing but a larger base (`model/rope.py`)."""
     assert model.head_dim is not None
     if model.rope_scaling == "ntk" and model.head_dim > 2:
@@ -129,7 +129,7 @@ def _theta(model: ModelConfig) -> float:
 
 
 def _rope_parameters(model: ModelConfig) -> dict[str, Any]:
-    values: dict[str, Any] = {"rope_type": "default", "rope_theta": _theta(model)}
+    values: dict[str, Any] = {"rope_type": "default", "rope_theta": rope_base(model)}
     if model.rope_scaling in ("linear", "yarn"):
         values |= {"rope_type": model.rope_scaling, "factor": model.rope_factor}
     if model.rope_scaling == "yarn":

@@ -19,6 +19,7 @@ from configs.settings import SampleSettings
 from errors import ArgumentParser, command
 from interop.check import TOLERANCE, require_transformers
 from interop.huggingface import config_json, json_bytes, model_files
+from interop.llama_cpp import architecture_logits, is_installed, require_llama_cpp
 from model.config import ModelConfig
 from model.transformer import Transformer
 from storage import atomic_write
@@ -139,9 +140,21 @@ def _architectures(model: ModelConfig) -> dict[str, dict[str, Any]]:
     return changes
 
 
+def llama_cpp_rows() -> Iterator[Row]:
+    """Measure the architectures of llama.cpp. Raises `UserError` if it is not installed."""
+    program = f"llama.cpp (llama-cpp-python {require_llama_cpp().__version__})"
+    for stack, settings in STACKS.items():
+        model = random_model(settings)
+        with tempfile.TemporaryDirectory() as folder:
+            for kind, logits in architecture_logits(model, prompt(), Path(folder)):
+                yield judged(program, kind, stack, model, logits)
+
+
 def rows() -> Iterator[Row]:
     """Yield all rows: measured first, then read."""
     yield from transformers_rows()
+    if is_installed():
+        yield from llama_cpp_rows()
     yield from READ
 
 

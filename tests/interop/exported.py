@@ -17,9 +17,10 @@ from training.checkpoint import find, save
 
 def random_model(**settings: Any) -> Transformer:
     """Return a small model with large random weights."""
-    shape = {"vocab_size": 97, "dim": 64, "n_layers": 4, "n_heads": 4, "n_kv_heads": 2}
-    model = Transformer(ModelConfig(**(shape | settings)))
-    return randomized(model)
+    shape: dict[str, Any] = {
+        "vocab_size": 97, "dim": 64, "n_layers": 4, "n_heads": 4, "n_kv_heads": 2,
+    }  # fmt: skip
+    return randomized(Transformer(ModelConfig(**(shape | settings))))
 
 
 def randomized(model: Transformer) -> Transformer:
