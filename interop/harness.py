@@ -4,7 +4,9 @@ This file imports lm-eval, which takes seconds; import it where it is used. With
 import raises `UserError`.
 """
 
+import logging
 import random
+import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatch
@@ -32,6 +34,8 @@ except ImportError:
 # What a task may set for generation, beside `until` and `max_gen_toks`.
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 FEWSHOT_SEED = 1234  # lm-eval's own default
+
+logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it reports each try of a download
 
 
 class HarnessModel(LM):  # type: ignore[misc]
@@ -129,27 +133,30 @@ def read_generation(settings: dict[str, Any]) -> tuple[int, Sampling, list[str]]
 # ---------------------------------------------------------------------------- tasks
 
 
-def load_tasks(names: Sequence[str], folder: Path, num_fewshot: int | None = None) -> Any:
-    """Load tasks and groups by name (`*` and `?` stand for characters), those in `folder` first.
+def load_tasks(
+    names: Sequence[str], folders: Sequence[Path], num_fewshot: int | None = None
+) -> Any:
+    """Load tasks and groups by name (`*` and `?` stand for characters), those in `folders` first.
 
-    The index of lm-eval's own tasks, which takes seconds, is read if a name is in it only. Raises
-    `UserError` for a name that does not exist, and for a task whose data cannot be had.
+    If one is not there, the index of lm-eval's own tasks is read, which takes many seconds. Raises
+    `UserError` for a name that does not exist, and for a task that cannot be loaded or asked.
     """
-    tasks = TaskManager(include_path=str(folder), include_defaults=False)
-    if not all(_matches(name, tasks) for name in names):
-        tasks = TaskManager(include_path=str(folder))
-    chosen = []
+    tasks = TaskManager(include_path=[*map(str, folders)], include_defaults=False)
+    for name in names:
+        if not _matches(name, tasks):
+            if name.startswith("breeze"):
+                raise _unknown(name, tasks)
+            print("reading the index of lm-eval's tasks ...", file=sys.stderr)
+            tasks = TaskManager(include_path=[*map(str, folders)])
+            break
+    loaded: dict[str, dict[str, Any]] = {"tasks": {}, "groups": {}, "group_map": {}}
     for name in names:
         found = _matches(name, tasks)
         if not found:
-            near = get_close_matches(name, tasks.all_tasks)
-            advice = f"did you mean {', '.join(near)}?" if near else "no name is near"
-            raise UserError(f"task {name} is unknown: {advice} `lm-eval ls tasks` lists all names")
-        chosen += [task for task in found if task not in chosen]
-    loaded: dict[str, dict[str, Any]] = {"tasks": {}, "groups": {}, "group_map": {}}
-    for name in chosen:
-        for part, entries in _load(tasks, name).items():
-            loaded[part] |= entries
+            raise _unknown(name, tasks)
+        for task in found:
+            for part, entries in _load(tasks, task).items():
+                loaded[part] |= entries
     for name, task in loaded["tasks"].items():
         _configure(name, task, num_fewshot)
     return loaded
@@ -162,21 +169,33 @@ def _matches(name: str, tasks: Any) -> list[str]:
     return [task for task in tasks.all_tasks if fnmatch(task, name)]
 
 
+def _unknown(name: str, tasks: Any) -> UserError:
+    near = get_close_matches(name, tasks.all_tasks)
+    advice = f"did you mean {', '.join(near)}? " if near else ""
+    return UserError(f"task {name} is unknown: {advice}`lm-eval ls tasks` lists all of lm-eval")
+
+
 def _load(tasks: Any, name: str) -> Any:
-    """Load a task or a group. Its code and data are of many authors, who raise all kinds of
-    errors: each becomes a `UserError` with its first line."""
+    """Load a task or a group.
+
+    Its code and data are of many authors, and raise any error: it becomes a `UserError` with its
+    first line.
+    """
     try:
         return tasks.load([name])
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"task {name} cannot be loaded: {reason} ({type(error).__name__}): if its data is on "
-            "the Hub, a network is needed"
+            f"task {name} cannot be loaded: {reason}; if its data is on the Hub and not yet on "
+            "this machine, a network is needed"
         ) from error
 
 
 def _configure(name: str, task: Any, num_fewshot: int | None) -> None:
-    """Set the examples before each question, as lm-eval's own command does."""
+    """Set the examples before each question, as lm-eval's own command does.
+
+    Raises `UserError` for a task that cannot be asked.
+    """
     if getattr(task, "UNSAFE_CODE", False):
         raise UserError(f"task {name} runs code that the model writes: leave it out")
     if getattr(task, "MULTIMODAL", False):
@@ -184,6 +203,12 @@ def _configure(name: str, task: Any, num_fewshot: int | None) -> None:
     fixed = task.get_config("num_fewshot")
     if fixed is None or (num_fewshot is not None and fixed != 0):
         task.set_config(key="num_fewshot", value=num_fewshot or 0)
+        available = len(task.fewshot_docs()) - 1 if num_fewshot else 0
+        if (num_fewshot or 0) > available:
+            raise UserError(
+                f"num_fewshot is {num_fewshot}: task {name} has {available} other documents",
+                field="num_fewshot",
+            )
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
 
 

@@ -23,17 +23,15 @@ Likelihood = tuple[float, bool]  # nats; whether each token is the likeliest, as
 def split_tokens(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], int]:
     """Return the tokens of both texts as one, after the BOS, and how many belong to the context.
 
-    A token that crosses the border belongs to the continuation, because it contains characters of
-    it: of "Once upon a " + "time", the token " time" is the continuation.
+    These are the tokens that the context has alone as well. A token that crosses the border belongs
+    to the continuation: of "Once upon a " + "time", it is the token " time". (lm-eval's own models
+    move all spaces and newlines at the end of the context to the continuation, and score them, too.
+    For the choices of a question this adds the same to each.)
     """
+    alone = tokenizer.encode_prompt(context)
     tokens = tokenizer.encode_prompt(context + continuation)
-    n_context, n_bytes = 1, 0
-    limit = len(tokenizer.decode(tokenizer.encode(context)).encode())
-    for token in tokens[1:]:
-        n_bytes += len(tokenizer.token_bytes(token))
-        if n_bytes > limit:
-            break
-        n_context += 1
+    pairs = enumerate(zip(alone, tokens, strict=False))
+    n_context = next((n for n, (a, b) in pairs if a != b), min(len(alone), len(tokens)))
     return tokens, n_context
 
 

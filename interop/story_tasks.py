@@ -128,43 +128,47 @@ def _task(folder: Path, name: str, version: str) -> Document:
     """Return the settings of a task, or of the group, with lm-eval's names."""
     metadata = {"version": float(version)}
     if name == RECALL:
-        return {
-            "group": RECALL,
-            "task": [_recall_task(distance) for distance in DISTANCES],
-            "aggregate_metric_list": [{"metric": "acc", "weight_by_size": True}],  # by questions
-            "metadata": metadata,
-        }
-    shared = {
+        return _GROUP | {"metadata": metadata}
+    data = {
+        "data_files": {"test": str(_data(folder, name).absolute())},
+        "cache_dir": str(folder.absolute() / "tables"),
+    }
+    kind = _PERPLEXITY if name == PERPLEXITY else _RECALL
+    return kind | {
         "task": name,
         "dataset_path": "json",
-        "dataset_kwargs": {
-            "data_files": {"test": str(_data(folder, name).absolute())},
-            "cache_dir": str(folder.absolute() / "tables"),
-        },
+        "dataset_kwargs": data,
         "test_split": "test",
         "metadata": metadata,
-    }
-    if name == PERPLEXITY:
-        return shared | {
-            "output_type": "loglikelihood_rolling",
-            "doc_to_text": "",
-            "doc_to_target": "text",
-            "num_fewshot": 0,
-            "metric_list": [
-                _metric("word_perplexity", "weighted_perplexity"),
-                _metric("byte_perplexity", "weighted_perplexity"),
-                _metric("bits_per_byte", "bits_per_byte"),
-            ],
-        }
-    return shared | {
-        "output_type": "multiple_choice",
-        "doc_to_text": "context",
-        "doc_to_choice": "choices",
-        "doc_to_target": "right",
-        "target_delimiter": "",
-        "metric_list": [_metric("acc", "mean", higher_is_better=True)],
     }
 
 
 def _metric(name: str, aggregation: str, higher_is_better: bool = False) -> Document:
     return {"metric": name, "aggregation": aggregation, "higher_is_better": higher_is_better}
+
+
+_GROUP: Document = {
+    "group": RECALL,
+    "task": [_recall_task(distance) for distance in DISTANCES],
+    "aggregate_metric_list": [{"metric": "acc", "weight_by_size": True}],  # by questions
+}
+_RECALL: Document = {
+    "output_type": "multiple_choice",
+    "fewshot_split": "test",  # named, so that lm-eval leaves out the question itself
+    "doc_to_text": "context",
+    "doc_to_choice": "choices",
+    "doc_to_target": "right",
+    "target_delimiter": "",
+    "metric_list": [_metric("acc", "mean", higher_is_better=True)],
+}
+_PERPLEXITY: Document = {
+    "output_type": "loglikelihood_rolling",
+    "doc_to_text": "",
+    "doc_to_target": "text",
+    "num_fewshot": 0,
+    "metric_list": [
+        _metric("word_perplexity", "weighted_perplexity"),
+        _metric("byte_perplexity", "weighted_perplexity"),
+        _metric("bits_per_byte", "bits_per_byte"),
+    ],
+}

@@ -18,7 +18,7 @@ from time import perf_counter
 from typing import Any
 
 from arguments import add_run, open_run
-from errors import ArgumentParser, UserError, command
+from errors import ArgumentParser, UserError, command, fields_named
 from interop.story_tasks import PERPLEXITY, RECALL, task_names, write_tasks
 from storage import atomic_write
 
@@ -32,17 +32,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     models = [open_run(arguments, path) for path in arguments.runs]
     from interop.harness import load_tasks, run_tasks, tables
 
-    tasks = load_tasks(names, write_tasks(), arguments.num_fewshot)
+    folders = [write_tasks(), *map(Path, arguments.include_path)]
+    with fields_named({"num_fewshot": "--num-fewshot"}):
+        tasks = load_tasks(names, folders, arguments.num_fewshot)
     results: dict[str, Any] = {}
     for path, trained in zip(arguments.runs, models, strict=True):
         start = perf_counter()
-        results[path] = run_tasks(trained, tasks, arguments.limit)
-        seconds = perf_counter() - start
-        print(f"{trained.checkpoint.path}, limit: {arguments.limit}, {seconds:.1f} s")
-        print(tables(results[path]), flush=True)
+        answers = run_tasks(trained, tasks, arguments.limit)
+        seconds, limit = perf_counter() - start, arguments.limit
+        documents = "all documents" if limit is None else f"limit {limit:g}"
+        print(f"{trained.checkpoint.path}, {documents}, {seconds:.1f} s")
+        print(tables(answers), flush=True)
+        about = {"checkpoint": str(trained.checkpoint.path), "limit": limit, "seconds": seconds}
+        results[path] = about | dict(answers)
     if arguments.json is not None:
-        text = json.dumps(results, indent=1, default=str)
-        atomic_write(Path(arguments.json), text.encode())
+        atomic_write(Path(arguments.json), json.dumps(results, indent=1, default=str).encode())
     return 0
 
 
@@ -60,6 +64,8 @@ def _parser() -> ArgumentParser:
         help="documents of each task, for a quick look; below 1: their share (all)")  # fmt: skip
     add("--num-fewshot", "--num_fewshot", type=int, metavar="N",
         help="answered examples before each question (the task's own)")  # fmt: skip
+    add("--include-path", "--include_path", nargs="+", default=[], metavar="FOLDER",
+        help="folders with task files of your own")  # fmt: skip
     add("--json", metavar="FILE", help="also write lm-eval's results to FILE, as JSON")
     return parser
 
@@ -74,6 +80,9 @@ def _refuse(arguments: argparse.Namespace) -> list[str]:
         raise UserError(f"--limit is {limit:g}: give a whole number from 1, or a share below 1")
     if shots is not None and shots < 0:
         raise UserError(f"--num-fewshot is {shots}: give 0 or more")
+    for folder in arguments.include_path:
+        if not Path(folder).is_dir():
+            raise UserError(f"--include-path {folder} is no folder: name one with task files")
     if out is not None and (Path(out).is_dir() or not Path(out).absolute().parent.is_dir()):
         raise UserError(f"--json {out}: name a file in a folder that exists")
     if len(set(arguments.runs)) < len(arguments.runs):
@@ -94,4 +103,7 @@ def _set_environment(names: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    here = str(Path(__file__).parent)
+    if here in sys.path:  # as `python scripts/lm_eval.py`, it would hide the library lm_eval
+        sys.path.remove(here)
     sys.exit(main())
