@@ -195,5 +195,6 @@ def test_the_command_needs_no_network(random_run: Path, tmp_path: Path, folder: 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "|breeze_recall_0032|" in done.stdout and "exact_match" in done.stdout
+    assert not (tmp_path / "hub" / "datasets").exists()  # nothing beside the cache of Breeze
     (result,) = json.loads(out.read_text()).values()
     assert result["limit"] == 2 and "own" in result["results"]
