@@ -117,7 +117,7 @@ def test_what_is_wrong_with_a_run_is_reported_without_torch(run: Path, tmp_path:
     nowhere, out = str(tmp_path / "nowhere"), str(tmp_path / "x.safetensors")
     commands = ["scripts.sample", "scripts.evaluate", "scripts.verify", "experiments.recall",
                 "experiments.judge", "experiments.position", "experiments.reach",
-                "experiments.trace", "experiments.movie"]  # fmt: skip
+                "experiments.trace", "experiments.movie", "scripts.lm_eval"]  # fmt: skip
     lines = [[command, nowhere] for command in commands]
     lines += [["scripts.strip", nowhere, "--out", out], ["train", str(run)]]
     lines += [["experiments.sinks", "--runs", nowhere]]
