@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from configs.load import config_from_dict, to_yaml
-from configs.settings import Config, keys_of, model_config
+from configs.settings import Config, keys_of, lora_config, model_config
 from data.batches import Batches, evaluation_sequences
 from data.corpus import Corpus
 from data.drills import DrilledBatches, Drills, longest_segment
@@ -24,7 +24,10 @@ from data.text import open_text
 from data.tokenizer import Tokenizer
 from errors import UserError, fields_named
 from inference.text import configured_sampling, continue_text
+from inference.weights import read_weights
 from model import Transformer, native
+from model.adapters import add_adapters
+from model.config import LoraConfig
 from model.cost import training_memory
 from model.loss import next_token_loss
 from model.native.build import refusal
@@ -77,6 +80,11 @@ class TrainingRun:
     def device(self) -> torch.device:
         """The device of model and batches."""
         return self.hardware.device
+
+    @property
+    def lora(self) -> LoraConfig | None:
+        """The adapters that are trained; None if the weights themselves are."""
+        return lora_config(self.config)
 
     @property
     def bos_id(self) -> int | None:
@@ -199,10 +207,14 @@ class TrainingRun:
 
     def load_weights(self, checkpoint: Checkpoint) -> None:
         """Replace the weights by those of `checkpoint`; its architecture must be the model's."""
-        parameters = dict(self.model.named_parameters())
-        with torch.no_grad():
-            for name, weight in checkpoint.weights(self._shapes).items():
-                parameters[name].copy_(weight)
+        self._copy(checkpoint.weights(self._shapes))
+
+    def start_from(self, checkpoint: Checkpoint) -> None:
+        """Take the weights of another run, whose architecture must be the model's.
+
+        Its adapters are merged into them; those of this run stay as they were drawn.
+        """
+        self._copy(read_weights(checkpoint, self.model.config))
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from `checkpoint`: weights, moments, step and validation losses."""
@@ -211,6 +223,12 @@ class TrainingRun:
         self.step = checkpoint.step
         metadata = checkpoint.metadata
         self.history = {name: metadata[name] for name in HISTORY if name in metadata}
+
+    @torch.no_grad()
+    def _copy(self, weights: dict[str, Tensor]) -> None:
+        parameters = dict(self.model.named_parameters())
+        for name, weight in weights.items():
+            parameters[name].copy_(weight)
 
     @property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
@@ -254,17 +272,20 @@ def start_run(config: Config, checkpoint: Checkpoint | None) -> TrainingRun:
     if checkpoint is not None:
         run.restore(checkpoint)
     elif initial is not None:
-        run.load_weights(initial)
+        run.start_from(initial)
     atomic_write(run.folder / "config.yaml", to_yaml(config).encode())
     atomic_write(run.folder / "tokenizer.model", tokenizer.model_bytes)
     return run
 
 
 def _build(config: Config, vocab_size: int, hardware: Hardware) -> tuple[Transformer, Optimizer]:
-    """Build the model, with weights drawn from the seed, and its optimizer."""
-    train = config.train
+    """Build the model, with weights and adapters drawn from the seed, and its optimizer."""
+    train, lora = config.train, lora_config(config)
     torch.manual_seed(config.seed)
-    model = Transformer(model_config(config, vocab_size)).to(hardware.device)
+    model = Transformer(model_config(config, vocab_size))
+    if lora is not None:
+        add_adapters(model, lora)
+    model = model.to(hardware.device)
     optimizer = Optimizer(
         model.named_parameters(),
         name=train.optimizer,
@@ -294,6 +315,7 @@ def _refuse_too_large(config: Config, vocab_size: int, hardware: Hardware) -> No
         config.data.seq_len,
         config.train.optimizer,
         hardware.dtype.itemsize,
+        lora=lora_config(config),
     )
     if limit is None or memory.total <= limit:
         return
