@@ -160,7 +160,7 @@ class TrainSettings:
     )
     lr: float = setting(
         0.02,
-        "peak learning rate of matrices (muon) or of all that is trained (adamw)",
+        "peak learning rate of matrices (muon), or of all (adamw)",
         exclusiveMinimum=0,
     )
     adamw_lr: float = setting(
