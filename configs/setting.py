@@ -101,7 +101,8 @@ class Setting:
     def json_schema(self) -> dict[str, Any]:
         """Return the setting's JSON Schema, for editors."""
         unit = f" [{self.unit}]" if self.unit else ""
-        schema = {"description": self.meaning + unit, "default": self.default}
+        default = list(self.default) if type(self.default) is tuple else self.default
+        schema = {"description": self.meaning + unit, "default": default}
         if self.is_list_of_choices:
             items = {"enum": list(self.choices)}
             return {**schema, "type": "array", "items": items, "minItems": 1, "uniqueItems": True}
