@@ -100,7 +100,7 @@ def test_peft_computes_the_logits_of_our_merged_model(
     full = 4 * sum(weight.numel() for weight in open_trained(adapted).model.parameters())
     assert (out / "adapter_model.safetensors").stat().st_size < full / 2
     monkeypatch.setattr(peft, "pairs_to_halves", lambda name, weight, model: weight)
-    with pytest.raises(UserError, match="was not written: peft .* its logits differ"):
+    with pytest.raises(UserError, match=r"was not written: peft .* its logits differ"):
         peft.export_adapter(find(adapted), tmp_path / "wrong")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model import native
 from model.adapters import add_adapters, merged
 from model.cache import RollingKVCache
 from model.config import LINEARS, LoraConfig
@@ -210,6 +211,25 @@ def test_generation_equals_the_tokens_of_whole_texts() -> None:
     written = [row[0] for row in generate(model, [text], 12, sampling=None, seed=0, look_up=False)]
     again = [row[0] for row in generate(merged(model), [text], 12, seed=0, look_up=False)]
     assert written == again
+
+
+def test_bf16_and_native_kernels_agree_with_fp32() -> None:
+    """Training on a CPU with bf16: a product in another dtype than its neighbours, or a kernel that
+    needs gradients of what is frozen."""
+    model = build(dim=32, hidden_dim=64, head_dim=16, dtype=torch.float32)
+    tokens, losses, gradients = small.text(2 * JOIN_FROM), [], []
+    for bf16 in (False, True):
+        model.zero_grad()
+        with (
+            native.enabled(bf16 and native.training_refusal() is None),
+            torch.autocast("cpu", torch.bfloat16, enabled=bf16),
+        ):
+            losses.append(model(tokens[:, :-1], targets=tokens[:, 1:]))
+        losses[-1].backward()
+        grads = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        gradients.append(torch.cat(grads))
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.01, atol=0)
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.99
 
 
 @pytest.mark.slow
