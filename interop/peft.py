@@ -23,7 +23,7 @@ from inference.trained import TrainedModel, open_checkpoint
 from inference.weights import adapters_of, read_unmerged
 from interop.check import Check, check_opened, require_transformers
 from interop.export import card, refuse_failed
-from interop.huggingface import architecture, model_files, to_json
+from interop.huggingface import architecture, json_bytes, model_files
 from interop.names import pairs_to_halves, to_huggingface
 from model.config import LINEARS, LoraConfig, ModelConfig
 from storage import atomic_folder, atomic_write
@@ -78,7 +78,7 @@ def adapter_files(
         if name in lora.shapes(model)
     }
     return {
-        "adapter_config.json": to_json(adapter_config(lora)),
+        "adapter_config.json": json_bytes(adapter_config(lora)),
         "adapter_model.safetensors": save(
             {name: weight.contiguous() for name, weight in tensors.items()}, {"format": "pt"}
         ),
