@@ -9,13 +9,13 @@ import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from configs.load import config_from_dict, to_yaml
-from configs.settings import Config, keys_of, model_config
+from configs.settings import Config, keys_of, lora_config, model_config
 from data.batches import Batches, evaluation_sequences
 from data.corpus import Corpus
 from data.drills import DrilledBatches, Drills, longest_segment
@@ -24,13 +24,16 @@ from data.text import open_text
 from data.tokenizer import Tokenizer, open_tokenizer
 from errors import UserError, fields_named
 from inference.text import configured_sampling, continue_text
+from inference.weights import TrainedWeights, read_weights
 from model import Transformer, native
+from model.adapters import add_adapters
+from model.config import LoraConfig
 from model.cost import training_memory
 from model.loss import next_token_loss
 from model.native.build import refusal
 from model.window import Window
 from storage import atomic_write, cache_folder
-from training.checkpoint import Checkpoint, Shapes, prune, save
+from training.checkpoint import Checkpoint, prune, save
 from training.device import (
     Hardware,
     autocast,
@@ -52,13 +55,6 @@ MEMORY_REMEDY = (
     "same), data.seq_len shorter, train.eval_batch_size smaller or the model smaller (model.dim, "
     "model.n_layers)"
 )
-
-
-class TrainedWeights(Protocol):
-    """What a run starts from: a checkpoint, or a model of others (`interop/`)."""
-
-    def tokenizer(self) -> bytes: ...
-    def weights(self, expected: Shapes) -> dict[str, Tensor]: ...
 
 
 @dataclass
@@ -84,6 +80,11 @@ class TrainingRun:
     def device(self) -> torch.device:
         """The device of model and batches."""
         return self.hardware.device
+
+    @property
+    def lora(self) -> LoraConfig | None:
+        """The adapters that are trained; None if the weights themselves are."""
+        return lora_config(self.config)
 
     @property
     def bos_id(self) -> int | None:
@@ -204,12 +205,16 @@ class TrainingRun:
         prune(path, self.config.train.keep_checkpoints)
         return path
 
-    def load_weights(self, trained: TrainedWeights) -> None:
-        """Replace the weights by those of `trained`; its architecture must be the model's."""
-        parameters = dict(self.model.named_parameters())
-        with torch.no_grad():
-            for name, weight in trained.weights(self._shapes).items():
-                parameters[name].copy_(weight)
+    def load_weights(self, checkpoint: Checkpoint) -> None:
+        """Replace the weights by those of `checkpoint`; its architecture must be the model's."""
+        self._copy(checkpoint.weights(self._shapes))
+
+    def start_from(self, trained: TrainedWeights) -> None:
+        """Take the weights of a trained model, whose architecture must be the model's.
+
+        Its adapters are merged into them; those of this run stay as they were drawn.
+        """
+        self._copy(read_weights(trained, self.model.config))
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from `checkpoint`: weights, moments, step and validation losses."""
@@ -218,6 +223,12 @@ class TrainingRun:
         self.step = checkpoint.step
         metadata = checkpoint.metadata
         self.history = {name: metadata[name] for name in HISTORY if name in metadata}
+
+    @torch.no_grad()
+    def _copy(self, weights: dict[str, Tensor]) -> None:
+        parameters = dict(self.model.named_parameters())
+        for name, weight in weights.items():
+            parameters[name].copy_(weight)
 
     @property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
@@ -253,7 +264,7 @@ def start_run(
     if checkpoint is not None:
         run.restore(checkpoint)
     elif initial is not None:
-        run.load_weights(initial)
+        run.start_from(initial)
     atomic_write(run.folder / "config.yaml", to_yaml(config).encode())
     atomic_write(run.folder / tokenizer.file_name, tokenizer.model_bytes)
     return run
@@ -276,10 +287,13 @@ def _choose_hardware(config: Config) -> Hardware:
 
 
 def _build(config: Config, vocab_size: int, hardware: Hardware) -> tuple[Transformer, Optimizer]:
-    """Build the model, with weights drawn from the seed, and its optimizer."""
-    train = config.train
+    """Build the model, with weights and adapters drawn from the seed, and its optimizer."""
+    train, lora = config.train, lora_config(config)
     torch.manual_seed(config.seed)
-    model = Transformer(model_config(config, vocab_size)).to(hardware.device)
+    model = Transformer(model_config(config, vocab_size))
+    if lora is not None:
+        add_adapters(model, lora)
+    model = model.to(hardware.device)
     optimizer = Optimizer(
         model.named_parameters(),
         name=train.optimizer,
@@ -309,6 +323,7 @@ def _refuse_too_large(config: Config, vocab_size: int, hardware: Hardware) -> No
         config.data.seq_len,
         config.train.optimizer,
         hardware.dtype.itemsize,
+        lora=lora_config(config),
     )
     if limit is None or memory.total <= limit:
         return

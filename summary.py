@@ -38,7 +38,10 @@ def summary(run: TrainingRun) -> str:
 
 def _model(run: TrainingRun) -> str:
     shape = run.model.config
-    return f"{sum(shape.parameter_counts().values()):,} parameters, {shape.n_layers} layers"
+    words = f"{sum(shape.parameter_counts().values()):,} parameters, {shape.n_layers} layers"
+    if (lora := run.lora) is None:
+        return words
+    return f"{words}; only {lora.parameter_count(shape):,} of adapters of rank {lora.rank} train"
 
 
 def _text(run: TrainingRun) -> str:

@@ -210,14 +210,14 @@ def log_step(
     config = run.config
     has_drills = config.drills_before(config.train.max_steps) > 0
     share = {"drill_share": drill_share(run)} if has_drills else {}
-    flops = flops_per_token(run.model.config, config.data.seq_len) * progress.tokens_per_s
+    flops = flops_per_token(run.model.config, config.data.seq_len, run.lora)
     metrics.write(
         run.step,
         train_loss=progress.mean_loss(),
         grad_norm=grad_norm,
         lr=config.train.lr * lr_ratio,
         tokens_per_s=round(progress.tokens_per_s),
-        mfu=round(flops / run.peak_flops, 3),
+        mfu=round(flops * progress.tokens_per_s / run.peak_flops, 3),
         **share,
     )
 

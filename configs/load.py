@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from configs import strict_yaml
 from configs.rules import (
     conflicts,
+    for_adapters,
     for_trained_weights,
     is_local_path,
     of_trained_model,
@@ -241,6 +242,8 @@ def _check(
             config, more = _fit_model(config, trained(config), given, errors)
             notes += more
         fitting.append((for_trained_weights, "train.init_from names a trained model"))
+    if config.train.lora_rank and _is_asked_for("train.lora_rank", given):
+        fitting.append((for_adapters, "train.lora_rank trains adapters"))
     fitting.append((too_long, f"train.max_steps is {config.train.max_steps}"))
     for rule, reason in fitting:
         for name, value in rule(config).items():

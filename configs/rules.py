@@ -125,6 +125,11 @@ def _derived(model: Mapping[str, Any], key: str) -> Any:
     return None
 
 
+def for_adapters(config: Config) -> dict[str, Any]:
+    """Return the settings that adapters need: Muon would make their updates orthogonal."""
+    return {"train.optimizer": "adamw"} if config.train.optimizer != "adamw" else {}
+
+
 def _longest_warmup(config: Config) -> int:
     """Return the largest `train.warmup_steps` that fits: it ends before the rate falls."""
     return config.train.max_steps - max(_decay_steps(config), 1)
@@ -175,6 +180,7 @@ def _others_without_effect(config: Config) -> dict[str, Any]:
     schedule = f"train.window_schedule is {train.window_schedule}"
     widening = not _widens(config) and schedule
     greedy = sample.temperature == 0 and "sample.temperature is 0"
+    no_adapters = not train.lora_rank and "train.lora_rank is 0, nothing has an adapter"
     initial = train.init_from and "the tokenizer is that of train.init_from"
     return {
         "model.attention_sinks": full,
@@ -184,6 +190,8 @@ def _others_without_effect(config: Config) -> dict[str, Any]:
         and f"model.rope_scaling is {model.rope_scaling}, only yarn reads it",
         "tokenizer.type": initial,
         "tokenizer.vocab_size": initial,
+        "train.lora_alpha": no_adapters,
+        "train.lora_targets": no_adapters,
         "train.adamw_lr": train.optimizer == "adamw"
         and "train.optimizer is adamw, all weights follow train.lr",
         "train.momentum": train.optimizer == "adamw"
@@ -246,6 +254,12 @@ def _data_conflicts(config: Config) -> Iterator[tuple[list[str], str]]:
 
 def _training_conflicts(config: Config) -> Iterator[tuple[list[str], str]]:
     train = config.train
+    if train.lora_rank and not train.init_from:
+        names = ["train.lora_rank", "train.init_from"]
+        yield names, "train.lora_rank needs a trained model to adapt: name it with train.init_from"
+    if train.lora_rank and train.optimizer != "adamw":
+        names = ["train.optimizer", "train.lora_rank"]
+        yield names, "train.lora_rank trains adapters with AdamW: set train.optimizer to adamw"
     if train.window_schedule == "random" and not train.window_choices:
         names = ["train.window_schedule", "train.window_choices"]
         yield names, "train.window_schedule random needs train.window_choices, such as [16, 64]"

@@ -31,7 +31,10 @@ _JSON = {int: "integer", float: "number", bool: "boolean", str: "string", NoneTy
 def setting(
     default: Any, meaning: str, *, unit: str = "", choices: tuple[Any, ...] = (), **bounds: float
 ) -> Any:
-    """Declare a dataclass field as a setting; `bounds` have JSON Schema's names (`minimum=1`)."""
+    """Declare a dataclass field as a setting; `bounds` have JSON Schema's names (`minimum=1`).
+
+    `choices` are the accepted values; of a tuple, the accepted items.
+    """
     assert bounds.keys() <= _BOUNDS.keys(), bounds
     metadata = {"meaning": meaning, "unit": unit, "choices": choices, "bounds": bounds}
     return field(default=default, metadata=metadata)
@@ -66,17 +69,26 @@ class Setting:
         return NoneType in _kinds(self.hint)
 
     @property
+    def is_list_of_choices(self) -> bool:
+        """Whether the value is a list, and `choices` are what it may contain."""
+        return bool(self.choices) and get_origin(self.hint) is tuple
+
+    @property
     def expected(self) -> str:
         """The accepted values in words: `a whole number >= 1 or null`."""
         if self.choices:
-            return "one of " + ", ".join(str(c).lower() for c in self.choices)
+            every = "a list without repeats, each " if self.is_list_of_choices else ""
+            return f"{every}one of " + ", ".join(str(c).lower() for c in self.choices)
         bounds = (f" {_BOUNDS[key][0]} {bound:g}" for key, bound in self.bounds.items())
         return _words(self.hint, " and".join(bounds))
 
     def accept(self, value: Any) -> Any:
         """Return `value` in the setting's type. Raises `UserError`, which says what is needed."""
-        if self.choices:
-            if any(type(value) is type(choice) and value == choice for choice in self.choices):
+        if self.is_list_of_choices:
+            if self._are_choices(value):
+                return tuple(value)
+        elif self.choices:
+            if self._is_choice(value):
                 return value
         else:
             with suppress(ValueError, OverflowError):  # OverflowError: larger than any float
@@ -89,10 +101,25 @@ class Setting:
     def json_schema(self) -> dict[str, Any]:
         """Return the setting's JSON Schema, for editors."""
         unit = f" [{self.unit}]" if self.unit else ""
-        schema = {"description": self.meaning + unit, "default": self.default}
+        default = list(self.default) if type(self.default) is tuple else self.default
+        schema = {"description": self.meaning + unit, "default": default}
+        if self.is_list_of_choices:
+            items = {"enum": list(self.choices)}
+            return {**schema, "type": "array", "items": items, "minItems": 1, "uniqueItems": True}
         if self.choices:
             return {**schema, "enum": list(self.choices)}
         return {**schema, **_json_type(self.hint, self.bounds)}
+
+    def _is_choice(self, value: Any) -> bool:
+        return any(type(value) is type(choice) and value == choice for choice in self.choices)
+
+    def _are_choices(self, value: Any) -> bool:
+        """Return whether `value` is a list of choices: at least one, and none twice."""
+        return (
+            type(value) in (list, tuple)
+            and all(map(self._is_choice, value))
+            and 0 < len(set(value)) == len(value)
+        )
 
     def _is_in_range(self, number: float) -> bool:
         tests = ((_BOUNDS[key][1], bound) for key, bound in self.bounds.items())

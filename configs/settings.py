@@ -13,7 +13,7 @@ from typing import Any
 
 from configs.setting import Setting, declared, setting
 from data.choices import DOCUMENTS, SOURCES, SPLIT_RULES, TOKENIZERS
-from model.config import ATTENTION, SCALING, ModelConfig
+from model.config import ATTENTION, LINEARS, SCALING, LoraConfig, ModelConfig
 from training.choices import DEVICES, OPTIMIZERS, PRECISIONS, SCHEDULES, WINDOW_SCHEDULES
 
 
@@ -142,6 +142,15 @@ class TrainSettings:
     init_from: str | None = setting(
         None, "a trained run, checkpoint or Hugging Face folder to start from"
     )
+    lora_rank: int = setting(
+        0, "rank of the adapters (LoRA) that alone are trained; 0: off", minimum=0
+    )
+    lora_alpha: float = setting(
+        16.0, "adapters are scaled by lora_alpha / lora_rank", exclusiveMinimum=0
+    )
+    lora_targets: tuple[str, ...] = setting(
+        tuple(LINEARS), "matrices in a layer with an adapter", choices=tuple(LINEARS)
+    )
     max_steps: int = setting(800, "length of the run", unit="steps", minimum=1)
     micro_batch_size: int = setting(
         16, "sequences in one forward pass", unit="sequences", minimum=1
@@ -153,7 +162,9 @@ class TrainSettings:
         "muon", "muon: matrices by Muon, the rest by AdamW", choices=OPTIMIZERS
     )
     lr: float = setting(
-        0.02, "peak learning rate of matrices (muon) or of all weights (adamw)", exclusiveMinimum=0
+        0.02,
+        "peak learning rate of matrices (muon), or of all (adamw)",
+        exclusiveMinimum=0,
     )
     adamw_lr: float = setting(
         3e-3, "peak learning rate of all other weights under muon", exclusiveMinimum=0
@@ -291,6 +302,14 @@ def model_config(config: Config, vocab_size: int) -> ModelConfig:
     """Return the architecture for a tokenizer of `vocab_size` tokens. Raises `UserError` if the
     model's shape is not valid."""
     return ModelConfig(vocab_size=vocab_size, **vars(config.model))
+
+
+def lora_config(config: Config) -> LoraConfig | None:
+    """Return the adapters that are trained; None if the weights themselves are."""
+    train = config.train
+    if not train.lora_rank:
+        return None
+    return LoraConfig(train.lora_rank, train.lora_alpha, train.lora_targets)
 
 
 def keys_of(*sections: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from configs.settings import Config
 from data.tokenizer import Tokenizer, open_tokenizer
 from errors import UserError
 from inference.text import configured_sampling
+from inference.weights import read_weights
 from model import ModelConfig, Sampling, Transformer
 from model.loss import next_token_loss
 from model.quantization import round_weights
@@ -32,7 +33,7 @@ FREE_SETTINGS = (
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained model in evaluation mode, without gradients.
+    """A trained model in evaluation mode, without gradients. Adapters (LoRA) are merged.
 
     `model.config` has the model's present settings. `config` and `checkpoint` describe the run
     that trained it, and `with_settings` does not change them.
@@ -103,11 +104,7 @@ def open_checkpoint(checkpoint: Checkpoint, device: torch.device | str = "cpu") 
     if config.train.window_schedule != "constant":  # the config has the windows of its end
         settings["sliding_window"] = checkpoint.metadata["windows"]
     architecture = ModelConfig(vocab_size=tokenizer.vocab_size, **settings)
-    # Names and shapes are compared before memory is allocated.
-    expected = {
-        name: tuple(weight.shape) for name, weight in empty_model(architecture).named_parameters()
-    }
-    weights = {name: w.to(device) for name, w in checkpoint.weights(expected).items()}
+    weights = {n: w.to(device) for n, w in read_weights(checkpoint, architecture).items()}
     if architecture.tie_embeddings:
         weights["output.weight"] = weights["tok_embeddings.weight"]
     return TrainedModel(_build(architecture, weights), tokenizer, config, checkpoint)

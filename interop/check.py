@@ -138,13 +138,19 @@ def check_huggingface(folder: Path, model: Transformer) -> Check:
     """Open `folder` with transformers and compare it with `model`."""
     transformers = require_transformers()
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return check_opened(theirs, f"transformers {transformers.__version__}", model)
+
+
+def check_opened(theirs: Any, library: str, model: Transformer) -> Check:
+    """Compare a model that `library`, with its version, has opened as transformers does."""
+    transformers = require_transformers()
 
     def answer(prompt: Tensor, n_tokens: int) -> Answer:
         config = transformers.GenerationConfig(
             do_sample=False, max_new_tokens=n_tokens, pad_token_id=0
         )
         written = theirs.generate(
-            prompt[None],
+            input_ids=prompt[None],
             generation_config=config,
             attention_mask=torch.ones_like(prompt[None]),
             return_dict_in_generate=True,
@@ -152,5 +158,4 @@ def check_huggingface(folder: Path, model: Transformer) -> Check:
         )
         return theirs(prompt[None]).logits[0], written.sequences[0], torch.cat(written.logits)
 
-    name = f"transformers {transformers.__version__} ({type(theirs).__name__})"
-    return check(name, model, answer)
+    return check(f"{library} ({type(theirs).__name__})", model, answer)

@@ -13,6 +13,12 @@ from model.window import Window, layer_windows
 ATTENTION = ("auto", "dense", "blocked", "flex")  # see model/kernels/__init__.py
 SCALING = ("none", "linear", "ntk", "yarn")  # see model/rope.py
 
+# The linear layers of a block, each with the module that holds it.
+LINEARS = {
+    "wq": "attention", "wk": "attention", "wv": "attention", "wo": "attention",
+    "w1": "feed_forward", "w2": "feed_forward", "w3": "feed_forward",
+}  # fmt: skip
+
 WeightFormat = Literal["fp32", "int8"]  # of the matrices in decoding, see model/quantization.py
 
 
@@ -132,6 +138,20 @@ class ModelConfig:
         """The window of each layer, `None` for full attention."""
         return layer_windows(self.sliding_window, self.n_layers)
 
+    def linear_shapes(self) -> dict[str, tuple[int, int]]:
+        """Return (outputs, inputs) of each linear layer of a block; the keys are `LINEARS`."""
+        assert self.head_dim is not None and self.hidden_dim is not None
+        queries, keys = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
+        return {
+            "wq": (queries, self.dim),
+            "wk": (keys, self.dim),
+            "wv": (keys, self.dim),
+            "wo": (self.dim, queries),
+            "w1": (self.hidden_dim, self.dim),
+            "w2": (self.dim, self.hidden_dim),
+            "w3": (self.hidden_dim, self.dim),
+        }
+
     def parameter_counts(self) -> dict[str, int]:
         """Return the number of weights in each part of the model; their sum is its size."""
         head_dim, hidden_dim = self.head_dim, self.hidden_dim
@@ -148,3 +168,33 @@ class ModelConfig:
         counts["sinks"] += self.n_layers * self.n_heads * self.sink_logits
         counts["output"] = 0 if self.tie_embeddings else self.vocab_size * self.dim
         return counts
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Adapters of low rank beside frozen weights, see model/lora.py. `targets` are of `LINEARS`."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+
+    @property
+    def scale(self) -> float:
+        """The factor of B A."""
+        return self.alpha / self.rank
+
+    def shapes(self, model: ModelConfig) -> dict[str, tuple[int, int]]:
+        """Return the shapes of all adapters' matrices, under the names of the parameters."""
+        linears, shapes = model.linear_shapes(), {}
+        for layer in range(model.n_layers):
+            for target in self.targets:
+                outputs, inputs = linears[target]
+                name = f"layers.{layer}.{LINEARS[target]}.{target}"
+                shapes[f"{name}.lora_A"] = (self.rank, inputs)
+                shapes[f"{name}.lora_B"] = (outputs, self.rank)
+        return shapes
+
+    def parameter_count(self, model: ModelConfig) -> int:
+        """Return the number of trained weights."""
+        linears = model.linear_shapes()
+        return model.n_layers * self.rank * sum(sum(linears[target]) for target in self.targets)

@@ -10,7 +10,7 @@ arXiv 2204.02311, appendix B). Norms, rotations and softmax are left out, as is 
 
 from dataclasses import dataclass, replace
 
-from model.config import ModelConfig
+from model.config import LINEARS, LoraConfig, ModelConfig
 from model.window import visible_pairs
 
 FLOAT32 = 4  # bytes of a number in weights, gradients, moments, checkpoints and the cache
@@ -60,14 +60,22 @@ def forward_flops(config: ModelConfig, seq_len: int) -> int:
     return 2 * matmul_parameters(config) * seq_len + attention_flops(config, seq_len)
 
 
-def training_flops(config: ModelConfig, seq_len: int) -> int:
-    """Count the FLOPs of a forward and a backward pass over one sequence."""
-    return 3 * forward_flops(config, seq_len)
+def training_flops(config: ModelConfig, seq_len: int, lora: LoraConfig | None = None) -> int:
+    """Count the FLOPs of a forward and a backward pass over one sequence.
+
+    Half of the backward pass of a matrix is the gradient of its weights, which LoRA leaves out.
+    Adapters are trained matrices.
+    """
+    full = 3 * forward_flops(config, seq_len)
+    if lora is None:
+        return full
+    skipped, adapters = matmul_parameters(config), lora.parameter_count(config)
+    return full + (3 * adapters - skipped) * 2 * seq_len
 
 
-def flops_per_token(config: ModelConfig, seq_len: int) -> float:
+def flops_per_token(config: ModelConfig, seq_len: int, lora: LoraConfig | None = None) -> float:
     """Return the training FLOPs per token, the mean over a sequence; used for MFU."""
-    return training_flops(config, seq_len) / seq_len
+    return training_flops(config, seq_len, lora) / seq_len
 
 
 def cache_bytes(config: ModelConfig, length: int, bytes_per_value: int = 2) -> int:
@@ -85,35 +93,50 @@ def cache_bytes(config: ModelConfig, length: int, bytes_per_value: int = 2) -> i
 
 
 def training_memory(
-    config: ModelConfig, micro_batch_size: int, seq_len: int, optimizer: str, bytes_per_value: int
+    config: ModelConfig,
+    micro_batch_size: int,
+    seq_len: int,
+    optimizer: str,
+    bytes_per_value: int,
+    lora: LoraConfig | None = None,
 ) -> TrainingMemory:
     """Count the memory of training; `bytes_per_value` is that of an activation.
 
     AdamW keeps two moments per weight. Muon keeps one per weight of the matrices inside the blocks;
-    AdamW updates embeddings, norms and output.
+    AdamW updates embeddings, norms and output. With LoRA only the adapters, which AdamW updates,
+    have gradients and moments.
     """
     counts = config.parameter_counts()
-    weights = FLOAT32 * sum(counts.values())
-    matrices = FLOAT32 * (counts["attention"] + counts["feed_forward"])
-    moments = 2 * weights - (matrices if optimizer == "muon" else 0)
+    weights = trained = FLOAT32 * sum(counts.values())
+    one_moment = FLOAT32 * (counts["attention"] + counts["feed_forward"])
+    if lora is not None:
+        trained = FLOAT32 * lora.parameter_count(config)
+        weights += trained
+    if lora is not None or optimizer != "muon":
+        one_moment = 0
     tokens = micro_batch_size * seq_len
     return TrainingMemory(
         weights=weights,
-        gradients=weights,
-        moments=moments,
-        activations=tokens * bytes_per_value * _saved_values(config),
+        gradients=trained,
+        moments=2 * trained - one_moment,
+        activations=tokens * bytes_per_value * _saved_values(config, lora),
     )
 
 
-def _saved_values(config: ModelConfig) -> int:
+def _saved_values(config: ModelConfig, lora: LoraConfig | None) -> int:
     """Estimate the numbers saved per token for the backward pass: the inputs of each operation.
 
     In each layer: the residual stream and its norm, twice (4 dim); rotated queries and keys,
     values, and the output of attention; gate, up and their product. Native kernels save no more;
     PyTorch's operators do. Logits are left out: only those of some rows exist at a time
     (`model/loss.py`).
+
+    With LoRA the input of a matrix without an adapter is not saved, and A x is.
     """
     assert config.head_dim is not None and config.hidden_dim is not None
+    trained = set(LINEARS) if lora is None else set(lora.targets)
+    norms = bool(trained & {"wq", "wk", "wv"}) + bool(trained & {"w1", "w3"})
     heads = config.head_dim * (2 * config.n_heads + 2 * config.n_kv_heads)
-    layer = 4 * config.dim + heads + 3 * config.hidden_dim
+    layer = (2 + norms) * config.dim + heads + (2 + ("w2" in trained)) * config.hidden_dim
+    layer += 0 if lora is None else lora.rank * len(lora.targets)
     return config.n_layers * layer + 2 * config.dim

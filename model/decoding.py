@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from model.adapters import merged
 from model.cache import RollingKVCache
 from model.config import WeightFormat
 from model.native import build
@@ -25,8 +26,8 @@ class Decoder:
 
     `native` forces the choice: True, native code (it must be possible); False, PyTorch. With the
     weights in int8, `model` is the rounded model (see `quantization.py`): native code reads int8,
-    and PyTorch the rounded numbers in the model's dtype. Matrices are copied, so a change of the
-    model needs another decoder.
+    and PyTorch the rounded numbers in the model's dtype. Adapters are merged into the weights (see
+    `adapters.py`). Matrices are copied, so a change of the model needs another decoder.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Decoder:
         native: bool | None = None,
         weights: WeightFormat = "fp32",
     ) -> None:
+        model = merged(model)
         self.model = round_weights(model) if weights == "int8" else model
         self.cache = cache
         refusal = "the caller asks for it" if native is False else _refusal(model, cache)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.lora import LoraLinear, project_adapted
 from model.native import layers as native_layers
 
 JOIN_FROM = 64  # tokens from which `project` joins weights
@@ -53,4 +54,6 @@ def project(x: Tensor, *linears: nn.Linear) -> Tensor:
     """
     if x[..., 0].numel() < JOIN_FROM:
         return torch.cat([linear(x) for linear in linears], dim=-1)
+    if any(isinstance(linear, LoraLinear) for linear in linears):
+        return project_adapted(x, *linears)
     return F.linear(x, torch.cat([linear.weight for linear in linears]))

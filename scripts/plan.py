@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 from arguments import add_config, read_config
 from configs.load import split_arguments
-from configs.settings import Config, model_config
+from configs.settings import Config, lora_config, model_config
 from data.choices import SHORTEST_SEGMENT
 from errors import ArgumentParser, command
 from model.config import ModelConfig
@@ -56,24 +56,25 @@ class Plan:
 def plan(config: Config) -> Plan:
     """Count what training costs in one process, and what generation keeps in its cache."""
     shape = model_config(config, config.tokenizer.vocab_size)
-    full = full_attention(shape)
+    full, lora = full_attention(shape), lora_config(config)
     train, seq_len = config.train, config.data.seq_len
     sequences = config.batch_size
     bf16 = train.precision == "bf16"
     memory = training_memory(
-        shape, train.micro_batch_size, seq_len, train.optimizer, 2 if bf16 else 4
+        shape, train.micro_batch_size, seq_len, train.optimizer, 2 if bf16 else 4, lora
     )
+    adapters = {} if lora is None else {"adapters": lora.parameter_count(shape)}
     return Plan(
-        parameters=shape.parameter_counts(),
+        parameters=shape.parameter_counts() | adapters,
         windows=shape.windows,
         reach=reach(shape.windows),
         tokens_per_step=config.tokens_per_step,
         total_tokens=config.tokens_per_step * train.max_steps,
         drill_tokens=config.drills_before(train.max_steps) * seq_len,
-        flops_per_token=flops_per_token(shape, seq_len),
-        flops_per_step=sequences * training_flops(shape, seq_len),
-        flops_total=train.max_steps * sequences * training_flops(shape, seq_len),
-        flops_per_step_full=sequences * training_flops(full, seq_len),
+        flops_per_token=flops_per_token(shape, seq_len, lora),
+        flops_per_step=sequences * training_flops(shape, seq_len, lora),
+        flops_total=train.max_steps * sequences * training_flops(shape, seq_len, lora),
+        flops_per_step_full=sequences * training_flops(full, seq_len, lora),
         cache_bytes={length: cache_bytes(shape, length, CACHE_BYTES) for length in LENGTHS},
         cache_bytes_full={length: cache_bytes(full, length, CACHE_BYTES) for length in LENGTHS},
         memory=memory,
@@ -232,9 +233,10 @@ def _cache(result: Plan) -> Iterator[str]:
 def _memory(result: Plan, config: Config) -> Iterator[str]:
     memory, optimizer = result.memory, config.train.optimizer
     moments = "one moment of matrices, two of the rest" if optimizer == "muon" else "two moments"
+    trained = ", of the adapters" if config.train.lora_rank else ""
     yield f"weights         {_bytes(memory.weights):>12}  fp32"
-    yield f"gradients       {_bytes(memory.gradients):>12}  fp32"
-    yield f"{optimizer:15} {_bytes(memory.moments):>12}  fp32, {moments}"
+    yield f"gradients       {_bytes(memory.gradients):>12}  fp32{trained}"
+    yield f"{optimizer:15} {_bytes(memory.moments):>12}  fp32, {moments}{trained}"
     yield f"activations     {_bytes(memory.activations):>12}  an estimate, for one micro-batch"
     yield f"total           {_bytes(memory.total):>12}"
     yield f"checkpoint      {_bytes(result.checkpoint_bytes):>12}  on disk: weights and moments"

@@ -1,7 +1,8 @@
 """Muon for the matrices of the layers and AdamW for the rest, or AdamW for all weights.
 
 Muon orthogonalizes each update. That suits matrices inside the model, but not embeddings, the
-output matrix and the norms: they use AdamW (arXiv 1711.05101).
+output matrix and the norms: they use AdamW (arXiv 1711.05101). Frozen weights have no optimizer and
+no moments.
 """
 
 from collections.abc import Iterable
@@ -36,7 +37,7 @@ class Optimizer:
         `name` is one of `OPTIMIZERS`; `momentum` is Muon's, `dtype` that of its matrix products.
         """
         assert name in OPTIMIZERS
-        self.parameters = dict(parameters)
+        self.parameters = {n: p for n, p in parameters if p.requires_grad}
         matrices = [
             p for n, p in self.parameters.items() if n.startswith("layers.") and p.dim() == 2
         ]

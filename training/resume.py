@@ -9,6 +9,8 @@ from training.checkpoint import Checkpoint
 
 # The path of the text may change, because its content is compared. So may the number of processes.
 FREE_SETTINGS = {("data", "path"), ("data", "processes")}
+# Settings of the training that may not: they decide what is trained, and how.
+FIXED_SETTINGS = ("optimizer", "lora_rank", "lora_alpha", "lora_targets")
 SECTIONS = ("model", "tokenizer", "data", "train", "sample")
 
 
@@ -34,7 +36,7 @@ def refuse_changes(
             if before[section][key] == value or (section, key) in FREE_SETTINGS:
                 continue
             change = f"{section}.{key} was {before[section][key]} and is now {value}"
-            if section in ("model", "tokenizer", "data") or key == "optimizer":
+            if section in ("model", "tokenizer", "data") or key in FIXED_SETTINGS:
                 raise UserError(f"cannot resume {folder}: {change}; {remedy}")
             print(f"note: {' '.join(change.split())}", file=sys.stderr)
     another_text = (

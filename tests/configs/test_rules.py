@@ -224,3 +224,28 @@ def test_drills_that_do_not_fit_are_shortened(
     for wrong in ("train.drill_share=1", "train.drill_share=-0.1", "train.drill_steps=-1"):
         with pytest.raises(UserError, match=wrong.partition("=")[0]):
             load_config(QUICKSTART, [wrong])
+
+
+def test_adapters_need_a_trained_model_and_adamw(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Adapters of random weights; orthogonal updates of adapters; a config that the run saved and
+    that does not load."""
+    lora = ["train.init_from=runs/a", "train.lora_rank=4", "train.lora_targets=[wv, wq]"]
+    config = load_config(QUICKSTART, lora)
+    assert (config.train.optimizer, config.train.lora_targets) == ("adamw", ("wv", "wq"))
+    note = "train.optimizer is adamw instead of muon, because train.lora_rank trains adapters"
+    assert note in capsys.readouterr().err
+    (tmp_path / "saved.yaml").write_text(to_yaml(config), encoding="utf-8")
+    assert load_config(tmp_path / "saved.yaml") == config == config_from_dict(config.to_dict())
+    wrong = {
+        "train.lora_rank needs a trained model": ["train.lora_rank=4"],
+        "train.lora_rank trains adapters with AdamW": [*lora, "train.optimizer=muon"],
+        "train.lora_alpha has no effect: train.lora_rank is 0": ["train.lora_alpha=8"],
+        "train.lora_targets has no effect: train.lora_rank is 0": ["train.lora_targets=[wq]"],
+        "train.momentum has no effect": [*lora, "train.momentum=0.5"],
+    }
+    for message, overrides in wrong.items():
+        with pytest.raises(UserError) as caught:
+            load_config(QUICKSTART, overrides)
+        assert message in str(caught.value) and "errors:" not in str(caught.value)

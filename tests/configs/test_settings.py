@@ -110,7 +110,27 @@ def test_a_choice_is_one_of_those_named(name: str) -> None:
     for wrong in ("", "autoo", 1, 0, None, "True"):
         with pytest.raises(UserError, match="one of"):
             known.accept(wrong)
-    assert [known.accept(choice) for choice in known.choices] == list(known.choices)
+    if known.is_list_of_choices:
+        values = [*((choice,) for choice in known.choices), known.choices, known.choices[::-1]]
+    else:
+        values = list(known.choices)
+    assert [known.accept(value) for value in values] == values
+
+
+@pytest.mark.parametrize("name", [n for n, s in SETTINGS.items() if s.is_list_of_choices])
+def test_a_list_of_choices_names_each_at_most_once(name: str) -> None:
+    """An item that is misspelt, given twice, or not in a list; an empty list. In editors too."""
+    known = SETTINGS[name]
+    first, second = known.choices[:2]
+    rules = known.json_schema()
+    jsonschema.validate([second, first], rules)
+    for wrong in ([], [first, first], [first, "autoo"], [first, 1], [[first]], first, {first: 1}):
+        with pytest.raises(UserError, match=f"{name} is .*, a list without repeats, each one of"):
+            known.accept(wrong)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, rules)
+    text = f"[{second}, {first}]"
+    assert SETTINGS[name].accept(yaml.safe_load(text)) == (second, first)
 
 
 def test_model_settings_mirror_the_model_config() -> None:

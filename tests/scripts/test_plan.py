@@ -18,7 +18,7 @@ from model.cost import (
     training_flops,
     training_memory,
 )
-from scripts.plan import main, plan
+from scripts.plan import main, plan, report
 
 ROOT = Path(__file__).parents[2]
 SHAPES = [
@@ -122,6 +122,21 @@ def test_a_plan_uses_the_precision_and_optimizer_of_the_config() -> None:
     fp32, bf16, adamw = plans.values()
     assert fp32.activations == 2 * bf16.activations
     assert adamw.moments == 2 * adamw.weights > fp32.moments
+
+
+def test_a_plan_with_adapters_counts_what_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    """Memory and arithmetic of weights that are frozen."""
+    words = ["train.init_from=runs/a", "train.lora_rank=8", "train.lora_targets=[wq, w2]"]
+    config = load_config(ROOT / "configs/quickstart.yaml", words)
+    full = plan(load_config(ROOT / "configs/quickstart.yaml", ["train.optimizer=adamw"]))
+    result, adapters = plan(config), 4 * 8 * (192 + 192 + 512 + 192)
+    assert result.parameters["adapters"] == adapters
+    assert result.memory.weights == full.memory.weights + 4 * adapters
+    assert (result.memory.gradients, result.memory.moments) == (4 * adapters, 8 * adapters)
+    assert result.checkpoint_bytes == full.memory.weights + 12 * adapters
+    assert result.memory.activations < full.memory.activations
+    assert result.flops_per_token < 0.75 * full.flops_per_token
+    assert "fp32, of the adapters" in report(result, config)
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> str:
