@@ -113,7 +113,7 @@ class ReadBack:
     """A GGUF file that the library gguf read, computed by Breeze. A peer, as `LlamaCpp` is."""
 
     def __init__(self, path: Path) -> None:
-        self.name = "the library gguf and Breeze; llama-cpp-python is not installed"
+        self.name = "Breeze, which read the file back (llama-cpp-python is not installed)"
         config, weights = read_gguf(path)
         self._model = empty_model(config)
         self._model.load_state_dict(weights, assign=True)
