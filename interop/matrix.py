@@ -118,7 +118,10 @@ def transformers_rows() -> Iterator[Row]:
                 theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
             with torch.no_grad():
                 logits = theirs.eval()(prompt()[None]).logits[0]
-            yield judged(program, kind, stack, model, logits)
+            opened = type(theirs).__name__
+            is_own = opened.lower().startswith(kind.replace("_", ""))
+            name = kind if is_own else f"{kind} with layer_types, opened as {opened}"
+            yield judged(program, name, stack, model, logits)
 
 
 def _architectures(model: ModelConfig) -> dict[str, dict[str, Any]]:
@@ -147,7 +150,10 @@ def llama_cpp_rows() -> Iterator[Row]:
         model = random_model(settings)
         with tempfile.TemporaryDirectory() as folder:
             for kind, logits in architecture_logits(model, prompt(), Path(folder)):
-                yield judged(program, kind, stack, model, logits)
+                opened = type(theirs).__name__
+            is_own = opened.lower().startswith(kind.replace("_", ""))
+            name = kind if is_own else f"{kind} with layer_types, opened as {opened}"
+            yield judged(program, name, stack, model, logits)
 
 
 def rows() -> Iterator[Row]:

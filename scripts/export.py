@@ -73,8 +73,11 @@ def _parser() -> ArgumentParser:
     add("--to", choices=FORMATS, required=True, help="the format")
     add("--out", required=True, metavar="FOLDER", help="a folder that is empty or does not exist")
     add("--type", choices=TYPES, help="gguf: number format of the matrices (f32)")
-    add("--arch", choices=ARCHITECTURES,
-        help="gguf: granite_swa, which keeps windows; llama, for models without (granite_swa)")  # fmt: skip
+    add(
+        "--arch",
+        choices=ARCHITECTURES,
+        help="gguf: granite_swa, which keeps windows; llama, for models without (granite_swa)",
+    )
     return parser
 
 
