@@ -247,8 +247,8 @@ def _windows(values: Mapping[str, Any], architecture: str, n_layers: int) -> tup
             )
         if types is not None and any(LAYER_TYPES[kind] != has_window for kind in types):
             raise UserError(
-                f"layer_types is {spell(types)}, but transformers does not read it in "
-                f"{architecture}: set architectures and model_type to those of Ministral"
+                f"layer_types is {spell(types)}, which {architecture} does not read itself: "
+                "set architectures and model_type to those of Ministral"
             )
         return (size,) * n_layers
     if types is None:

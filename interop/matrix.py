@@ -150,10 +150,7 @@ def llama_cpp_rows() -> Iterator[Row]:
         model = random_model(settings)
         with tempfile.TemporaryDirectory() as folder:
             for kind, logits in architecture_logits(model, prompt(), Path(folder)):
-                opened = type(theirs).__name__
-            is_own = opened.lower().startswith(kind.replace("_", ""))
-            name = kind if is_own else f"{kind} with layer_types, opened as {opened}"
-            yield judged(program, name, stack, model, logits)
+                yield judged(program, kind, stack, model, logits)
 
 
 def rows() -> Iterator[Row]:

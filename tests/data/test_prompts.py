@@ -13,7 +13,7 @@ from data.prepare import prepare, tokenizer_for
 from data.prompts import PlainTokens, encode_marked, token_dtype
 from data.sources.open import open_source
 from data.splits import SPLITS
-from data.tokenizer import Tokenizer
+from data.tokenizer import Tokenizer, open_tokenizer
 from data.vocabulary import train_tokenizer
 from errors import UserError
 
@@ -45,7 +45,7 @@ def test_prompt_and_answer_are_tokenized_separately(type: str) -> None:
     """Tokenized together, "think" + "ing" would be one word with one token over the border, and a
     model that is given the prompt alone would read other tokens than in training."""
     model = train_tokenizer(["thinking of thinking, thinking! "] * 99, type=type, vocab_size=290)
-    tokenizer = Tokenizer(model)
+    tokenizer = open_tokenizer(model)
     for prompt, answer in [("think", "ing"), ("a ", " b"), ("x\n", "y"), ("\u2581", "\u2581é")]:
         ids = encode_marked(tokenizer, prompt + answer, len(prompt))
         marked = [id for id in ids if id < 0]

@@ -15,7 +15,7 @@ import sentencepiece
 import torch
 from exported import random_model, save_random_run
 
-from data.tokenizer import Tokenizer
+from data.tokenizer import open_tokenizer
 from errors import UserError
 from inference.trained import TrainedModel, open_trained
 from interop import gguf_check, gguf_file
@@ -182,7 +182,7 @@ def test_a_unigram_tokenizer_is_refused() -> None:
     from data.vocabulary import train_tokenizer
 
     model = train_tokenizer([tiny.english(20_000)], type="unigram", vocab_size=330)
-    tokenizer = Tokenizer(model)
+    tokenizer = open_tokenizer(model)
     with pytest.raises(UserError, match=r"byte fallback.*tokenizer\.type=bpe"):
         vocabulary(tokenizer, tokenizer.vocab_size)
 

@@ -9,7 +9,7 @@ import tiny
 import torch
 from exported import randomized
 
-from data.tokenizer import Tokenizer
+from data.tokenizer import Tokenizer, open_tokenizer
 from data.vocabulary import train_tokenizer
 from interop.likelihood import LikelihoodReader, split_tokens
 from model.config import ModelConfig
@@ -37,7 +37,7 @@ class Model:
 @pytest.fixture(scope="module")
 def bpe() -> Tokenizer:
     """A vocabulary with pieces such as " the"."""
-    return Tokenizer(train_tokenizer([tiny.english(20_000)], type="bpe", vocab_size=400))
+    return open_tokenizer(train_tokenizer([tiny.english(20_000)], type="bpe", vocab_size=400))
 
 
 def small(**settings: Any) -> Transformer:

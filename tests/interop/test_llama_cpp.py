@@ -99,7 +99,7 @@ def test_texts_are_encoded_as_ours(type: str, tmp_path: Path) -> None:
     """A model that reads other tokens than it was trained on writes nonsense."""
     code = "\n".join(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("m*/*.py")))
     spelled = " <s> </s> <unk> <0x41>" * 300  # so that pieces of these exist
-    tokenizer = Tokenizer(train_tokenizer([code + spelled], type=type, vocab_size=2000))
+    tokenizer = open_tokenizer(train_tokenizer([code + spelled], type=type, vocab_size=2000))
     model = random_model(vocab_size=tokenizer.vocab_size)
     draw, texts = random.Random(0), ["<s>", "a </s> b", "<0x41>", " ", "   a", "\0", "\r\n\t", "é"]
     for _ in range(1000):
