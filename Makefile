@@ -31,7 +31,7 @@ test: .venv/dev
 	$(BIN)/python -m pytest -n auto
 
 # If llama-cpp-python cannot be built, its tests are skipped, with the reason.
-test-slow: .venv/dev
+test-slow: .venv/interop
 	-$(MAKE) .venv/llama-cpp
 	$(BIN)/python -m pytest -m slow -n auto --timeout 1800 -rs
 
@@ -73,6 +73,11 @@ clean:
 .venv/llama-cpp: .venv/dev
 	CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF" \
 		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[llama-cpp]"
+	@touch $@
+
+.venv/interop: .venv/dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+		--editable ".[export,eval,tensorboard,wandb,trackio,peft,notebook]"
 	@touch $@
 
 .venv/bench: .venv/dev

@@ -15,6 +15,8 @@ from typing import Any
 from errors import UserError
 from training.loggers import PROJECT, place, run_id
 
+FLUSH_S = 0.5  # between a step that wandb gets and its file on the disk
+
 
 def refuse_without_login() -> None:
     """Raise `UserError` if wandb would have to ask for an API key."""
@@ -33,7 +35,10 @@ def refuse_without_login() -> None:
 
 
 class WeightsAndBiases:
-    """Holds the steps back until a checkpoint is saved, because wandb cannot take one back."""
+    """Holds the steps back until a checkpoint is saved, because wandb cannot take one back.
+
+    If the process is killed within FLUSH_S of a save, wandb lacks the steps of that save.
+    """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         wandb, where = _library(), place("WANDB_DIR", folder)
@@ -54,6 +59,7 @@ class WeightsAndBiases:
                 x_disable_meta=True,
                 x_disable_stats=True,
                 x_save_requirements=False,
+                x_transaction_log_flush_interval=FLUSH_S,
             ),
         )
         pattern = f"{shlex.quote(where)}/wandb/offline-run-*-{self._run.id}"
