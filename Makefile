@@ -1,6 +1,6 @@
 # make train        set up, train the model of configs/quickstart.yaml, write a report about it
 # make test         set up, run the tests but the slow ones (minutes)
-# make test-slow    run the tests that take minutes each
+# make test-slow    install the extras, run the tests that take minutes each
 # make prove        run the window's checks over their full grid
 # make lint         run ruff and mypy
 # make bench        measure speed beside other libraries, into runs/bench/ (minutes)
