@@ -77,7 +77,7 @@ clean:
 
 .venv/interop: .venv/dev
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-		--editable ".[export,eval,tensorboard,wandb,trackio,peft,notebook]"
+		--editable ".[export,eval,tensorboard,wandb,trackio,notebook]"
 	@touch $@
 
 .venv/bench: .venv/dev
