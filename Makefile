@@ -1,6 +1,6 @@
 # make train        set up, train the model of configs/quickstart.yaml, write a report about it
 # make test         set up, run the tests but the slow ones (minutes)
-# make test-slow    run the tests that take minutes each
+# make test-slow    install the extras, run the tests that take minutes each
 # make prove        run the window's checks over their full grid
 # make lint         run ruff and mypy
 # make bench        measure speed beside other libraries, into runs/bench/ (minutes)
@@ -31,7 +31,7 @@ test: .venv/dev
 	$(BIN)/python -m pytest -n auto
 
 # If llama-cpp-python cannot be built, its tests are skipped, with the reason.
-test-slow: .venv/dev
+test-slow: .venv/interop
 	-$(MAKE) .venv/llama-cpp
 	$(BIN)/python -m pytest -m slow -n auto --timeout 1800 -rs
 
@@ -73,6 +73,11 @@ clean:
 .venv/llama-cpp: .venv/dev
 	CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF" \
 		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[llama-cpp]"
+	@touch $@
+
+.venv/interop: .venv/dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+		--editable ".[export,eval,tensorboard,wandb,trackio,notebook]"
 	@touch $@
 
 .venv/bench: .venv/dev

@@ -29,8 +29,10 @@ from model.cost import flops_per_token
 from storage import lock, remove_torn_files
 from training.checkpoint import Checkpoint, find, newest
 from training.interrupt import StopRequest
-from training.metrics import MetricsLog, SamplesLog, read_metrics
+from training.loggers import refuse_unavailable
+from training.metrics import read_metrics
 from training.progress import Progress
+from training.run_log import RunLog
 
 # torch takes seconds to import. Every module that imports it is imported inside the functions below
 # that use it, so that `--help` and errors in a config are printed at once.
@@ -82,12 +84,14 @@ def locate_run(words: Sequence[str]) -> list[str]:
     return [str(path), *overrides]
 
 
+@fields_named({"folder": "run_dir"} | keys_of("data", "train"))
 def train(config: Config, *, resume: bool = False) -> int:
     """Train as `config` describes, in the run's folder. Returns the exit code.
 
     Raises `UserError` if the folder holds a run and `resume` is False, if another process trains
-    in it, or if memory does not suffice.
+    in it, if a logger cannot be used, or if memory does not suffice.
     """
+    refuse_unavailable(config.train.loggers)
     checkpoints = config.folder / "checkpoints"
     try:
         checkpoints.mkdir(parents=True, exist_ok=True)
@@ -96,7 +100,7 @@ def train(config: Config, *, resume: bool = False) -> int:
             f"{checkpoints} cannot be created ({error.strerror}): choose another folder with "
             "run_dir=..."
         ) from None
-    with fields_named({"folder": "run_dir"} | keys_of("data")), lock(config.folder, wait=False):
+    with lock(config.folder, wait=False):
         remove_torn_files(config.folder)
         return train_from(config, checkpoint_to_resume(config, resume))
 
@@ -114,11 +118,10 @@ def train_from(config: Config, checkpoint: Checkpoint | None) -> int:
     with allocation_errors(MEMORY_REMEDY):
         run = start_run(config, checkpoint, None if checkpoint else open_initial(config))
         print(summary(run), end="\n\n")
-        print("Ctrl-C saves and stops; --resume continues.\n", flush=True)
-        metrics = MetricsLog(config.folder / "metrics.jsonl", run.step)
-        samples = SamplesLog(config.folder / "samples.txt", run.step)
-        with StopRequest() as stop:
-            code = training_loop(run, metrics, samples, stop)
+        with RunLog(run.folder, run.step, config.train.loggers, config.to_dict()) as log:
+            print("Ctrl-C saves and stops; --resume continues.\n", flush=True)
+            with StopRequest() as stop:
+                code = training_loop(run, log, stop)
         if code == 0:
             finish(run)
         return code
@@ -145,9 +148,7 @@ def checkpoint_to_resume(config: Config, resume: bool) -> Checkpoint | None:
     return checkpoint
 
 
-def training_loop(
-    run: TrainingRun, metrics: MetricsLog, samples: SamplesLog, stop: StopRequest
-) -> int:
+def training_loop(run: TrainingRun, log: RunLog, stop: StopRequest) -> int:
     """Train to the end: one iteration is one update of the weights. Returns the exit code."""
     settings, batches = run.config.train, run.batches()
     finished = is_finished(run)
@@ -165,15 +166,16 @@ def training_loop(
             finished = run.step == settings.max_steps
             progress.advance(loss, loss_label(drill_share(run)), weight=counted_share(sequences))
             if run.step % settings.log_interval == 0 or finished:
-                log_step(run, metrics, progress, grad_norm, lr_ratio)
+                log_step(run, log, progress, grad_norm, lr_ratio)
             if run.step % settings.eval_interval == 0 or finished:
-                val_loss = validate(run, metrics, samples, progress)
+                val_loss = validate(run, log, progress)
                 if not math.isfinite(val_loss):
                     return diverged(run, f"val_loss {val_loss}")
                 finished = is_finished(run)
             stopping = stop.signal  # read once, because a signal may come at any time
             if run.step % settings.save_interval == 0 or finished or stopping or must_keep(run):
                 path = run.save()
+                log.saved()
             if stopping and not finished:
                 progress.show(f"saved {path}; the same command with --resume continues")
                 return 128 + stopping
@@ -200,7 +202,7 @@ def loss_label(share: float) -> str:
 
 
 def log_step(
-    run: TrainingRun, metrics: MetricsLog, progress: Progress, grad_norm: float, lr_ratio: float
+    run: TrainingRun, log: RunLog, progress: Progress, grad_norm: float, lr_ratio: float
 ) -> None:
     """Write a line of metrics: the mean loss since the last line, and the speed so far.
 
@@ -211,7 +213,7 @@ def log_step(
     has_drills = config.drills_before(config.train.max_steps) > 0
     share = {"drill_share": drill_share(run)} if has_drills else {}
     flops = flops_per_token(run.model.config, config.data.seq_len, run.lora)
-    metrics.write(
+    log.write(
         run.step,
         train_loss=progress.mean_loss(),
         grad_norm=grad_norm,
@@ -258,9 +260,7 @@ def diverged(run: TrainingRun, values: str) -> int:
     return DIVERGED
 
 
-def validate(
-    run: TrainingRun, metrics: MetricsLog, samples: SamplesLog, progress: Progress
-) -> float:
+def validate(run: TrainingRun, log: RunLog, progress: Progress) -> float:
     """Score the whole validation split and write a sample of text. Returns the validation loss.
 
     If the loss is not finite, nothing is logged and no sample is written.
@@ -273,9 +273,9 @@ def validate(
     if score.loss < run.history.get("best_loss", math.inf):
         run.history |= {"best_loss": score.loss, "best_step": run.step}
     stepping_s = round(progress.seconds, 1)
-    metrics.write(run.step, val_loss=score.loss, val_bpb=score.bpb, stepping_s=stepping_s)
+    log.write(run.step, val_loss=score.loss, val_bpb=score.bpb, stepping_s=stepping_s)
     text = run.sample()
-    samples.write(run.step, score.bpb, text)
+    log.sample(run.step, score.bpb, text)
     verdict = run.usual.verdict(read_metrics(run.folder / "metrics.jsonl"))
     progress.show(
         f"step {run.step:,}: val_loss {score.loss:.4f} ({verdict.place}), {score.bpb:.4f} bits per "

@@ -7,12 +7,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from configs.setting import spell
 from configs.settings import SECTIONS, SETTINGS
 from errors import command
 from storage import atomic_write
+
+INDENT = " " * 35  # of the values that a setting accepts, in --help
 
 
 def describe() -> str:
@@ -26,7 +29,7 @@ def describe() -> str:
             section = head
         unit = f" [{entry.unit}]" if entry.unit else ""
         lines.append(f"  {key:18} {spell(entry.default):13} {entry.meaning}")
-        lines.append(f"  {'':32} {entry.expected}{unit}")
+        lines += (INDENT + line for line in wrap(f"{entry.expected}{unit}", 100 - len(INDENT)))
     return "\n".join(lines)
 
 

@@ -14,7 +14,14 @@ from typing import Any
 from configs.setting import Setting, declared, setting
 from data.choices import DOCUMENTS, SOURCES, SPLIT_RULES, TOKENIZERS
 from model.config import ATTENTION, LINEARS, SCALING, LoraConfig, ModelConfig
-from training.choices import DEVICES, OPTIMIZERS, PRECISIONS, SCHEDULES, WINDOW_SCHEDULES
+from training.choices import (
+    DEVICES,
+    LOGGERS,
+    OPTIMIZERS,
+    PRECISIONS,
+    SCHEDULES,
+    WINDOW_SCHEDULES,
+)
 
 
 @dataclass(frozen=True)
@@ -224,6 +231,9 @@ class TrainSettings:
     eval_interval: int = setting(100, "steps between evaluations", unit="steps", minimum=1)
     save_interval: int = setting(100, "steps between checkpoints", unit="steps", minimum=1)
     log_interval: int = setting(10, "steps between lines of metrics", unit="steps", minimum=1)
+    loggers: tuple[str, ...] = setting(
+        ("jsonl",), "where metrics and samples go; jsonl always gets them", choices=LOGGERS
+    )
     keep_checkpoints: int = setting(
         2, "newest checkpoints kept beside the best", unit="files", minimum=2
     )

@@ -819,7 +819,7 @@ def test_native_kernels_run_in_the_loss_unless_they_are_refused(
 def test_every_train_setting_is_tested_here() -> None:
     """A new setting could have no test of its effect. `elsewhere` lists those of other tests."""
     elsewhere = {"eval_interval", "save_interval", "log_interval", "keep_checkpoints", "patience",
-                 "eval_batch_size", "compile", "native", "device", "init_from",
+                 "eval_batch_size", "compile", "native", "device", "init_from", "loggers",
                  "lora_rank", "lora_alpha", "lora_targets"}  # fmt: skip
     named = {name.removeprefix("train.") for name in CHANGES_WEIGHTS} | elsewhere
     assert vars(Config().train).keys() <= named

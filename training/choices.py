@@ -5,3 +5,4 @@ SCHEDULES = ("cosine", "linear", "wsd")  # of the learning rate
 WINDOW_SCHEDULES = ("constant", "grow", "depth", "random")
 PRECISIONS = ("auto", "fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+LOGGERS = ("jsonl", "tensorboard", "wandb", "trackio")
