@@ -43,18 +43,12 @@ from training.device import (
 )
 from training.evaluation import Score, evaluate
 from training.header import HISTORY
-from training.memory import format_bytes, memory_limit
+from training.memory import refuse_too_large
 from training.optimizer import Optimizer
 from training.resume import refuse_changes
 from training.schedule import lr_ratio
 from training.windows import windows_at
 from usual import UsualLoss, usual_loss
-
-MEMORY_REMEDY = (
-    "make train.micro_batch_size smaller (a larger train.grad_accum_steps keeps the updates the "
-    "same), data.seq_len shorter, train.eval_batch_size smaller or the model smaller (model.dim, "
-    "model.n_layers)"
-)
 
 
 @dataclass
@@ -311,12 +305,7 @@ def _build(config: Config, vocab_size: int, hardware: Hardware) -> tuple[Transfo
 
 
 def _refuse_too_large(config: Config, vocab_size: int, hardware: Hardware) -> None:
-    """Raise `UserError` if training cannot fit in the memory of the device.
-
-    The estimate is low: it leaves out the temporary tensors of each operation. So a run that is
-    refused cannot fit, and a run that is accepted may still fail.
-    """
-    limit = memory_limit(hardware.device)
+    """Raise `UserError` if training cannot fit in the memory of the device."""
     memory = training_memory(
         model_config(config, vocab_size),
         config.train.micro_batch_size,
@@ -325,15 +314,7 @@ def _refuse_too_large(config: Config, vocab_size: int, hardware: Hardware) -> No
         hardware.dtype.itemsize,
         lora=lora_config(config),
     )
-    if limit is None or memory.total <= limit:
-        return
-    total, activations = format_bytes(memory.total), format_bytes(memory.activations)
-    state = format_bytes(memory.total - memory.activations)
-    raise UserError(
-        f"training needs at least {total} of memory ({state} for weights, gradients and moments, "
-        f"{activations} for activations), but {hardware.device.type} has {format_bytes(limit)}: "
-        f"{MEMORY_REMEDY}"
-    )
+    refuse_too_large(memory.total, memory.activations, hardware.device)
 
 
 def _refuse_changes(

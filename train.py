@@ -111,11 +111,11 @@ def train_from(config: Config, checkpoint: Checkpoint | None) -> int:
     Raises `UserError` if memory does not suffice, if `checkpoint` is not of the same run, or if
     what train.init_from names cannot be opened.
     """
-    from run import MEMORY_REMEDY, start_run
+    from run import start_run
     from summary import summary
-    from training.memory import allocation_errors
+    from training.memory import TRAINING_REMEDY, allocation_errors
 
-    with allocation_errors(MEMORY_REMEDY):
+    with allocation_errors(TRAINING_REMEDY):
         run = start_run(config, checkpoint, None if checkpoint else open_initial(config))
         print(summary(run), end="\n\n")
         with RunLog(run.folder, run.step, config.train.loggers, config.to_dict()) as log:

@@ -23,6 +23,11 @@ _FAILED = re.compile(
     r"(can't|cannot) allocate memory|not enough memory|out of memory|bad_alloc|ALLOC_FAILED",
     re.IGNORECASE,
 )
+TRAINING_REMEDY = (
+    "make train.micro_batch_size smaller (a larger train.grad_accum_steps keeps the updates the "
+    "same), data.seq_len shorter, train.eval_batch_size smaller or the model smaller (model.dim, "
+    "model.n_layers)"
+)
 _SIZE = re.compile(r"allocate ([\d.]+) (bytes|[KMGT]iB)")
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
@@ -58,6 +63,23 @@ def memory_limit(device: torch.device) -> int | None:
     except (AttributeError, ValueError, OSError):  # Windows has no os.sysconf
         return None
     return min([physical, *_group_limits(Path("/"))])
+
+
+def refuse_too_large(total: int, activations: int, device: torch.device) -> None:
+    """Raise `UserError` if training that needs `total` bytes cannot fit in memory.
+
+    The estimate is low: it leaves out the temporary tensors of each operation. So a run that is
+    refused cannot fit, and a run that is accepted may still fail.
+    """
+    limit = memory_limit(device)
+    if limit is None or total <= limit:
+        return
+    raise UserError(
+        f"training needs at least {format_bytes(total)} of memory "
+        f"({format_bytes(total - activations)} for weights, gradients and moments, "
+        f"{format_bytes(activations)} for activations), but {device.type} has "
+        f"{format_bytes(limit)}: {TRAINING_REMEDY}"
+    )
 
 
 def format_bytes(size: float) -> str:
