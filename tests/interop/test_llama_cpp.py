@@ -13,7 +13,7 @@ import pytest
 import torch
 from exported import random_model, save_random_run
 
-from data.tokenizer import SPACE_MARK, open_tokenizer
+from data.tokenizer import SPACE_MARK, Tokenizer, open_tokenizer
 from data.vocabulary import train_tokenizer
 from errors import UserError
 from inference.trained import open_trained
