@@ -150,15 +150,27 @@ def by_substitution(
 
 
 def _changes(model: Transformer, rows: Tensor) -> Tensor:
-    """Return how far each output differs from that of the last row: (outputs, rows - 1, T)."""
+    """Return how far each output differs from that of the last row: (outputs, rows - 1, T).
+
+    Each row is read by itself. In one product of several rows, some processors compute the last
+    rows by other instructions, which round differently: equal rows would differ by 1e-16.
+    """
+    *changed, base = ([x[0] for x in _outputs(model, row)] for row in rows.split(1))
+    *differences, distribution = zip(*changed, strict=True)
+    layers = [
+        (torch.stack(each) - last).norm(dim=-1) / last.norm(dim=-1)
+        for each, last in zip(differences, base, strict=False)
+    ]
+    variation = (torch.stack(distribution) - base[-1]).abs().sum(-1) / 2
+    return torch.stack([*layers, variation])
+
+
+def _outputs(model: Transformer, row: Tensor) -> list[Tensor]:
+    """Return each layer's output (1, T, D), and the probabilities (1, T, V)."""
     with recorded_outputs(model) as outputs:
-        probabilities = model(rows).softmax(-1)
-    changes = []
-    for (output,) in outputs:
-        kept = output[:, -rows.shape[1] :]  # a sink token has no column
-        changes.append((kept[:-1] - kept[-1]).norm(dim=-1) / kept[-1].norm(dim=-1))
-    changes.append((probabilities[:-1] - probabilities[-1]).abs().sum(-1) / 2)
-    return torch.stack(changes)
+        probabilities = model(row).softmax(-1)
+    n = row.shape[1]  # a sink token has no column
+    return [*(output[:, -n:] for (output,) in outputs), probabilities]
 
 
 def _other(unigrams: Tensor, token: int, draw: torch.Generator) -> int:

@@ -17,6 +17,7 @@ from inference.trained import open_trained
 from model import Sampling
 from model.lora import LoraLinear
 from run import TrainingRun, start_run
+from training.checkpoint import find
 from scripts import evaluate, sample
 from training.checkpoint import find
 
@@ -120,7 +121,7 @@ def test_a_sample_in_training_comes_from_the_adapted_model(
                  "sample.prompt=The king", "sample.max_tokens=24")  # fmt: skip
     line = [word for word in line if not word.startswith("sample.min_p")]
     (tmp_path / "run/checkpoints").mkdir(parents=True)
-    run = start_run(load_config(line[0], line[1:]), None)
+    run = start_run(load_config(line[0], line[1:]), None, find(finished))
 
     def text_of(model: Any) -> str:
         pieces = continue_text(model, ["The king"], max_tokens=24, sampling=greedy)
