@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from errors import ArgumentParser, UserError, command
-from experiments.benchmarks import attention, decode, every, learn, prompt, start, train
+from experiments.benchmarks import attention, decode, every, learn, lora, prompt, start, train
 from experiments.benchmarks.benchmark import Benchmark, WrongResult
 from experiments.benchmarks.picture import add_png, refuse_png, write_png
 from experiments.result import add_json, write_json
@@ -17,6 +17,7 @@ from experiments.result import add_json, write_json
 BENCHMARKS: dict[str, Benchmark] = {
     "attention": attention,
     "train": train,
+    "lora": lora,
     "decode": decode,
     "prompt": prompt,
     "learn": learn,

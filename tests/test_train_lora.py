@@ -17,7 +17,6 @@ from inference.trained import open_trained
 from model import Sampling
 from model.lora import LoraLinear
 from run import TrainingRun, start_run
-from training.checkpoint import find
 from scripts import evaluate, sample
 from training.checkpoint import find
 

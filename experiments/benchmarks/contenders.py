@@ -1,4 +1,4 @@
-"""The contenders of `bench train`: the same weights and the same step, in Breeze and transformers.
+"""The contenders of `bench train` and `bench lora`: the same weights, the same step.
 
 A step is forward, backward, gradient clipping and fused AdamW, with the same settings for all. Only
 the model and the number format of its products differ.
@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 from experiments.benchmarks.machine import ROOT
 from experiments.benchmarks.peer import drawn_model, has_transformers, same_model
 from experiments.process_memory import peak_bytes, reset_peak
-from model.config import ModelConfig
+from model.config import LINEARS, LoraConfig, ModelConfig
 
 if TYPE_CHECKING:  # torch is imported only where something is computed
     import torch
     from torch import Tensor
 
 BREEZE, PLAIN, COMPILED = "Breeze", "Breeze, without native kernels", "Breeze, compiled"
+LORA, LORA_RANK = "Breeze, LoRA", 8
 DEFAULT, BF16 = "transformers, as it comes", "transformers, bf16"
 BF16_COMPILED = "transformers, bf16, compiled"
 PEERS = (DEFAULT, BF16, BF16_COMPILED)
@@ -124,6 +125,7 @@ def build(name: str, shape: Shape, dtype: "torch.dtype | None" = None) -> Conten
     import torch
 
     from model import native
+    from model.adapters import add_adapters
     from training.optimizer import Optimizer
 
     model: Any = drawn_model(shape.config)
@@ -137,12 +139,14 @@ def build(name: str, shape: Shape, dtype: "torch.dtype | None" = None) -> Conten
         model = same_model(model)
         forward, loss = _peer(model, name, dtype, inputs, targets)
     else:
+        if name == LORA:
+            add_adapters(model, LoraConfig(LORA_RANK, 2 * LORA_RANK, tuple(LINEARS)))
         forward, loss = _breeze(model, name, dtype, inputs, targets)
     optimizer = Optimizer(
         model.named_parameters(),
         name="adamw", lr=LEARNING_RATE, adamw_lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY,
     )  # fmt: skip
-    is_native = name == BREEZE and native.training_refusal() is None
+    is_native = name in (BREEZE, LORA) and native.training_refusal() is None
     return Contender(name, model, dtype, is_native, forward, loss, optimizer)
 
 

@@ -16,6 +16,7 @@ from experiments.benchmarks import (
     decode,
     every,
     llama,
+    lora,
     machine,
     peer,
     picture,
@@ -96,6 +97,33 @@ def test_training_is_measured_beside_transformers(
     (breeze,) = [row for row in rows_of(out) if row[1:2] == [contenders.BREEZE]]
     assert breeze[2] == f"{speeds[contenders.BREEZE]:,.0f}" and breeze[4] == "2.5x"
     assert "the time of a step ~ T^" in out and "Checked before, float32" in out
+
+
+def test_adapters_are_measured_beside_all_weights(
+    no_memory: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A ratio of other numbers than those shown; adapters that change the function are not timed."""
+    monkeypatch.setattr(lora, "SHAPES", (SHAPE,))
+    path = tmp_path / "lora.json"
+    assert bench.main(["lora", "--rounds", "1", "--json", str(path)]) == 0
+    times = json.loads(path.read_text())["seconds"][SHAPE.name]
+    (full,), (adapted,) = times[contenders.BREEZE], times[contenders.LORA]
+    (row,) = [row for row in rows_of(capsys.readouterr().out) if "adapters of rank 8" in row]
+    assert row[3] == f"{SHAPE.tokens / adapted:,.0f}" and row[4] == f"{full / adapted:.2f}x"
+
+    def changed(*arguments: Any) -> contenders.Contender:
+        built = build(*arguments)
+        if built.name == contenders.LORA:
+            built.model.set_windows(1)
+        return built
+
+    build = contenders.build
+    monkeypatch.setattr(contenders, "build", changed)
+    assert bench.main(["lora", "--rounds", "1"]) == 1
+    assert "adapters change the model's function" in capsys.readouterr().err
 
 
 def wider(contender: contenders.Contender) -> None:
