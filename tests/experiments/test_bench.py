@@ -105,7 +105,7 @@ def test_adapters_are_measured_beside_all_weights(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A ratio of other numbers than those shown; adapters that change the function are not timed."""
+    """A ratio of other numbers than those shown; or adapters that change the function are timed."""
     monkeypatch.setattr(lora, "SHAPES", (SHAPE,))
     path = tmp_path / "lora.json"
     assert bench.main(["lora", "--rounds", "1", "--json", str(path)]) == 0
