@@ -69,12 +69,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_torn_files(folder: Path) -> None:
-    """Delete the unfinished files that a killed process left in `folder` or below it.
+    """Delete the unfinished files and folders that a killed process left in `folder` or below it.
 
     Hold the folder's lock: another process may be writing such a file.
     """
-    for part in folder.rglob(".*.part"):
-        part.unlink(missing_ok=True)
+    for part in list(folder.rglob(".*.part")):
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink(missing_ok=True)  # it may have lain in such a folder
 
 
 def _sync_folder(folder: Path) -> None:

@@ -82,13 +82,14 @@ def test_order_of_system_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_torn_files_are_removed_and_no_others(tmp_path: Path) -> None:
     """Unfinished files of killed processes that stay for ever; a file of the user that is lost."""
-    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/.c.01234567.part").mkdir(parents=True)  # of `atomic_folder`
     torn = [tmp_path / ".a.01234567.part", tmp_path / "deep/.b.89abcdef.part"]
+    torn += [tmp_path / "deep/.c.01234567.part" / name for name in ("c", ".d.01234567.part")]
     kept = [tmp_path / "a", tmp_path / "a.part", tmp_path / ".part.txt", tmp_path / "deep/b"]
     for path in (*torn, *kept):
         path.write_bytes(b"x")
     remove_torn_files(tmp_path)
-    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+    assert sorted(tmp_path.rglob("*")) == sorted([*kept, tmp_path / "deep"])
 
 
 def test_sha256_of_a_file_larger_than_a_piece(tmp_path: Path) -> None:
