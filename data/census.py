@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data.documents import Document
-from data.sentencepiece_tokenizer import FIRST_PIECE
+from data.tokenizer import Tokenizer
 
 COMPRESSED = 20_000_000  # first bytes of the text; only these are compressed
 KEPT = 300_000  # different words, and different lines, counted at most: a bound on the memory
@@ -227,15 +227,21 @@ class TokenCensus:
         """The number of tokens in the split."""
         return int(self.counts.sum())
 
-    @property
-    def piece_counts(self) -> NDArray[np.int64]:
-        """The occurrences of each piece, without specials and bytes."""
-        return self.counts[FIRST_PIECE:]
+    def add(self, length: int, digest: bytes) -> None:
+        """Add a document. A token alone is the EOS of a vocabulary in which it is BOS, too."""
+        if length > 1:
+            self.lengths.append(length)
+            self.digests.append(digest)
 
-    @property
-    def spelled_share(self) -> float:
-        """The share of tokens that are bytes: parts of characters without a piece."""
-        return self.counts[3:FIRST_PIECE].sum() / max(1, self.n_tokens)
+    def piece_counts(self, tokenizer: Tokenizer) -> NDArray[np.int64]:
+        """Return the occurrences of each piece, without specials and bytes."""
+        return self.counts[tokenizer.piece_ids]
+
+    def spelled_share(self, tokenizer: Tokenizer) -> float:
+        """Return the share of tokens that are bytes: parts of characters without a piece."""
+        specials = self.counts[[*{tokenizer.bos_id, tokenizer.eos_id}]]
+        n_bytes = self.n_tokens - specials.sum() - self.piece_counts(tokenizer).sum()
+        return n_bytes / max(1, self.n_tokens)
 
 
 def count_tokens(tokens: Any, vocab_size: int, bos_id: int) -> TokenCensus:
@@ -248,23 +254,18 @@ def count_tokens(tokens: Any, vocab_size: int, bos_id: int) -> TokenCensus:
         census.counts[:] += np.bincount(block, minlength=vocab_size)
         edges = {0, *np.flatnonzero(block == bos_id).tolist(), len(block)}
         for first, stop in pairwise(sorted(edges)):
-            if length and block[first] == bos_id:
-                census.lengths.append(length)
-                census.digests.append(digest.digest())
+            if block[first] == bos_id:
+                census.add(length, digest.digest())
                 digest, length = hashlib.blake2b(digest_size=12), 0
             digest.update(block[first:stop].tobytes())
             length += stop - first
-    if length:
-        census.lengths.append(length)
-        census.digests.append(digest.digest())
+    census.add(length, digest.digest())
     return census
 
 
 def token_warnings(splits: Mapping[str, TokenCensus]) -> Iterator[str]:
-    """Yield one warning for each problem of the splits "train", "val" and "test" or of the
-    vocabulary."""
-    train = splits["train"]
-    trained = set(train.digests)
+    """Yield one warning for each problem of the splits "train", "val" and "test"."""
+    trained = set(splits["train"].digests)
     for split in ("val", "test"):
         census = splits[split]
         both = sum(digest in trained for digest in census.digests)
@@ -273,10 +274,14 @@ def token_warnings(splits: Mapping[str, TokenCensus]) -> Iterator[str]:
                    "word for word: their loss says nothing about other text")  # fmt: skip
         if 0 < census.n_tokens < FEW:
             yield f"{split} has {census.n_tokens:,} tokens: its loss will be noisy"
-    rare = (train.piece_counts < SEEN).mean()
+
+
+def vocabulary_warnings(train: TokenCensus, tokenizer: Tokenizer) -> Iterator[str]:
+    """Yield one warning for each problem of a vocabulary that was trained on this text."""
+    rare = (train.piece_counts(tokenizer) < SEEN).mean()
     if rare > UNSEEN:
         yield (f"{rare:.0%} of the pieces occur less than {SEEN} times in train: a vocabulary of "
                f"{len(train.counts):,} is large, lower tokenizer.vocab_size")  # fmt: skip
-    if train.spelled_share > SPELLED:
-        yield (f"{train.spelled_share:.0%} of the tokens are bytes of characters that the "
+    if (spelled := train.spelled_share(tokenizer)) > SPELLED:
+        yield (f"{spelled:.0%} of the tokens are bytes of characters that the "
                "vocabulary lacks: raise tokenizer.vocab_size")  # fmt: skip

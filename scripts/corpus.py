@@ -16,7 +16,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from arguments import add_config, open_initial, read_config
-from configs.settings import Config, keys_of, model_config
+from configs.settings import Config, keys_of, lora_config, model_config
 from errors import ArgumentParser, UserError, command, fields_named
 
 if TYPE_CHECKING:  # numpy and the tokenizer are imported only when a text is read
@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # numpy and the tokenizer are imported only when a text is re
     from data.corpus import Corpus
     from data.documents import Document
     from data.mixture import MixedCorpus
+    from data.tokenizer import Tokenizer
+    from inference.weights import TrainedWeights
 
 SPLITS = ("train", "val", "test")
 EXCERPT = 2_000  # characters of a document that are printed
@@ -42,11 +44,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--show is {arguments.show}: print 0 documents or more")
     config = read_config(arguments)
 
-    from data.census import count_text, count_tokens, text_warnings, token_warnings
+    from data.census import (
+        count_text,
+        count_tokens,
+        text_warnings,
+        token_warnings,
+        vocabulary_warnings,
+    )  # fmt: skip
     from data.text import open_sources, open_text
+    from data.tokenizer import open_tokenizer
 
-    sources = open_sources(config.data)
-    tokenizer, corpus = open_text(config.data, config.tokenizer, sources=sources)
+    initial, sources = open_initial(config), open_sources(config.data)
+    given = open_tokenizer(initial.tokenizer()) if initial else None
+    tokenizer, corpus = open_text(config.data, config.tokenizer, given, sources)
     excerpts = Excerpts(arguments.show, sum(map(corpus.n_documents, SPLITS)))
     documents = chain.from_iterable(source.documents() for source in sources.values())
     text = count_text(excerpts.passing(documents), sum(map(corpus.n_bytes, SPLITS)))
@@ -56,10 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         split: count_tokens(corpus.tokens(split), tokenizer.vocab_size, tokenizer.bos_id)
         for split in SPLITS
     }
-    print_rows(token_rows(config, corpus, tokens))
+    print_rows(token_rows(config, corpus, tokenizer, tokens))
     if not arguments.no_time:
-        print_rows([("time", _training_time(config, corpus, tokenizer.vocab_size))])
+        print_rows([("time", _training_time(config, corpus, tokenizer.vocab_size, initial))])
     warnings = [*text_warnings(text), *token_warnings(tokens), *fit_warnings(config, tokens)]
+    if initial is None:
+        warnings += vocabulary_warnings(tokens["train"], tokenizer)
     print(
         "\n".join(f"warning          {printable(line)}" for line in warnings) or "no problems found"
     )
@@ -133,7 +145,10 @@ def text_rows(census: "TextCensus") -> Iterator[tuple[str, str]]:
 
 
 def token_rows(
-    config: Config, corpus: "Corpus | MixedCorpus", splits: "Mapping[str, TokenCensus]"
+    config: Config,
+    corpus: "Corpus | MixedCorpus",
+    tokenizer: "Tokenizer",
+    splits: "Mapping[str, TokenCensus]",
 ) -> Iterator[tuple[str, str]]:
     """Yield the rows about the tokens, and about training on them."""
     from data.census import SEEN
@@ -152,11 +167,12 @@ def token_rows(
     yield "a document", (f"{middle:,} tokens (median), 10% below {low:,}, 10% above {high:,}; "
                          f"data.seq_len holds {seq_len / middle:,.2g} of the median")  # fmt: skip
     train, val = splits["train"], splits["val"]
-    pieces = train.piece_counts
+    pieces = train.piece_counts(tokenizer)
     yield "pieces", (f"{(pieces > 0).sum():,} of {len(pieces):,} are used in train, "
                      f"{(pieces >= SEEN).sum():,} of them at least {SEEN} times")  # fmt: skip
     unseen = val.counts[train.counts == 0].sum() / max(1, val.n_tokens)
-    yield "spelled in bytes", (f"{train.spelled_share:.3%} of the tokens; {unseen:.3%} of the "
+    spelled = train.spelled_share(tokenizer)
+    yield "spelled in bytes", (f"{spelled:.3%} of the tokens; {unseen:.3%} of the "
                                "tokens of val do not occur in train")  # fmt: skip
     yield "training", (f"{config.train.max_steps:,} steps of {config.tokens_per_step:,} tokens: "
                        f"{_epochs(config, train.n_tokens):.2f} epochs")  # fmt: skip
@@ -183,7 +199,10 @@ def fit_warnings(config: Config, splits: "Mapping[str, TokenCensus]") -> Iterato
 # ---------------------------------------------------------------------------- the time
 
 
-def _training_time(config: Config, corpus: "Corpus | MixedCorpus", vocab_size: int) -> str:
+def _training_time(
+    config: Config, corpus: "Corpus | MixedCorpus", vocab_size: int,
+    initial: "TrainedWeights | None",
+) -> str:  # fmt: skip
     """Estimate the time of training on this machine from a few updates of a new model."""
     from model.cost import training_memory
     from training.device import choose_device
@@ -191,11 +210,13 @@ def _training_time(config: Config, corpus: "Corpus | MixedCorpus", vocab_size: i
 
     shape = model_config(config, vocab_size)
     train, seq_len = config.train, config.data.seq_len
-    needed = training_memory(shape, train.micro_batch_size, seq_len, train.optimizer, 4).total
+    needed = training_memory(
+        shape, train.micro_batch_size, seq_len, train.optimizer, 4, lora_config(config)
+    ).total
     memory = memory_limit(choose_device(train.device)[0])
     if memory is not None and needed > 0.8 * memory:
         return f"not measured: training needs {needed / 1e9:,.0f} GB of {memory / 1e9:,.0f} GB"
-    step, device = _time_updates(config, corpus)
+    step, device = _time_updates(config, corpus, initial)
     evaluations = -(-train.max_steps // train.eval_interval)
     evaluated = corpus.n_tokens("val") / config.tokens_per_step / 3  # forward only: a third
     total = step * (train.max_steps + evaluations * evaluated)
@@ -204,7 +225,9 @@ def _training_time(config: Config, corpus: "Corpus | MixedCorpus", vocab_size: i
             f"{step * evaluated:.1f} s")  # fmt: skip
 
 
-def _time_updates(config: Config, corpus: "Corpus | MixedCorpus") -> tuple[float, str]:
+def _time_updates(
+    config: Config, corpus: "Corpus | MixedCorpus", initial: "TrainedWeights | None"
+) -> tuple[float, str]:
     """Time updates of the config's own model; return the seconds of one, and the device."""
     import numpy as np
 
@@ -218,7 +241,7 @@ def _time_updates(config: Config, corpus: "Corpus | MixedCorpus") -> tuple[float
     seconds: list[float] = []
     print("timing a few updates ...", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
-        run = start_run(replace(config, run_dir=folder), None, open_initial(config))
+        run = start_run(replace(config, run_dir=folder), None, initial)
         while len(seconds) < MIN_UPDATES or (
             len(seconds) < MAX_UPDATES and sum(seconds) < TIMING_SECONDS
         ):

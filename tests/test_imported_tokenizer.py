@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from json_models import EOS, byte_level, llama_sentencepiece
-from tiny import resume, start
+from tiny import resume, start, words
 
 from configs.load import config_from_dict
 from data.json_tokenizer import mark_specials
@@ -13,7 +13,7 @@ from inference.trained import open_trained
 from interop.tokenizer_json import tokenizer_json
 from model.transformer import Transformer
 from run import model_config
-from scripts import evaluate, sample
+from scripts import corpus, evaluate, sample
 from training.checkpoint import find, save
 
 
@@ -33,8 +33,8 @@ def import_model(folder: Path, like: Path, tokenizer: bytes) -> Path:
 def test_a_run_keeps_its_tokenizer_json(
     tmp_path: Path, finished: Path, text: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
-    """The text could be tokenized by another vocabulary, the run could not be resumed, and its
-    samples could lose the prompt's first space."""
+    """The text could be tokenized by another vocabulary, also by scripts.corpus, the run could not
+    be resumed, and its samples could lose the prompt's first space."""
     content = (
         mark_specials(byte_level(), None, EOS)
         if kind == "byte level"
@@ -43,6 +43,10 @@ def test_a_run_keeps_its_tokenizer_json(
     first = import_model(tmp_path / "imported", finished, content)
     more = [f"train.init_from={first}", "tokenizer.type=bpe", "tokenizer.vocab_size=2048"]
     run = tmp_path / "run"
+    assert corpus.main([*words(run, text, *more), "--show", "0"]) == 0
+    rows = capsys.readouterr().out
+    assert f"of {len(open_tokenizer(content).piece_ids)} are used in train" in rows
+    assert "tokenizer.vocab_size" not in rows and "seconds, on this machine" in rows
     assert start(run, text, *more, "train.max_steps=3") == 0
     assert (run / "tokenizer.json").read_bytes() == content
     assert not (run / "tokenizer.model").exists()

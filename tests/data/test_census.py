@@ -1,12 +1,21 @@
 """data/census.py: counts against counts made by hand, wherever blocks and documents end."""
 
 import hashlib
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from data import census
-from data.census import TokenCensus, count_text, count_tokens, text_warnings, token_warnings
+from data.census import (
+    TokenCensus,
+    count_text,
+    count_tokens,
+    text_warnings,
+    token_warnings,
+    vocabulary_warnings,
+)
 from data.documents import Document
 
 WINDOWS_1252 = "He said: caf\u00e9 \u201cna\u00efve\u201d.\n".encode().decode("cp1252", "ignore")
@@ -83,6 +92,8 @@ def test_tokens_are_grouped_by_document(monkeypatch: pytest.MonkeyPatch, block: 
         for document in ids
     ]
     assert count_tokens(tokens[:0], 8, 1).lengths == []
+    bos_is_eos = np.where(tokens == 2, 1, tokens)
+    assert count_tokens(bos_is_eos, 8, 1).lengths == [3, 2, 3]
 
 
 def test_characters_without_a_piece() -> None:
@@ -90,9 +101,11 @@ def test_characters_without_a_piece() -> None:
     splits = {
         split: TokenCensus(np.zeros(400, np.int64), [], []) for split in ("train", "val", "test")
     }
+    tokenizer: Any = SimpleNamespace(piece_ids=range(259, 400), bos_id=1, eos_id=2)
     splits["train"].counts[259:] = 10
     splits["train"].counts[259] -= 440
     splits["train"].counts[3 + 0xC3] = 30
-    assert splits["train"].n_tokens == 1000 and splits["train"].spelled_share == 0.03
-    (warning,) = token_warnings(splits)
+    assert splits["train"].n_tokens == 1000 and splits["train"].spelled_share(tokenizer) == 0.03
+    assert not list(token_warnings(splits))
+    (warning,) = vocabulary_warnings(splits["train"], tokenizer)
     assert warning.startswith("3% of the tokens are bytes of characters that the vocabulary lacks")
