@@ -53,7 +53,8 @@ def read_config(
 
 
 def trained_settings(config: Config, resume: bool = False) -> Mapping[str, Any]:
-    """Return the section `model` of the weights that train.init_from names, for `load_config`.
+    """Return the section `model` of the weights that train.init_from names, and their vocabulary,
+    `vocab_size`, for `load_config`.
 
     With `resume` it is that of the run's own checkpoint, if there is one. Raises `UserError` if
     there are no such weights.
@@ -66,15 +67,17 @@ def trained_settings(config: Config, resume: bool = False) -> Mapping[str, Any]:
     with redirect_stderr(io.StringIO()):  # the notes are printed when the weights are read
         checkpoint = newest(config.folder / "checkpoints") if resume else None
         if checkpoint is not None:
-            return vars(_recorded_config(checkpoint).model)
+            recorded = _recorded_config(checkpoint)
+            return vars(recorded.model) | {"vocab_size": recorded.tokenizer.vocab_size}
         if is_model_folder(initial):
-            return read_foreign(initial).settings
+            foreign = read_foreign(initial)
+            return foreign.settings | {"vocab_size": foreign.model.vocab_size}
         checkpoint = find(initial)
     recorded = _recorded_config(checkpoint)
-    windows = {}
+    settings = vars(recorded.model) | {"vocab_size": checkpoint.vocab_size}
     if recorded.train.window_schedule != "constant":  # the config has the windows of its end
-        windows = {"sliding_window": tuple(checkpoint.metadata["windows"])}
-    return vars(recorded.model) | windows
+        settings["sliding_window"] = tuple(checkpoint.metadata["windows"])
+    return settings
 
 
 def _recorded_config(checkpoint: Checkpoint) -> Config:

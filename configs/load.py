@@ -37,7 +37,7 @@ TOGETHER = {
 }
 
 
-# The settings of the section `model` that belong to the weights from which a run starts.
+# The settings of the weights from which a run starts: the section `model`, and `vocab_size`.
 TrainedSettings = Callable[[Config], Mapping[str, Any]]
 
 
@@ -268,21 +268,27 @@ def _fit_model(
     """Take the settings of a trained `model` that the user did not ask for; return them with a
     note. Add an error for each that the user asked for and that does not fit the weights."""
     asked = {name.removeprefix("model.") for name in given if _is_asked_for(name, given)}
-    changes, contradictions = of_trained_model(config, model, asked)
+    settings, tokenizer = dict(model), config.tokenizer
+    vocab_size = settings.pop("vocab_size")
+    if not _is_asked_for("tokenizer.vocab_size", given):
+        tokenizer = replace(tokenizer, vocab_size=vocab_size)
+    changes, contradictions = of_trained_model(config, settings, asked)
     for key, value in contradictions.items():
         name = f"model.{key}"
         errors.append(
             f"{given[name].place}{name} is {spell(getattr(config.model, key))}, but that of the "
             f"trained model is {spell(value)}, and its weights fit no other: leave {name} out"
         )
-    if not changes:
-        return config, []
+    fitted = replace(config, model=replace(config.model, **changes), tokenizer=tokenizer)
+    names = [f"model.{key}" for key in changes]
+    if tokenizer != config.tokenizer:
+        names.append("tokenizer.vocab_size")
     changed = ", ".join(
-        f"model.{key} is {spell(value)} instead of {spell(getattr(config.model, key))}"
-        for key, value in changes.items()
+        f"{name} is {spell(value_of(fitted, name))} instead of {spell(value_of(config, name))}"
+        for name in names
     )
     note = f"{changed}, because train.init_from names a trained model"
-    return replace(config, model=replace(config.model, **changes)), [note]
+    return fitted, [note] if names else []
 
 
 def _build(given: Mapping[str, Given], errors: list[str]) -> tuple[Config, set[str]]:

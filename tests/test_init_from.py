@@ -1,5 +1,6 @@
 """train.init_from with a run of Breeze: commands take the shape of the trained model."""
 
+import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -26,13 +27,17 @@ def words(tmp_path: Path, origin: Path, *more: str) -> list[str]:
 def test_a_config_of_few_settings_starts_from_a_run(
     finished: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The default shape, with an error about the architecture of a file."""
+    """The default shape, with an error about the architecture of a file; a plan that counts the
+    vocabulary of the config."""
     run, more = tmp_path / "run", [f"data.path={text}", "train.max_steps=1", "train.device=cpu"]
     assert train.main([*words(tmp_path, finished, *more), f"run_dir={run}"]) == 0
     assert "model.dim is 32 instead of 256" in capsys.readouterr().err
     assert is_finished(Training(tuple(words(tmp_path, finished, *more)), run))  # of a sweep
     assert open_trained(run).model.config == open_trained(finished).model.config
-    assert plan.main(words(tmp_path, finished)) == 0
+    capsys.readouterr()
+    assert plan.main(words(tmp_path, finished, "--json")) == 0
+    parameters = json.loads(capsys.readouterr().out)["parameters"]
+    assert sum(parameters.values()) == sum(p.numel() for p in open_trained(run).model.parameters())
     assert plan.main(words(tmp_path, tmp_path / "none")) == 2
     assert "there is no run" in capsys.readouterr().err
 

@@ -57,8 +57,16 @@ class Checkpoint:
         return val_loss(self.metadata)
 
     def tokenizer(self) -> bytes:
-        """Read the SentencePiece model."""
+        """Read the file of the tokenizer."""
         return bytes(self._read(["tokenizer"])["tokenizer"].numpy())
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens that the model knows."""
+        _, shape = self.header.get("tok_embeddings.weight", ("", ()))
+        if not shape:
+            raise UserError(f"{self.path} holds no model: it lacks tok_embeddings.weight")
+        return shape[0]
 
     def weights(self, expected: Shapes) -> dict[str, Tensor]:
         """Read the weights.

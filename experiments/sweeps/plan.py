@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.load import split_arguments
-from configs.settings import Config, model_config
+from configs.settings import Config, lora_config, model_config
 from errors import UserError
 from experiments.sweeps.window_words import Choice
 from experiments.train_runs import Training
@@ -128,7 +128,7 @@ def shape_of(config: Config) -> ModelConfig:
 
 
 def _flops(config: Config) -> float:
-    return flops_per_token(shape_of(config), config.data.seq_len)
+    return flops_per_token(shape_of(config), config.data.seq_len, lora_config(config))
 
 
 def _idle_sinks(choice: Choice, overrides: Sequence[str]) -> list[str]:

@@ -24,7 +24,7 @@ def load(
 ) -> tuple[Config, Path]:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    return load_config(path, overrides, lambda config: model), path
+    return load_config(path, overrides, lambda config: {"vocab_size": 2048, **model}), path
 
 
 def test_settings_that_the_user_did_not_ask_for_are_the_models(
@@ -46,9 +46,13 @@ def test_a_shipped_config_is_not_what_the_user_asked_for(
 ) -> None:
     """Starting from a trained model with quickstart.yaml would need its shape on the command
     line."""
-    config = load_config(QUICKSTART, [START, "model.sliding_window=16"], lambda config: SMALL)
+    model = SMALL | {"vocab_size": 300}
+    config = load_config(QUICKSTART, [START, "model.sliding_window=16"], lambda config: model)
     assert (config.model.dim, config.model.sliding_window) == (64, 16)
-    assert "model.dim is 64 instead of 192" in capsys.readouterr().err
+    assert config.tokenizer.vocab_size == 300
+    err = capsys.readouterr().err
+    assert "model.dim is 64 instead of 192" in err
+    assert "tokenizer.vocab_size is 300 instead of 4096, because" in err
 
 
 def test_equal_settings_give_no_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
