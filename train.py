@@ -207,15 +207,16 @@ def log_step(
     """Write a line of metrics: the mean loss since the last line, and the speed so far.
 
     In a run with drills, `drill_share` is the share of drills among this step's sequences. The mean
-    contains their loss.
+    contains their loss. There is no mean if all tokens since then were of prompts.
     """
     config = run.config
     has_drills = config.drills_before(config.train.max_steps) > 0
     share = {"drill_share": drill_share(run)} if has_drills else {}
     flops = flops_per_token(run.model.config, config.data.seq_len, run.lora)
+    mean = progress.mean_loss()
     log.write(
         run.step,
-        train_loss=progress.mean_loss(),
+        **({} if mean is None else {"train_loss": mean}),
         grad_norm=grad_norm,
         lr=config.train.lr * lr_ratio,
         tokens_per_s=round(progress.tokens_per_s),

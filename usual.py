@@ -26,7 +26,7 @@ from data.tokenizer import Tokenizer
 from storage import atomic_write, cache_folder
 
 SETTLING = 200  # steps after drills and warm-up in which a model learns to use the context
-NEAR_UNIGRAM = 0.98  # a loss above this share of the unigram entropy uses no context
+NEAR_UNIGRAM = 0.98  # a loss above this share of the unigram entropy hardly uses the context
 THROWN = 1.1  # a training loss above so many ln V: too large updates, not an untrained model
 RISE = 1.01  # validation loss, as a multiple of the lowest, that is more than noise
 
@@ -142,8 +142,8 @@ class UsualLoss:
                 f"too high{misfit * self.is_pretrained}. Lower {self.rates}"
             )
         return (
-            "val_loss is not below the unigram entropy: the model uses no context yet. Raise "
-            f"{self.rates}, or train.max_steps"
+            "val_loss is not clearly below the unigram entropy: the model hardly uses the context "
+            f"yet. Raise {self.rates}, or train.max_steps"
         )
 
 

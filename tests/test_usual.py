@@ -68,7 +68,7 @@ ADVISED = {
     "a healthy run": (HEALTHY, None, None),
     "drills and warm-up are not over": ({100: 8.8}, None, None),
     "few steps after the warm-up": ({200: 7.0}, None, None),
-    "no context": ({400: 5.9}, None, "not below the unigram entropy: the model uses no context"),
+    "no context": ({400: 5.9}, None, "not clearly below the unigram entropy: the model hardly"),
     "no context at the end of a short run": ({1500: 8.2}, None, "Raise train.lr, or train.max"),
     "thrown, still high": ({150: 60.0}, None, "too high. Lower train.lr"),
     "thrown, falling again": (
@@ -140,7 +140,11 @@ UNKNOWN = "usual      unknown: "
 
 @pytest.mark.parametrize(
     ("factor", "advice"),
-    [(1, "Raise"), (100, "the learning rate is too high"), (0.001, "uses no context yet. Raise")],
+    [
+        (1, "Raise"),
+        (100, "the learning rate is too high"),
+        (0.001, "hardly uses the context yet. Raise"),
+    ],
 )
 def test_a_silly_learning_rate(
     factor: float, advice: str, tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]

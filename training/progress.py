@@ -44,13 +44,13 @@ class Progress:
         """Training tokens per second, in the time spent on updates."""
         return self.updates * self.tokens_per_step / max(self.seconds, 1e-9)
 
-    def mean_loss(self) -> float:
-        """Return the weighted mean loss of the updates since the last call; there must be one. It
-        is 0 if all weights are 0."""
+    def mean_loss(self) -> float | None:
+        """Return the weighted mean loss of the updates since the last call; None if all weights
+        are 0."""
         total = sum(loss * weight for loss, weight in self._losses)
         weights = sum(weight for _, weight in self._losses)
         self._losses = []
-        return total / weights if weights else 0.0
+        return total / weights if weights else None
 
     def show(self, line: str) -> None:
         """Print a line above the bar. The time since the last update is not counted."""
