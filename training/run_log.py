@@ -1,7 +1,7 @@
 """RunLog: what a run measures and writes, to metrics.jsonl, samples.txt and the trackers.
 
 metrics.jsonl is the source of truth: it is written first, and always. A tracker that fails is
-dropped with one warning, and training goes on.
+dropped with one warning, and training continues.
 """
 
 import sys
@@ -69,7 +69,7 @@ class RunLog:
 def _warn(name: str, error: Exception) -> None:
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     print(
-        f"warning: {name} failed ({reason}): training goes on without it; metrics.jsonl has "
+        f"warning: {name} failed ({reason}): training continues without it; metrics.jsonl has "
         "every step",
         file=sys.stderr,
     )

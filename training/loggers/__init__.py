@@ -1,8 +1,8 @@
 """Trackers that a run may write to, beside metrics.jsonl: TensorBoard, Weights & Biases, trackio.
 
 `train.loggers` names them. Each is a `Tracker`; training/run_log.py writes to all of them. Their
-libraries are optional and imported only if named. Each works offline and goes on after `--resume`
-without writing a step twice:
+libraries are optional and imported only if named. Each works offline and continues after
+`--resume` without writing a step twice:
 
     tensorboard  writes at once; a resumed run hides the later steps (TensorBoard's `purge_step`)
     trackio      writes at once; a resumed run deletes the later steps
