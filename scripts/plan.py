@@ -106,7 +106,7 @@ def _notes(config: Config, shape: ModelConfig) -> Iterator[str]:
         )
     counts = shape.parameter_counts()
     share = (counts["tok_embeddings"] + counts["output"]) / sum(counts.values())
-    if share > 0.5:
+    if share > 0.5 and not train.init_from:
         yield (
             f"{share:.0%} of the weights are the vocabulary's: tokenizer.vocab_size is large "
             "for model.dim and model.n_layers"
@@ -117,7 +117,7 @@ def _notes(config: Config, shape: ModelConfig) -> Iterator[str]:
             f"drills teach nothing: no window holds a segment of {SHORTEST_SEGMENT} tokens "
             "(data/drills.py)"
         )
-    if config.tokenizer.type == "char":
+    if config.tokenizer.type == "char" and not train.init_from:
         yield "the plan counts all of tokenizer.vocab_size; char uses only what the text needs"
     for name in ("eval_interval", "save_interval"):
         if getattr(train, name) > train.max_steps:

@@ -36,8 +36,11 @@ def test_a_config_of_few_settings_starts_from_a_run(
     assert open_trained(run).model.config == open_trained(finished).model.config
     capsys.readouterr()
     assert plan.main(words(tmp_path, finished, "--json")) == 0
-    parameters = json.loads(capsys.readouterr().out)["parameters"]
-    assert sum(parameters.values()) == sum(p.numel() for p in open_trained(run).model.parameters())
+    planned = json.loads(capsys.readouterr().out)
+    assert not any("vocab_size" in note for note in planned["notes"])  # it cannot be changed
+    assert sum(planned["parameters"].values()) == sum(
+        p.numel() for p in open_trained(run).model.parameters()
+    )
     assert plan.main(words(tmp_path, tmp_path / "none")) == 2
     assert "there is no run" in capsys.readouterr().err
 
