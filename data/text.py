@@ -121,14 +121,19 @@ def open_text(
     `prompt_field` names a column and no source has a table.
     """
     sources = sources or open_sources(text)
+    refuse_missing_prompts(text, sources)
+    tokenizer = tokenizer or text_tokenizer(text, settings, sources)
+    return tokenizer, open_corpus(text, tokenizer, sources)
+
+
+def refuse_missing_prompts(text: TextSettings, sources: Mapping[str, Source]) -> None:
+    """Raise `UserError` if `prompt_field` names a column and no source has a table."""
     if text.prompt_field is not None and not any(s.has_prompts for s in sources.values()):
         raise UserError(
             f"prompt_field is {text.prompt_field}, but no file of the text is a table (.jsonl, "
             ".csv, ...): leave it out, or give a table",
             "prompt_field",
         )
-    tokenizer = tokenizer or text_tokenizer(text, settings, sources)
-    return tokenizer, open_corpus(text, tokenizer, sources)
 
 
 def open_split(

@@ -135,7 +135,7 @@ def _read_file(trained: "TrainedModel", arguments: argparse.Namespace) -> tuple[
     import numpy as np
 
     from data.prompts import encode_marked
-    from data.text import open_sources
+    from data.text import open_sources, refuse_missing_prompts
 
     text = replace(trained.config.data, source="files", path=arguments.file, mix=None)
     if arguments.field is not None:
@@ -146,7 +146,10 @@ def _read_file(trained: "TrainedModel", arguments: argparse.Namespace) -> tuple[
     n_bytes = 0
     names = {"path": "--file", "field": "--field", "prompt_field": "--prompt-field"}
     with fields_named(keys_of("data") | names):
-        for document in open_sources(text)["files"].documents():
+        sources = open_sources(text)
+        if arguments.prompt_field is not None:  # that of the run need not apply to this file
+            refuse_missing_prompts(text, sources)
+        for document in sources["files"].documents():
             start = document.prompt_length
             tokens += encode_marked(trained.tokenizer, document.text, start)
             n_bytes += len(document.text[start:].encode())

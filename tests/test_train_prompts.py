@@ -109,6 +109,9 @@ def test_a_run_is_scored_on_its_answers(
     _, _, tokens, counted = scored(str(answering), "--file", str(tmp_path / "plain.txt"),
                                    capsys=capsys)  # fmt: skip
     assert (tokens, counted) == (8, 7)
+    plain = ["--file", str(tmp_path / "plain.txt"), "--prompt-field", "question"]
+    assert evaluate.main([str(answering), *plain]) == 2  # asked for, and without effect
+    assert "error: --prompt-field is question, but no file" in capsys.readouterr().err
 
 
 def test_the_shares_are_printed(
