@@ -91,6 +91,7 @@ def check(
     config = model.config
     prompt = torch.randint(config.vocab_size, (n_checked(config),), generator=generator)
     theirs, text, steps = answer(prompt, N_GENERATED)
+    assert len(steps) == N_GENERATED
     ours = model(prompt[None])[0].float()
     written = model(text[None])[0].float()[len(prompt) - 1 : -1]
     full = None
@@ -147,7 +148,7 @@ def check_opened(theirs: Any, library: str, model: Transformer) -> Check:
 
     def answer(prompt: Tensor, n_tokens: int) -> Answer:
         config = transformers.GenerationConfig(
-            do_sample=False, max_new_tokens=n_tokens, pad_token_id=0
+            do_sample=False, max_new_tokens=n_tokens, min_new_tokens=n_tokens, pad_token_id=0
         )
         written = theirs.generate(
             input_ids=prompt[None],

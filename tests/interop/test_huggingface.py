@@ -82,12 +82,21 @@ def test_a_cache_that_differs_is_caught() -> None:
     model = random_model(sliding_window=W)
 
     def answer(prompt: torch.Tensor, n_tokens: int) -> check.Answer:
-        text = torch.cat((prompt, prompt[:n_tokens]))
+        text = torch.cat((prompt, prompt.repeat(n_tokens)[:n_tokens]))
         steps = model(text[None])[0, len(prompt) - 1 : -1]
         return model(prompt[None])[0], text, steps + 0.1 * (torch.arange(len(steps)) > W)[:, None]
 
     found = check.check("a program", model, answer)
     assert found.problem is not None and "through its cache" in found.problem
+
+
+def test_the_cache_is_checked_behind_an_eos(tmp_path: Path) -> None:
+    """transformers stops at an EOS, so that the cache would be read for one token, and not 200."""
+    model = random_model(sliding_window=W)
+    write(model, tmp_path)
+    path = tmp_path / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": list(range(1, 97))}))
+    assert check_huggingface(tmp_path, model).problem is None
 
 
 def test_a_window_without_effect_is_not_called_kept() -> None:
@@ -98,7 +107,7 @@ def test_a_window_without_effect_is_not_called_kept() -> None:
             layer.attention.wo.weight.zero_()
 
     def answer(prompt: torch.Tensor, n_tokens: int) -> check.Answer:
-        text = torch.cat((prompt, prompt[:n_tokens]))
+        text = torch.cat((prompt, prompt.repeat(n_tokens)[:n_tokens]))
         return model(prompt[None])[0], text, model(text[None])[0, len(prompt) - 1 : -1]
 
     found = check.check("a program", model, answer)
