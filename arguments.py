@@ -59,7 +59,6 @@ def trained_settings(config: Config, resume: bool = False) -> Mapping[str, Any]:
     there are no such weights.
     """
     from interop.huggingface_config import is_model_folder
-    from interop.huggingface_config import read_config as read_foreign
     from training.checkpoint import find, newest
 
     initial = Path(config.train.init_from or "")
@@ -68,7 +67,9 @@ def trained_settings(config: Config, resume: bool = False) -> Mapping[str, Any]:
         if checkpoint is not None:
             return vars(_recorded_config(checkpoint).model)
         if is_model_folder(initial):
-            return read_foreign(initial).settings
+            from interop.huggingface_import import open_folder
+
+            return open_folder(initial).config.settings
         checkpoint = find(initial)
     recorded = _recorded_config(checkpoint)
     windows = {}

@@ -25,8 +25,9 @@ from interop.gguf_vocabulary import vocabulary
 from interop.huggingface import (
     NO_SINK_LOGIT,
     context_length,
+    has_two_ropes,
     refuse_kept_tokens,
-    rope_base,
+    shared_rope,
 )
 from interop.names import to_gguf
 from model.config import ModelConfig
@@ -84,19 +85,12 @@ def refuse(model: ModelConfig, arch: Architecture = "granite_swa") -> None:
             f"the layers have windows of {listed} tokens, and llama.cpp has one size for all: "
             "train with one size, or with one size and null, such as [64, null]"
         )
-    if _has_two_ropes(model):
+    if has_two_ropes(model):
         raise UserError(
             "rope_theta_local differs from the RoPE of the layers without a window, and "
             "granite_swa of llama.cpp has one RoPE for all layers: train without rope_theta_local, "
             "or export with --to hf"
         )
-
-
-def _has_two_ropes(model: ModelConfig) -> bool:
-    """Return whether layers with and without a window rotate at different speeds."""
-    local = model.rope_theta_local
-    differs = local is not None and (local != model.rope_theta or model.rope_scaling != "none")
-    return differs and len({window is None for window in model.windows}) == 2
 
 
 def gguf_chunks(
@@ -171,21 +165,20 @@ def _hyperparameters(model: ModelConfig, arch: str, seq_len: int) -> dict[str, A
 
 
 def _rope(model: ModelConfig) -> dict[str, Any]:
-    """Return the keys of RoPE, which all layers share (`_has_two_ropes` is false).
+    """Return the keys of RoPE, which all layers share (`has_two_ropes` is false).
 
     llama.cpp computes YaRN as `model/rope.py` does: the same ramp, ends and magnitude.
     """
-    local = model.rope_theta_local if None not in model.windows else None
+    rope = shared_rope(model)
     values: dict[str, Any] = {
         "rope.dimension_count": model.head_dim,
-        "rope.freq_base": local or rope_base(model),
-        "rope.scaling.type": "none",
+        "rope.freq_base": rope.theta,
+        "rope.scaling.type": rope.scaling,
     }
-    if model.rope_scaling in ("linear", "yarn") and local is None:
-        values["rope.scaling.type"] = model.rope_scaling
-        values["rope.scaling.factor"] = model.rope_factor
-    if model.rope_scaling == "yarn" and local is None:
-        values["rope.scaling.original_context_length"] = model.rope_original_len
+    if rope.scaling != "none":
+        values["rope.scaling.factor"] = rope.factor
+    if rope.scaling == "yarn":
+        values["rope.scaling.original_context_length"] = rope.original_len
     return values
 
 

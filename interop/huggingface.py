@@ -20,6 +20,7 @@ from configs.settings import SampleSettings
 from errors import UserError
 from interop.names import huggingface_weights
 from model.config import ModelConfig
+from model.rope import Rope
 
 CLASSES = {
     "mistral": "MistralForCausalLM",
@@ -45,13 +46,12 @@ def architecture(model: ModelConfig) -> str:
             f"the layers have windows of {listed} tokens, and no architecture of transformers has "
             "two sizes: train with one size, or with one size and null, such as [64, null]"
         )
-    has_local_theta = bool(sizes) and model.rope_theta_local not in (None, model.rope_theta)
-    if has_local_theta and model.rope_scaling in ("linear", "yarn"):
+    if has_two_ropes(model) and model.rope_scaling in ("linear", "yarn"):
         raise UserError(
             f"rope_theta_local with rope_scaling {model.rope_scaling}: transformers scales all "
             "layers alike, Breeze only those without a window: train without one of the two"
         )
-    if model.sink_logits or has_local_theta:
+    if model.sink_logits or has_two_ropes(model):
         return "granite_swa"
     return "ministral" if sizes and None in model.windows else "mistral"
 
@@ -105,13 +105,14 @@ def config_json(model: ModelConfig, *, seq_len: int, bos_id: int, eos_id: int) -
 def _granite_settings(model: ModelConfig) -> dict[str, Any]:
     """Return what only granite_swa has: neutral multipliers, and a RoPE base for each layer."""
     assert model.head_dim is not None
-    local = model.rope_theta_local or rope_base(model)
+    theta = shared_rope(model).theta
+    local = model.rope_theta_local or theta
     return {
         "attention_multiplier": model.head_dim**-0.5,
         "embedding_multiplier": 1.0,
         "residual_multiplier": 1.0,
         "logits_scaling": 1.0,
-        "layer_rope_theta": [rope_base(model) if w is None else local for w in model.windows],
+        "layer_rope_theta": [theta if w is None else local for w in model.windows],
     }
 
 
@@ -120,20 +121,34 @@ def context_length(model: ModelConfig, seq_len: int) -> int:
     return int(seq_len * model.rope_factor) if None in model.windows else max(seq_len, ENDLESS)
 
 
-def rope_base(model: ModelConfig) -> float:
-    """Return the base of RoPE; ntk scaling is nothing but a larger base (`model/rope.py`)."""
-    assert model.head_dim is not None
-    if model.rope_scaling == "ntk" and model.head_dim > 2:
-        return model.rope_theta * model.rope_factor ** (model.head_dim / (model.head_dim - 2))
-    return model.rope_theta
+def has_two_ropes(model: ModelConfig) -> bool:
+    """Return whether layers with and without a window rotate at different speeds."""
+    local = model.rope_theta_local
+    differs = local is not None and (local != model.rope_theta or model.rope_scaling != "none")
+    return differs and len({window is None for window in model.windows}) == 2
+
+
+def shared_rope(model: ModelConfig) -> Rope:
+    """Return the RoPE of all layers; of those without a window if there are two.
+
+    Its scaling is none, linear or yarn: ntk is nothing but a larger base (`model/rope.py`).
+    """
+    if model.rope_theta_local is not None and None not in model.windows:
+        return Rope(model.rope_theta_local)
+    if model.rope_scaling == "ntk":
+        width = model.head_dim or 0
+        power = width / (width - 2) if width > 2 else 0
+        return Rope(model.rope_theta * model.rope_factor**power)
+    return Rope(model.rope_theta, model.rope_scaling, model.rope_factor, model.rope_original_len)
 
 
 def _rope_parameters(model: ModelConfig) -> dict[str, Any]:
-    values: dict[str, Any] = {"rope_type": "default", "rope_theta": rope_base(model)}
-    if model.rope_scaling in ("linear", "yarn"):
-        values |= {"rope_type": model.rope_scaling, "factor": model.rope_factor}
-    if model.rope_scaling == "yarn":
-        values["original_max_position_embeddings"] = model.rope_original_len
+    rope = shared_rope(model)
+    values: dict[str, Any] = {"rope_type": "default", "rope_theta": rope.theta}
+    if rope.scaling != "none":
+        values |= {"rope_type": rope.scaling, "factor": rope.factor}
+    if rope.scaling == "yarn":
+        values["original_max_position_embeddings"] = rope.original_len
     return values
 
 

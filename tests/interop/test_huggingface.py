@@ -33,6 +33,16 @@ STACKS: dict[str, tuple[str, dict[str, Any]]] = {
         "granite_swa",
         {"sliding_window": (W, None), "rope_theta": 1e5, "rope_theta_local": 1e3},
     ),
+    "local-theta": ("mistral", {"sliding_window": W, "rope_theta_local": 1e3, **YARN}),
+    "ntk-behind-the-window": (
+        "granite_swa",
+        {
+            "sliding_window": (W, None),
+            "rope_theta_local": 10_000.0,
+            "rope_scaling": "ntk",
+            "rope_factor": 4.0,
+        },
+    ),
     "linear": (
         "ministral",
         {"sliding_window": (W, None), "rope_scaling": "linear", "rope_factor": 4.0},
@@ -120,7 +130,10 @@ def test_a_window_without_effect_is_not_called_kept() -> None:
         ({"attention_sinks": 2}, "attention_sinks is 2.*model.sink_logits=true"),
         ({"sink_token": True}, "sink_token is true.*model.sink_logits=true"),
         ({"sliding_window": (4, 8)}, "windows of 4 and 8 tokens.*such as"),
-        ({"rope_theta_local": 100.0, **YARN}, "rope_theta_local with rope_scaling yarn"),
+        (
+            {"sliding_window": (4, None), "rope_theta_local": 10_000.0, **YARN},
+            "rope_theta_local with rope_scaling yarn",
+        ),
     ],
 )
 def test_what_no_architecture_carries_is_refused(settings: dict[str, Any], words: str) -> None:
