@@ -24,6 +24,7 @@ from errors import UserError
 from interop.gguf_vocabulary import vocabulary
 from interop.huggingface import (
     NO_SINK_LOGIT,
+    UNLIMITED,
     context_length,
     has_two_ropes,
     refuse_kept_tokens,
@@ -36,9 +37,6 @@ from storage import atomic_write
 WeightType = Literal["f32", "f16", "bf16", "q8_0"]
 Architecture = Literal["granite_swa", "llama"]
 
-# Every window of granite_swa is a number, and llama.cpp aborts if no layer has one. No text is as
-# long as this window, so it is full attention.
-UNLIMITED = 1 << 30
 FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}  # LLAMA_FTYPE of llama.h
 LARGEST_F16 = 65504.0
 _ALIGNMENT = 32  # bytes
@@ -158,6 +156,7 @@ def _hyperparameters(model: ModelConfig, arch: str, seq_len: int) -> dict[str, A
     if arch == "granite_swa" or set(windows) != {None}:
         sizes = [window for window in windows if window is not None]
         values["attention.sliding_window"] = max(sizes, default=UNLIMITED)
+        # llama.cpp aborts if no layer has a window.
         values["attention.sliding_window_pattern"] = [
             window is not None or not sizes for window in windows
         ]

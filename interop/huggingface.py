@@ -28,6 +28,9 @@ CLASSES = {
     "granite_swa": "GraniteSWAForCausalLM",
 }
 NO_SINK_LOGIT = -1e30  # granite_swa always has sink logits; exp(-1e30) is 0
+# Both transformers and llama.cpp want a number from granite_swa, also if no layer has a window. No
+# text is as long as this one.
+UNLIMITED = 1 << 30
 # Positions that a model with windows in all layers may reach: Mistral 7B's context. Its distances
 # never exceed the window, so the number of positions does not matter.
 ENDLESS = 32_768
@@ -86,7 +89,7 @@ def config_json(model: ModelConfig, *, seq_len: int, bos_id: int, eos_id: int) -
         "hidden_act": "silu",
         "rms_norm_eps": model.norm_eps,
         "rope_parameters": _rope_parameters(model),
-        "sliding_window": next((w for w in model.windows if w is not None), None),
+        "sliding_window": max((w for w in model.windows if w is not None), default=None),
         "max_position_embeddings": context_length(model, seq_len),
         "tie_word_embeddings": model.tie_embeddings,
         "attention_dropout": 0.0,
@@ -99,7 +102,10 @@ def config_json(model: ModelConfig, *, seq_len: int, bos_id: int, eos_id: int) -
         values["layer_types"] = [
             "full_attention" if window is None else "sliding_attention" for window in model.windows
         ]
-    return values | (_granite_settings(model) if kind == "granite_swa" else {})
+    if kind == "granite_swa":
+        values |= _granite_settings(model)
+        values["sliding_window"] = values["sliding_window"] or UNLIMITED
+    return values
 
 
 def _granite_settings(model: ModelConfig) -> dict[str, Any]:

@@ -22,6 +22,7 @@ STACKS: dict[str, dict[str, Any]] = {
     "mixed": {"sliding_window": (7, None), "head_dim": 12},
     "pattern of four": {"sliding_window": (7, 7, 7, None), "rope_theta": 500.0},
     "sink logits": {"sliding_window": (7, None), "sink_logits": True},
+    "full, sink logits": {"sliding_window": None, "sink_logits": True},
     "two bases, no sinks": {"sliding_window": (None, 7), "rope_theta_local": 50.0},
     "two bases": {"sliding_window": (None, 7), "sink_logits": True, "rope_theta_local": 50.0},
     "linear": {"sliding_window": 7, "rope_scaling": "linear", "rope_factor": 3.0},
