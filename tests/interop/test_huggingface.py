@@ -201,3 +201,15 @@ def test_a_folder_with_files_is_refused(
     assert main([str(finished), "--to", "hf", "--out", str(tmp_path)]) == 2
     assert "--out: " in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_present_folder_is_refused(
+    tmp_path: Path,
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its name is empty, so the files would have none; a traceback of pathlib."""
+    monkeypatch.chdir(tmp_path)
+    assert main([str(finished), "--to", "hf", "--out", "."]) == 2
+    assert "--out: . is the folder where you are" in capsys.readouterr().err

@@ -237,6 +237,10 @@ def test_names(mistral: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "is not a folder" in line
     line = refusal(mistral, tmp_path / "run", capsys, "--revision", "v1")
     assert "--revision is for models of the Hub" in line
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file" / "run", tmp_path / "file" / "runs" / "run"):
+        assert import_hf.main([str(mistral), "--out", str(out)]) == 2
+        assert "would be within a file" in capsys.readouterr().err
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("")
     assert import_hf.main([str(mistral), "--out", str(tmp_path / "mine")]) == 2
