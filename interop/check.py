@@ -96,23 +96,24 @@ def check(
     written = model(text[None])[0].float()[len(prompt) - 1 : -1]
     full = None
     if set(config.windows) != {None}:
-        full = _largest(ours - _with_full_attention(model)(prompt[None])[0].float())
+        full = largest(ours - with_full_attention(model)(prompt[None])[0].float())
     return Check(
         peer=peer,
         n_tokens=len(prompt),
-        difference=_largest(theirs.float() - ours),
+        difference=largest(theirs.float() - ours),
         full_difference=full,
-        generated_difference=_largest(steps.float() - written),
-        largest_logit=_largest(ours),
+        generated_difference=largest(steps.float() - written),
+        largest_logit=largest(ours),
         tolerance=tolerance,
     )
 
 
-def _largest(values: Tensor) -> float:
+def largest(values: Tensor) -> float:
+    """Return the largest absolute value."""
     return values.abs().max().item()
 
 
-def _with_full_attention(model: Transformer) -> Transformer:
+def with_full_attention(model: Transformer) -> Transformer:
     """Return the same weights with full attention in all layers; `model` does not change."""
     full = empty_model(replace(model.config, sliding_window=None))
     full.load_state_dict(model.state_dict(), assign=True)

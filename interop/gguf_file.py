@@ -16,19 +16,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from data.tokenizer import Tokenizer
 from errors import UserError
 from interop.gguf_vocabulary import vocabulary
 from interop.huggingface import (
-    NO_SINK_LOGIT,
     UNLIMITED,
     context_length,
     has_two_ropes,
     refuse_kept_tokens,
     shared_rope,
+    written_weights,
 )
 from interop.names import to_gguf
 from model.config import ModelConfig
@@ -107,7 +106,10 @@ def gguf_chunks(
     have, and for a weight that is too large for f16.
     """
     gguf = require_gguf()
-    tensors = _tensors(model, weights, arch)
+    tensors = {
+        to_gguf(name): weight.detach()
+        for name, weight in written_weights(model, weights, arch).items()
+    }
     kinds = {name: _kind(gguf, tensor, type) for name, tensor in tensors.items()}
     values = {
         "general.type": "model",
@@ -179,21 +181,6 @@ def _rope(model: ModelConfig) -> dict[str, Any]:
     if rope.scaling == "yarn":
         values["rope.scaling.original_context_length"] = rope.original_len
     return values
-
-
-def _tensors(model: ModelConfig, weights: Mapping[str, Tensor], arch: str) -> dict[str, Tensor]:
-    """Return the tensors under GGUF's names. A tied output matrix is left out."""
-    tensors = {
-        name: weight
-        for name, weight in weights.items()
-        if not (model.tie_embeddings and name == "output.weight")
-    }
-    if arch == "granite_swa" and not model.sink_logits:  # the tensor is required
-        tensors |= {
-            f"layers.{n}.attention.sink_logits": torch.full((model.n_heads,), NO_SINK_LOGIT)
-            for n in range(model.n_layers)
-        }
-    return {to_gguf(name): weight.detach() for name, weight in tensors.items()}
 
 
 def _kind(gguf: Any, tensor: Tensor, type: WeightType) -> Any:

@@ -191,14 +191,7 @@ def model_files(
     """
     from safetensors.torch import save
 
-    tensors = {name: weight for name, weight in weights.items() if name != "output.weight"}
-    if not model.tie_embeddings:
-        tensors["output.weight"] = weights["output.weight"]
-    if architecture(model) == "granite_swa" and not model.sink_logits:
-        tensors |= {
-            f"layers.{n}.attention.sink_logits": torch.full((model.n_heads,), NO_SINK_LOGIT)
-            for n in range(model.n_layers)
-        }
+    tensors = written_weights(model, weights, architecture(model))
     renamed = {n: w.contiguous() for n, w in huggingface_weights(tensors, model).items()}
     return {
         "config.json": json_bytes(
@@ -209,6 +202,23 @@ def model_files(
         ),
         "model.safetensors": save(renamed, {"format": "pt"}),
     }
+
+
+def written_weights(
+    model: ModelConfig, weights: Mapping[str, Tensor], arch: str
+) -> dict[str, Tensor]:
+    """Return the weights of an export, under Breeze's names.
+
+    A tied output matrix is left out; granite_swa gets sink logits, which it requires.
+    """
+    tensors = dict(weights)
+    if model.tie_embeddings:
+        tensors.pop("output.weight", None)
+    if arch == "granite_swa" and not model.sink_logits:
+        for n in range(model.n_layers):
+            none = torch.full((model.n_heads,), NO_SINK_LOGIT)
+            tensors[f"layers.{n}.attention.sink_logits"] = none
+    return tensors
 
 
 def json_bytes(values: Mapping[str, Any]) -> bytes:
