@@ -60,7 +60,6 @@ def trained_settings(config: Config, resume: bool = False) -> Mapping[str, Any]:
     there are no such weights.
     """
     from interop.huggingface_config import is_model_folder
-    from interop.huggingface_config import read_config as read_foreign
     from training.checkpoint import find, newest
 
     initial = Path(config.train.init_from or "")
@@ -70,7 +69,9 @@ def trained_settings(config: Config, resume: bool = False) -> Mapping[str, Any]:
             recorded = _recorded_config(checkpoint)
             return vars(recorded.model) | {"vocab_size": recorded.tokenizer.vocab_size}
         if is_model_folder(initial):
-            foreign = read_foreign(initial)
+            from interop.huggingface_import import open_folder
+
+            foreign = open_folder(initial).config
             return foreign.settings | {"vocab_size": foreign.model.vocab_size}
         checkpoint = find(initial)
     recorded = _recorded_config(checkpoint)

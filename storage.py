@@ -50,9 +50,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes `path` at the end, with all its files, or is removed.
 
     The parent folder must exist. Raises `UserError` about the field `out` if `path` exists and is
-    not an empty folder, or if its parent is missing. Any exception removes the unfinished folder
-    and propagates.
+    not an empty folder, if its parent is missing, or if it has no name. Any exception removes the
+    unfinished folder and propagates.
     """
+    if not path.name:
+        raise UserError(f"{path} is the folder where you are: name one that will be made", "out")
     if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
         raise UserError(f"{path} exists and is not an empty folder: choose another name", "out")
     if not path.parent.is_dir():

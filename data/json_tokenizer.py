@@ -124,7 +124,9 @@ def _parse(tokenizer_json: bytes) -> dict[str, Any]:
     """Read a tokenizer.json as far as we change it: a model, and added tokens with their text."""
     try:
         content = json.loads(tokenizer_json)
-        if "model" not in content or not all("content" in t for t in content["added_tokens"]):
+        if "model" not in content or not all(
+            isinstance(token["content"], str) for token in content["added_tokens"]
+        ):
             raise ValueError
     except (ValueError, TypeError, KeyError) as error:  # also JSONDecodeError, UnicodeDecodeError
         raise UserError("the tokenizer is no tokenizer.json of Hugging Face") from error

@@ -1,5 +1,6 @@
 """The model card of an export: what the model is, its own numbers, and how it was made."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ class Facts:
     model: ModelConfig
     config: Config
     step: int
+    imported_from: str | None  # a folder, or OWNER/NAME@COMMIT of the Hub; None: trained here
     val_loss: float | None
     val_bpb: float | None
     checks: Sequence[str]  # one sentence each
@@ -30,8 +32,7 @@ tags: [breeze, sliding-window-attention]
 
 # {name}
 
-A language model of {parameters:,} parameters, trained with Breeze.
-It is small: it shows how sliding-window attention works. It is not made for use in products.
+A language model of {parameters:,} parameters, {origin}
 
 {shape}
 
@@ -50,7 +51,7 @@ It is small: it shows how sliding-window attention works. It is not made for use
 `breeze.yaml` in this folder holds all settings. In a checkout of Breeze:
 
 ```sh
-python train.py breeze.yaml run_dir=runs/{name}
+{command}
 ```
 
 These settings differ from the defaults:
@@ -59,12 +60,25 @@ These settings differ from the defaults:
 """
 
 
+_TRAINED = """trained with Breeze.
+It is small: it shows how sliding-window attention works. It is not made for use in products."""
+
+
 def model_card(facts: Facts) -> str:
     """Return the card in Markdown, with the header that the Hub reads."""
+    origin, command = _TRAINED, f"python train.py breeze.yaml run_dir=runs/{facts.name}"
+    if facts.imported_from is not None:
+        found = re.fullmatch(r"(.+)@([0-9a-f]{40})", facts.imported_from)
+        source, commit = found.groups() if found else (facts.imported_from, None)
+        origin = f"imported into Breeze from {facts.imported_from}, and not trained further."
+        revision = f" --revision {commit}" if commit else ""
+        command = f"python -m scripts.import_hf {source}{revision} --out runs/{facts.name}"
     return _CARD.format(
         name=facts.name,
         parameters=sum(facts.model.parameter_counts().values()),
         shape=_shape(facts.model),
+        origin=origin,
+        command=command,
         numbers=_numbers(facts),
         usage=facts.usage,
         settings=_settings(facts.config),
@@ -74,7 +88,7 @@ def model_card(facts: Facts) -> str:
 def _numbers(facts: Facts) -> str:
     """Return a list of what was measured."""
     trained = facts.step * facts.config.tokens_per_step
-    numbers = [f"trained for {facts.step:,} steps, {trained:,} tokens"]
+    numbers = [f"trained for {facts.step:,} steps, {trained:,} tokens"] if trained else []
     if facts.val_loss is not None:
         bits = "" if facts.val_bpb is None else f", {facts.val_bpb:.4f} bits per byte"
         numbers.append(f"validation: {facts.val_loss:.4f} nats per token{bits}")

@@ -91,27 +91,29 @@ def check(
     config = model.config
     prompt = torch.randint(config.vocab_size, (n_checked(config),), generator=generator)
     theirs, text, steps = answer(prompt, N_GENERATED)
+    assert len(steps) == N_GENERATED
     ours = model(prompt[None])[0].float()
     written = model(text[None])[0].float()[len(prompt) - 1 : -1]
     full = None
     if set(config.windows) != {None}:
-        full = _largest(ours - _with_full_attention(model)(prompt[None])[0].float())
+        full = largest(ours - with_full_attention(model)(prompt[None])[0].float())
     return Check(
         peer=peer,
         n_tokens=len(prompt),
-        difference=_largest(theirs.float() - ours),
+        difference=largest(theirs.float() - ours),
         full_difference=full,
-        generated_difference=_largest(steps.float() - written),
-        largest_logit=_largest(ours),
+        generated_difference=largest(steps.float() - written),
+        largest_logit=largest(ours),
         tolerance=tolerance,
     )
 
 
-def _largest(values: Tensor) -> float:
+def largest(values: Tensor) -> float:
+    """Return the largest absolute value."""
     return values.abs().max().item()
 
 
-def _with_full_attention(model: Transformer) -> Transformer:
+def with_full_attention(model: Transformer) -> Transformer:
     """Return the same weights with full attention in all layers; `model` does not change."""
     full = empty_model(replace(model.config, sliding_window=None))
     full.load_state_dict(model.state_dict(), assign=True)
@@ -147,7 +149,7 @@ def check_opened(theirs: Any, library: str, model: Transformer) -> Check:
 
     def answer(prompt: Tensor, n_tokens: int) -> Answer:
         config = transformers.GenerationConfig(
-            do_sample=False, max_new_tokens=n_tokens, pad_token_id=0
+            do_sample=False, max_new_tokens=n_tokens, min_new_tokens=n_tokens, pad_token_id=0
         )
         written = theirs.generate(
             input_ids=prompt[None],

@@ -78,6 +78,7 @@ def card(trained: TrainedModel, name: str, check: Check, usage: str) -> str:
         model=trained.model.config,
         config=trained.config,
         step=checkpoint.step,
+        imported_from=checkpoint.metadata.get("imported_from"),
         val_loss=loss if loss < float("inf") else None,
         val_bpb=measured.get(checkpoint.step),
         checks=[str(check)],

@@ -20,7 +20,17 @@ from data.batches import evaluation_sequences
 from data.text import open_split
 from errors import UserError
 from inference.trained import TrainedModel
-from interop.check import N_GENERATED, SEED, TOLERANCE, Answer, Check, check, n_checked
+from interop.check import (
+    N_GENERATED,
+    SEED,
+    TOLERANCE,
+    Answer,
+    Check,
+    check,
+    largest,
+    n_checked,
+    with_full_attention,
+)
 from interop.gguf_file import not_quantized
 from interop.gguf_reader import read_gguf
 from interop.llama_cpp import LlamaCpp, is_installed
@@ -168,8 +178,7 @@ def check_rounded(path: Path, f32: Path, type: str, trained: TrainedModel) -> Ro
         theirs = peer.answer(prompt, 0)[0].float()
     to_full = None
     if set(model.config.windows) != {None}:
-        full = trained.with_settings(sliding_window=None).model
-        to_full = _largest(theirs - full(prompt[None])[0])
+        to_full = largest(theirs - with_full_attention(model)(prompt[None])[0])
     measured: dict[str, Any] = {"f32_bpb": None, "bpb": None}
     try:
         measured = {name: bits_per_byte(each, trained) for name, each in
@@ -177,7 +186,7 @@ def check_rounded(path: Path, f32: Path, type: str, trained: TrainedModel) -> Ro
     except UserError as error:
         measured["note"] = f"its loss was not measured: {error}"
     in_f16 = tuple(not_quantized(model.config)) if type == "q8_0" else ()
-    to_ours = _largest(theirs - model(prompt[None])[0])
+    to_ours = largest(theirs - model(prompt[None])[0])
     return Rounded(type, to_ours, to_full, **measured, in_f16=in_f16)
 
 
@@ -195,7 +204,3 @@ def bits_per_byte(path: Path, trained: TrainedModel) -> float:
     sequences = evaluation_sequences(scored, config.data.seq_len, batch_size=1)
     with open_peer(path, config.data.seq_len) as peer:
         return evaluate(peer.loss, sequences, n_bytes, torch.device("cpu")).bpb
-
-
-def _largest(values: Tensor) -> float:
-    return values.abs().max().item()

@@ -16,17 +16,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from data.tokenizer import Tokenizer
 from errors import UserError
 from interop.gguf_vocabulary import vocabulary
 from interop.huggingface import (
-    NO_SINK_LOGIT,
+    UNLIMITED,
     context_length,
+    has_two_ropes,
     refuse_kept_tokens,
-    rope_base,
+    shared_rope,
+    written_weights,
 )
 from interop.names import to_gguf
 from model.config import ModelConfig
@@ -35,9 +36,6 @@ from storage import atomic_write
 WeightType = Literal["f32", "f16", "bf16", "q8_0"]
 Architecture = Literal["granite_swa", "llama"]
 
-# Every window of granite_swa is a number, and llama.cpp aborts if no layer has one. No text is as
-# long as this window, so it is full attention.
-UNLIMITED = 1 << 30
 FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}  # LLAMA_FTYPE of llama.h
 LARGEST_F16 = 65504.0
 _ALIGNMENT = 32  # bytes
@@ -84,19 +82,12 @@ def refuse(model: ModelConfig, arch: Architecture = "granite_swa") -> None:
             f"the layers have windows of {listed} tokens, and llama.cpp has one size for all: "
             "train with one size, or with one size and null, such as [64, null]"
         )
-    if _has_two_ropes(model):
+    if has_two_ropes(model):
         raise UserError(
             "rope_theta_local differs from the RoPE of the layers without a window, and "
             "granite_swa of llama.cpp has one RoPE for all layers: train without rope_theta_local, "
             "or export with --to hf"
         )
-
-
-def _has_two_ropes(model: ModelConfig) -> bool:
-    """Return whether layers with and without a window rotate at different speeds."""
-    local = model.rope_theta_local
-    differs = local is not None and (local != model.rope_theta or model.rope_scaling != "none")
-    return differs and len({window is None for window in model.windows}) == 2
 
 
 def gguf_chunks(
@@ -115,7 +106,10 @@ def gguf_chunks(
     have, and for a weight that is too large for f16.
     """
     gguf = require_gguf()
-    tensors = _tensors(model, weights, arch)
+    tensors = {
+        to_gguf(name): weight.detach()
+        for name, weight in written_weights(model, weights, arch).items()
+    }
     kinds = {name: _kind(gguf, tensor, type) for name, tensor in tensors.items()}
     values = {
         "general.type": "model",
@@ -164,6 +158,7 @@ def _hyperparameters(model: ModelConfig, arch: str, seq_len: int) -> dict[str, A
     if arch == "granite_swa" or set(windows) != {None}:
         sizes = [window for window in windows if window is not None]
         values["attention.sliding_window"] = max(sizes, default=UNLIMITED)
+        # llama.cpp aborts if no layer has a window.
         values["attention.sliding_window_pattern"] = [
             window is not None or not sizes for window in windows
         ]
@@ -171,37 +166,21 @@ def _hyperparameters(model: ModelConfig, arch: str, seq_len: int) -> dict[str, A
 
 
 def _rope(model: ModelConfig) -> dict[str, Any]:
-    """Return the keys of RoPE, which all layers share (`_has_two_ropes` is false).
+    """Return the keys of RoPE, which all layers share (`has_two_ropes` is false).
 
     llama.cpp computes YaRN as `model/rope.py` does: the same ramp, ends and magnitude.
     """
-    local = model.rope_theta_local if None not in model.windows else None
+    rope = shared_rope(model)
     values: dict[str, Any] = {
         "rope.dimension_count": model.head_dim,
-        "rope.freq_base": local or rope_base(model),
-        "rope.scaling.type": "none",
+        "rope.freq_base": rope.theta,
+        "rope.scaling.type": rope.scaling,
     }
-    if model.rope_scaling in ("linear", "yarn") and local is None:
-        values["rope.scaling.type"] = model.rope_scaling
-        values["rope.scaling.factor"] = model.rope_factor
-    if model.rope_scaling == "yarn" and local is None:
-        values["rope.scaling.original_context_length"] = model.rope_original_len
+    if rope.scaling != "none":
+        values["rope.scaling.factor"] = rope.factor
+    if rope.scaling == "yarn":
+        values["rope.scaling.original_context_length"] = rope.original_len
     return values
-
-
-def _tensors(model: ModelConfig, weights: Mapping[str, Tensor], arch: str) -> dict[str, Tensor]:
-    """Return the tensors under GGUF's names. A tied output matrix is left out."""
-    tensors = {
-        name: weight
-        for name, weight in weights.items()
-        if not (model.tie_embeddings and name == "output.weight")
-    }
-    if arch == "granite_swa" and not model.sink_logits:  # the tensor is required
-        tensors |= {
-            f"layers.{n}.attention.sink_logits": torch.full((model.n_heads,), NO_SINK_LOGIT)
-            for n in range(model.n_layers)
-        }
-    return {to_gguf(name): weight.detach() for name, weight in tensors.items()}
 
 
 def _kind(gguf: Any, tensor: Tensor, type: WeightType) -> Any:

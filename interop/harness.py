@@ -63,12 +63,12 @@ class HarnessModel(LM):  # type: ignore[misc]
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """Return log P(text): each token after the BOS and all tokens that its windows show it."""
         tokenizer = self.trained.tokenizer
-        texts = [tokenizer.encode(*request.args) for request in requests]
-        reader = LikelihoodReader(self.trained, longest=1 + max(map(len, texts), default=0))
+        texts = [tokenizer.encode_prompt(*request.args) for request in requests]
+        reader = LikelihoodReader(self.trained, longest=max(map(len, texts), default=1))
         return [
             nats
             for text in tqdm(texts, desc="texts", leave=False, disable=None)
-            for nats, _ in reader.score([tokenizer.bos_id], [text])
+            for nats, _ in reader.score(text[:1], [text[1:]])
         ]
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:

@@ -20,6 +20,7 @@ from configs.settings import SampleSettings
 from errors import UserError
 from interop.names import huggingface_weights
 from model.config import ModelConfig
+from model.rope import Rope
 
 CLASSES = {
     "mistral": "MistralForCausalLM",
@@ -27,6 +28,9 @@ CLASSES = {
     "granite_swa": "GraniteSWAForCausalLM",
 }
 NO_SINK_LOGIT = -1e30  # granite_swa always has sink logits; exp(-1e30) is 0
+# Both transformers and llama.cpp want a number from granite_swa, also if no layer has a window. No
+# text is as long as this one.
+UNLIMITED = 1 << 30
 # Positions that a model with windows in all layers may reach: Mistral 7B's context. Its distances
 # never exceed the window, so the number of positions does not matter.
 ENDLESS = 32_768
@@ -45,13 +49,12 @@ def architecture(model: ModelConfig) -> str:
             f"the layers have windows of {listed} tokens, and no architecture of transformers has "
             "two sizes: train with one size, or with one size and null, such as [64, null]"
         )
-    has_local_theta = bool(sizes) and model.rope_theta_local not in (None, model.rope_theta)
-    if has_local_theta and model.rope_scaling in ("linear", "yarn"):
+    if has_two_ropes(model) and model.rope_scaling in ("linear", "yarn"):
         raise UserError(
             f"rope_theta_local with rope_scaling {model.rope_scaling}: transformers scales all "
             "layers alike, Breeze only those without a window: train without one of the two"
         )
-    if model.sink_logits or has_local_theta:
+    if model.sink_logits or has_two_ropes(model):
         return "granite_swa"
     return "ministral" if sizes and None in model.windows else "mistral"
 
@@ -86,7 +89,7 @@ def config_json(model: ModelConfig, *, seq_len: int, bos_id: int, eos_id: int) -
         "hidden_act": "silu",
         "rms_norm_eps": model.norm_eps,
         "rope_parameters": _rope_parameters(model),
-        "sliding_window": next((w for w in model.windows if w is not None), None),
+        "sliding_window": max((w for w in model.windows if w is not None), default=None),
         "max_position_embeddings": context_length(model, seq_len),
         "tie_word_embeddings": model.tie_embeddings,
         "attention_dropout": 0.0,
@@ -99,19 +102,23 @@ def config_json(model: ModelConfig, *, seq_len: int, bos_id: int, eos_id: int) -
         values["layer_types"] = [
             "full_attention" if window is None else "sliding_attention" for window in model.windows
         ]
-    return values | (_granite_settings(model) if kind == "granite_swa" else {})
+    if kind == "granite_swa":
+        values |= _granite_settings(model)
+        values["sliding_window"] = values["sliding_window"] or UNLIMITED
+    return values
 
 
 def _granite_settings(model: ModelConfig) -> dict[str, Any]:
     """Return what only granite_swa has: neutral multipliers, and a RoPE base for each layer."""
     assert model.head_dim is not None
-    local = model.rope_theta_local or rope_base(model)
+    theta = shared_rope(model).theta
+    local = model.rope_theta_local or theta
     return {
         "attention_multiplier": model.head_dim**-0.5,
         "embedding_multiplier": 1.0,
         "residual_multiplier": 1.0,
         "logits_scaling": 1.0,
-        "layer_rope_theta": [rope_base(model) if w is None else local for w in model.windows],
+        "layer_rope_theta": [theta if w is None else local for w in model.windows],
     }
 
 
@@ -120,20 +127,34 @@ def context_length(model: ModelConfig, seq_len: int) -> int:
     return int(seq_len * model.rope_factor) if None in model.windows else max(seq_len, ENDLESS)
 
 
-def rope_base(model: ModelConfig) -> float:
-    """Return the base of RoPE; ntk scaling is nothing but a larger base (`model/rope.py`)."""
-    assert model.head_dim is not None
-    if model.rope_scaling == "ntk" and model.head_dim > 2:
-        return model.rope_theta * model.rope_factor ** (model.head_dim / (model.head_dim - 2))
-    return model.rope_theta
+def has_two_ropes(model: ModelConfig) -> bool:
+    """Return whether layers with and without a window rotate at different speeds."""
+    local = model.rope_theta_local
+    differs = local is not None and (local != model.rope_theta or model.rope_scaling != "none")
+    return differs and len({window is None for window in model.windows}) == 2
+
+
+def shared_rope(model: ModelConfig) -> Rope:
+    """Return the RoPE of all layers; of those without a window if there are two.
+
+    Its scaling is none, linear or yarn: ntk is nothing but a larger base (`model/rope.py`).
+    """
+    if model.rope_theta_local is not None and None not in model.windows:
+        return Rope(model.rope_theta_local)
+    if model.rope_scaling == "ntk":
+        width = model.head_dim or 0
+        power = width / (width - 2) if width > 2 else 0
+        return Rope(model.rope_theta * model.rope_factor**power)
+    return Rope(model.rope_theta, model.rope_scaling, model.rope_factor, model.rope_original_len)
 
 
 def _rope_parameters(model: ModelConfig) -> dict[str, Any]:
-    values: dict[str, Any] = {"rope_type": "default", "rope_theta": rope_base(model)}
-    if model.rope_scaling in ("linear", "yarn"):
-        values |= {"rope_type": model.rope_scaling, "factor": model.rope_factor}
-    if model.rope_scaling == "yarn":
-        values["original_max_position_embeddings"] = model.rope_original_len
+    rope = shared_rope(model)
+    values: dict[str, Any] = {"rope_type": "default", "rope_theta": rope.theta}
+    if rope.scaling != "none":
+        values |= {"rope_type": rope.scaling, "factor": rope.factor}
+    if rope.scaling == "yarn":
+        values["original_max_position_embeddings"] = rope.original_len
     return values
 
 
@@ -170,14 +191,7 @@ def model_files(
     """
     from safetensors.torch import save
 
-    tensors = {name: weight for name, weight in weights.items() if name != "output.weight"}
-    if not model.tie_embeddings:
-        tensors["output.weight"] = weights["output.weight"]
-    if architecture(model) == "granite_swa" and not model.sink_logits:
-        tensors |= {
-            f"layers.{n}.attention.sink_logits": torch.full((model.n_heads,), NO_SINK_LOGIT)
-            for n in range(model.n_layers)
-        }
+    tensors = written_weights(model, weights, architecture(model))
     renamed = {n: w.contiguous() for n, w in huggingface_weights(tensors, model).items()}
     return {
         "config.json": json_bytes(
@@ -188,6 +202,23 @@ def model_files(
         ),
         "model.safetensors": save(renamed, {"format": "pt"}),
     }
+
+
+def written_weights(
+    model: ModelConfig, weights: Mapping[str, Tensor], arch: str
+) -> dict[str, Tensor]:
+    """Return the weights of an export, under Breeze's names.
+
+    A tied output matrix is left out; granite_swa gets sink logits, which it requires.
+    """
+    tensors = dict(weights)
+    if model.tie_embeddings:
+        tensors.pop("output.weight", None)
+    if arch == "granite_swa" and not model.sink_logits:
+        for n in range(model.n_layers):
+            none = torch.full((model.n_heads,), NO_SINK_LOGIT)
+            tensors[f"layers.{n}.attention.sink_logits"] = none
+    return tensors
 
 
 def json_bytes(values: Mapping[str, Any]) -> bytes:

@@ -181,8 +181,8 @@ def _architecture(values: Mapping[str, Any]) -> str:
     named, kind = values.get("architectures"), values.get("model_type")
     if isinstance(named, list) and named:
         name = str(named[0])
-    elif kind in _BY_TYPE:
-        return _BY_TYPE[kind]
+    elif str(kind) in _BY_TYPE:
+        return _BY_TYPE[str(kind)]
     elif kind is None:
         raise UserError("architectures and model_type are missing: this is no config of a model")
     else:
@@ -264,7 +264,7 @@ def _check_layer_types(types: Any, n_layers: int) -> None:
         raise UserError(f"layer_types is {spell(types)}: it must name a kind for each of the "
                         f"{n_layers} layers")  # fmt: skip
     for kind in types:
-        if kind not in LAYER_TYPES:
+        if kind not in [*LAYER_TYPES]:  # a dict raises TypeError if `kind` is a list
             raise UserError(
                 f"layer_types has {spell(kind)}: Breeze has only {' and '.join(LAYER_TYPES)}"
             )

@@ -8,7 +8,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from data.tokenizer import Tokenizer
 from errors import UserError
 from interop.foreign_tokenizer import folder_tokenizer
+from interop.huggingface import NO_SINK_LOGIT
 from interop.huggingface_config import ForeignConfig, read_config
 from interop.names import halves_to_pairs, to_huggingface
 from interop.safetensors_folder import DTYPES, Stored, list_tensors, read
@@ -93,6 +94,8 @@ def open_folder(folder: Path) -> ForeignModel:
     config = read_config(folder)
     stored = list_tensors(folder)
     _check_tensors(folder, config.model, stored)
+    if config.model.sink_logits and not _has_sink_logits(stored):
+        config = replace(config, model=replace(config.model, sink_logits=False))
     tokenizer = folder_tokenizer(folder)
     if tokenizer.vocab_size != config.model.vocab_size:
         raise UserError(
@@ -105,6 +108,12 @@ def open_folder(folder: Path) -> ForeignModel:
 def shapes_of(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Return the shape of each weight, under Breeze's names."""
     return {n: tuple(weight.shape) for n, weight in empty_model(model).named_parameters()}
+
+
+def _has_sink_logits(stored: Mapping[str, Stored]) -> bool:
+    """Return whether a sink logit has an effect: an export without any writes `NO_SINK_LOGIT`."""
+    sinks = [name for name in stored if name.endswith(".sinks")]
+    return any((read(stored[name], name) > NO_SINK_LOGIT / 2).any() for name in sinks)
 
 
 def _check_tensors(folder: Path, model: ModelConfig, stored: Mapping[str, Stored]) -> None:

@@ -5,6 +5,7 @@ are there, it reads `rope_scaling`. The scaling's kind is `rope_type`, earlier `
 """
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,6 +86,7 @@ def local_theta(values: Mapping[str, Any], windows: Sequence[Window]) -> tuple[f
         raise UserError(f"layer_rope_theta is {spell(each)}: a number for each layer is needed")
     if 0 in each:
         raise UserError("layer_rope_theta has a 0: in Breeze, every layer rotates (RoPE)")
+    each = [number({"layer_rope_theta": base}, "layer_rope_theta") for base in each]
     local = {base for base, window in zip(each, windows, strict=True) if window is not None}
     full = {base for base, window in zip(each, windows, strict=True) if window is None}
     if len(local) > 1 or len(full) > 1:
@@ -92,21 +94,19 @@ def local_theta(values: Mapping[str, Any], windows: Sequence[Window]) -> tuple[f
             f"layer_rope_theta is {spell(each)}: Breeze has one base for layers with a window and "
             "one for the others"
         )
-    for base in (*full, *local):
-        number({"layer_rope_theta": base}, "layer_rope_theta")
     if not local or not full or local == full:
-        return float((full or local).pop()), None
+        return (full or local).pop(), None
     if rope_settings(values):
         raise UserError(
             "layer_rope_theta and a scaling of RoPE: Breeze scales only the layers without a window"
         )
-    return float(full.pop()), float(local.pop())
+    return full.pop(), local.pop()
 
 
 def number(values: Mapping[str, Any], key: str, default: float | None = None) -> float:
     """Return a finite number, or `default` for null. Raises `UserError` if it is something else."""
     value = values.get(key)
     value = default if value is None else value
-    if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
+    if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:  # type: ignore[arg-type]
         raise UserError(f"{key} is {spell(value)}: a number is needed")
     return float(value)  # type: ignore[arg-type]

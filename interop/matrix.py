@@ -9,7 +9,7 @@ installed are judged by their files: such a row names the file and the commit.
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 
 from configs.settings import SampleSettings
 from errors import ArgumentParser, command
-from interop.check import TOLERANCE, require_transformers
+from interop.check import TOLERANCE, largest, require_transformers, with_full_attention
 from interop.huggingface import config_json, json_bytes, model_files
 from interop.llama_cpp import architecture_logits, is_installed, require_llama_cpp
 from model.config import ModelConfig
@@ -66,8 +66,12 @@ READ = tuple(
 
 def random_model(stack: Mapping[str, Any]) -> Transformer:
     """Return a model in which every weight matters: a fresh model's residual branches are zero."""
+    return randomized(Transformer(ModelConfig(**(SHAPE | dict(stack)))))
+
+
+def randomized(model: Transformer) -> Transformer:
+    """Draw all weights of a model from seed 0."""
     torch.manual_seed(0)
-    model = Transformer(ModelConfig(**SHAPE, **stack))
     with torch.no_grad():
         for weight in model.parameters():
             weight.normal_(std=0.5 if weight.dim() == 1 else 1.5 * weight.shape[-1] ** -0.5)
@@ -93,11 +97,9 @@ def prompt() -> torch.Tensor:
 
 def differences(model: Transformer, logits: torch.Tensor) -> tuple[float, float]:
     """Return the largest differences of `logits` to ours: with the window, with full attention."""
-    full = Transformer(replace(model.config, sliding_window=None))
-    full.load_state_dict(model.state_dict())
     with torch.no_grad():
-        ours, without = model(prompt()[None])[0], full(prompt()[None])[0]
-    return tuple((logits.float() - each).abs().max().item() for each in (ours, without))  # type: ignore[return-value]
+        ours, full = (each(prompt()[None])[0] for each in (model, with_full_attention(model)))
+    return largest(logits.float() - ours), largest(logits.float() - full)
 
 
 def transformers_rows() -> Iterator[Row]:

@@ -99,7 +99,7 @@ def perplexity_documents() -> list[Document]:
 def write_tasks(folder: Path | None = None) -> Path:
     """Write the tasks to a folder, that of the cache if None, and return it.
 
-    Stories that are there already are not told again. The task files name them by their full
+    Stories that are there already are not generated again. The task files name them by their full
     path, so these are written each time.
     """
     version = f"{stories.VERSION}.{VERSION}"

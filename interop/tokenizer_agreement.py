@@ -106,11 +106,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=SAMPLES, metavar="N", help="texts (10,000)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="other texts (0)")
     arguments = parser.parse_args(argv)
+    if arguments.samples < len(KINDS):
+        raise UserError(
+            f"--samples is {arguments.samples}: at least one of each kind, {len(KINDS)}"
+        )
     path = Path(arguments.tokenizer)
     if path.is_dir():
         path /= "tokenizer.model"
     if not path.is_file():
-        raise UserError(f"{path} does not exist: give a run's folder or a tokenizer.model")
+        raise UserError(f"{path} does not exist: give a tokenizer.model or a run that has one")
     rows = list(agreements(open_tokenizer(path.read_bytes()), arguments.samples, arguments.seed))
     print(table(rows))
     return int(any(row.restored < row.auto.total() for row in rows))

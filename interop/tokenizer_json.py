@@ -14,12 +14,12 @@ SentencePiece's BPE merges any two neighbours whose union is a piece, best score
 into two pieces, in the order of the pieces' scores.
 """
 
-import json
 from typing import Any
 
 from data.json_tokenizer import JsonTokenizer, without_marks
 from data.tokenizer import SPACE_MARK, Tokenizer
 from errors import UserError
+from interop.huggingface import json_bytes
 from interop.sentencepiece_file import (
     BPE,
     BYTE,
@@ -46,10 +46,10 @@ def tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
     if isinstance(tokenizer, JsonTokenizer):
         content = without_marks(tokenizer.model_bytes)
         config = tokenizer_config(bos, eos, splits_specials=False)  # as it was: chats need them
-        return {"tokenizer.json": content, "tokenizer_config.json": _json_bytes(config)}
+        return {"tokenizer.json": content, "tokenizer_config.json": json_bytes(config)}
     return {
         "tokenizer.json": tokenizer_json(tokenizer.model_bytes).encode(),
-        "tokenizer_config.json": _json_bytes(tokenizer_config(bos, eos, splits_specials=True)),
+        "tokenizer_config.json": json_bytes(tokenizer_config(bos, eos, splits_specials=True)),
         tokenizer.file_name: tokenizer.model_bytes,
     }
 
@@ -180,7 +180,3 @@ def _template(model: SentencePieceFile) -> Any:
         pair=f"{bos} $A {bos}:1 $B:1",
         special_tokens=[(bos, model.bos_id)],
     )
-
-
-def _json_bytes(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

@@ -36,7 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from interop.import_run import import_model
 
     foreign = open_folder(folder)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"--out {out} would be within a file: choose another name") from None
     with fields_named({"out": "--out"}):
         verdict = import_model(foreign, out, origin)
     print(_description(foreign, origin))

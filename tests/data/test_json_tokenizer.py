@@ -199,6 +199,7 @@ NO_BYTES = json.loads(LLAMA)["model"] | {"byte_fallback": False}
     [
         (b"{", "no tokenizer.json of Hugging Face"),
         (b'{"model": {}}', "no tokenizer.json of Hugging Face"),
+        (changed(LLAMA, added_tokens=[{"content": []}]), "no tokenizer.json of Hugging Face"),
         (BYTE_LEVEL[: len(BYTE_LEVEL) // 2], "no tokenizer.json of Hugging Face"),
         (b'{"model": {"type": "x"}, "added_tokens": []}', "cannot be used"),
         (BYTE_LEVEL, "does not say which tokens are BOS and EOS"),

@@ -7,29 +7,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from inference.trained import open_trained
-from model.config import ModelConfig
+from interop import matrix
 from model.transformer import Transformer
 from training.checkpoint import find, save
 
 
 def random_model(**settings: Any) -> Transformer:
     """Return a small model with large random weights."""
-    shape: dict[str, Any] = {
-        "vocab_size": 97, "dim": 64, "n_layers": 4, "n_heads": 4, "n_kv_heads": 2,
-    }  # fmt: skip
-    return randomized(Transformer(ModelConfig(**(shape | settings))))
-
-
-def randomized(model: Transformer) -> Transformer:
-    """Draw all weights of a model from seed 0."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.normal_(std=0.5 if weight.dim() == 1 else 1.5 * weight.shape[-1] ** -0.5)
-    return model.requires_grad_(False).eval()
+    return matrix.random_model(settings)
 
 
 def save_random_run(run: Path, copy: Path) -> Path:
@@ -42,7 +28,7 @@ def save_random_run(run: Path, copy: Path) -> Path:
     save(
         copy / "checkpoints",
         checkpoint.step,
-        weights=dict(randomized(trained.model).named_parameters()),
+        weights=dict(matrix.randomized(trained.model).named_parameters()),
         moments={},
         tokenizer=checkpoint.tokenizer(),
         metadata=metadata,

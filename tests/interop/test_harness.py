@@ -6,18 +6,22 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tiny
 import torch
 import yaml
-from exported import save_random_run
+from exported import random_model, save_random_run
+from json_models import llama_sentencepiece
 
+from data.json_tokenizer import JsonTokenizer, mark_specials
 from errors import UserError
 from inference.text import continue_text
 from inference.trained import TrainedModel, open_trained
 from interop import story_tasks
+from interop.tokenizer_json import tokenizer_json
 from model import Sampling
 
 pytestmark = pytest.mark.slow
@@ -96,6 +100,23 @@ def test_transformers_gives_the_same_likelihoods(trained: TrainedModel, tmp_path
     assert ours.loglikelihood_rolling(asked) == pytest.approx(
         peer.loglikelihood_rolling(asked), rel=1e-4
     )
+
+
+def test_a_rolling_text_begins_as_in_training() -> None:
+    """Without the space that a tokenizer of Llama 2's kind puts in front of a text, its first word
+    would be another token than any that the model saw after BOS."""
+    from interop.harness import HarnessModel
+
+    content = tokenizer_json(llama_sentencepiece()).encode()
+    tokenizer = JsonTokenizer(mark_specials(content, "<s>", "</s>"))
+    tokens = tokenizer.encode_document(TEXT)[:-1]  # without EOS
+    assert tokens != [tokenizer.bos_id, *tokenizer.encode(TEXT)]
+    trained: Any = SimpleNamespace(
+        model=random_model(vocab_size=tokenizer.vocab_size, sliding_window=8), tokenizer=tokenizer
+    )
+    [nats] = HarnessModel(trained).loglikelihood_rolling(requests("loglikelihood_rolling", (TEXT,)))
+    chosen = log_probabilities(trained, tokens).gather(1, torch.tensor(tokens[1:])[:, None])
+    assert nats == pytest.approx(chosen.sum().item(), rel=1e-5)
 
 
 def test_generation_is_that_of_continue_text(trained: TrainedModel) -> None:

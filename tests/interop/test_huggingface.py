@@ -25,6 +25,7 @@ STACKS: dict[str, tuple[str, dict[str, Any]]] = {
     "mixed": ("ministral", {"sliding_window": (W, None)}),
     "mixed-tied": ("ministral", {"sliding_window": (W, None), "tie_embeddings": True}),
     "sink-logits": ("granite_swa", {"sliding_window": (W, None), "sink_logits": True}),
+    "full-sink-logits": ("granite_swa", {"sliding_window": None, "sink_logits": True}),
     "sink-logits-tied": (
         "granite_swa",
         {"sliding_window": W, "sink_logits": True, "tie_embeddings": True, "head_dim": 24},
@@ -32,6 +33,16 @@ STACKS: dict[str, tuple[str, dict[str, Any]]] = {
     "two-thetas": (
         "granite_swa",
         {"sliding_window": (W, None), "rope_theta": 1e5, "rope_theta_local": 1e3},
+    ),
+    "local-theta": ("mistral", {"sliding_window": W, "rope_theta_local": 1e3, **YARN}),
+    "ntk-behind-the-window": (
+        "granite_swa",
+        {
+            "sliding_window": (W, None),
+            "rope_theta_local": 10_000.0,
+            "rope_scaling": "ntk",
+            "rope_factor": 4.0,
+        },
     ),
     "linear": (
         "ministral",
@@ -62,7 +73,7 @@ def test_transformers_computes_the_same(name: str, tmp_path: Path) -> None:
     found = check_huggingface(tmp_path, model)
     assert found.problem is None
     assert max(found.difference, found.generated_difference) < 1e-4
-    assert (found.full_difference is None) == (name in ("full", "yarn"))
+    assert (found.full_difference is None) == (name in ("full", "full-sink-logits", "yarn"))
     assert found.full_difference is None or found.full_difference > 0.5
 
 
@@ -82,12 +93,21 @@ def test_a_cache_that_differs_is_caught() -> None:
     model = random_model(sliding_window=W)
 
     def answer(prompt: torch.Tensor, n_tokens: int) -> check.Answer:
-        text = torch.cat((prompt, prompt[:n_tokens]))
+        text = torch.cat((prompt, prompt.repeat(n_tokens)[:n_tokens]))
         steps = model(text[None])[0, len(prompt) - 1 : -1]
         return model(prompt[None])[0], text, steps + 0.1 * (torch.arange(len(steps)) > W)[:, None]
 
     found = check.check("a program", model, answer)
     assert found.problem is not None and "through its cache" in found.problem
+
+
+def test_the_cache_is_checked_behind_an_eos(tmp_path: Path) -> None:
+    """transformers stops at an EOS, so that the cache would be read for one token, and not 200."""
+    model = random_model(sliding_window=W)
+    write(model, tmp_path)
+    path = tmp_path / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": list(range(1, 97))}))
+    assert check_huggingface(tmp_path, model).problem is None
 
 
 def test_a_window_without_effect_is_not_called_kept() -> None:
@@ -98,7 +118,7 @@ def test_a_window_without_effect_is_not_called_kept() -> None:
             layer.attention.wo.weight.zero_()
 
     def answer(prompt: torch.Tensor, n_tokens: int) -> check.Answer:
-        text = torch.cat((prompt, prompt[:n_tokens]))
+        text = torch.cat((prompt, prompt.repeat(n_tokens)[:n_tokens]))
         return model(prompt[None])[0], text, model(text[None])[0, len(prompt) - 1 : -1]
 
     found = check.check("a program", model, answer)
@@ -111,7 +131,10 @@ def test_a_window_without_effect_is_not_called_kept() -> None:
         ({"attention_sinks": 2}, "attention_sinks is 2.*model.sink_logits=true"),
         ({"sink_token": True}, "sink_token is true.*model.sink_logits=true"),
         ({"sliding_window": (4, 8)}, "windows of 4 and 8 tokens.*such as"),
-        ({"rope_theta_local": 100.0, **YARN}, "rope_theta_local with rope_scaling yarn"),
+        (
+            {"sliding_window": (4, None), "rope_theta_local": 10_000.0, **YARN},
+            "rope_theta_local with rope_scaling yarn",
+        ),
     ],
 )
 def test_what_no_architecture_carries_is_refused(settings: dict[str, Any], words: str) -> None:
@@ -178,3 +201,15 @@ def test_a_folder_with_files_is_refused(
     assert main([str(finished), "--to", "hf", "--out", str(tmp_path)]) == 2
     assert "--out: " in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_present_folder_is_refused(
+    tmp_path: Path,
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its name is empty, so the files would have none; a traceback of pathlib."""
+    monkeypatch.chdir(tmp_path)
+    assert main([str(finished), "--to", "hf", "--out", "."]) == 2
+    assert "--out: . is the folder where you are" in capsys.readouterr().err

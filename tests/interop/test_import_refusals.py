@@ -75,6 +75,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "quantized .gptq": {"quantization_config": {"quant_method": "gptq"}},
     'layer_types has "chunked_attention"': {"layer_types": ["chunked_attention"] * 4},
     "a kind for each of the 4 layers": {"layer_types": ["full_attention"]},
+    r"layer_types has \[": {"layer_types": [[], {}, 1, None]},
+    "the architecture is .*'mistral'": {"architectures": None, "model_type": ["mistral"]},
     "layer_types is .*Ministral": {
         "layer_types": ["full_attention", "sliding_attention"] * 2
     },
@@ -96,6 +98,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "layer_rope_theta has a 0": {
         "architectures": ["GraniteSWAForCausalLM"], "layer_rope_theta": [0, 1e4, 1e4, 1e4],
     },
+    "layer_rope_theta is .*a number is needed": {
+        "architectures": ["GraniteSWAForCausalLM"], "layer_rope_theta": [[], {}, 1e4, 1e4],
+    },
+    "rms_norm_eps is 1000.*a number is needed": {"rms_norm_eps": 10**400},
     "one base for layers with a window": {
         "architectures": ["GraniteSWAForCausalLM"], "layer_rope_theta": [10.0, 20.0, 30.0, 40.0],
     },
@@ -231,6 +237,10 @@ def test_names(mistral: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "is not a folder" in line
     line = refusal(mistral, tmp_path / "run", capsys, "--revision", "v1")
     assert "--revision is for models of the Hub" in line
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file" / "run", tmp_path / "file" / "runs" / "run"):
+        assert import_hf.main([str(mistral), "--out", str(out)]) == 2
+        assert "would be within a file" in capsys.readouterr().err
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("")
     assert import_hf.main([str(mistral), "--out", str(tmp_path / "mine")]) == 2

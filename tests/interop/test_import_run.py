@@ -20,7 +20,7 @@ from experiments import recall
 from inference.trained import open_trained
 from interop import import_run
 from interop.huggingface_import import open_folder, shapes_of
-from scripts import evaluate, import_hf, sample, strip
+from scripts import evaluate, export, import_hf, sample, strip
 from training.checkpoint import find
 
 pytest.importorskip("transformers", reason="not installed: pip install -e '.[dev]'")
@@ -217,6 +217,17 @@ def test_a_run_is_trained_further_with_its_own_config(
              f"run_dir={tmp_path / 'tuned'}", *SHORT]  # fmt: skip
     assert train.main(words) == 0
     assert evaluate.main([str(tmp_path / "tuned")]) == 0
+
+
+def test_the_card_says_that_a_model_was_imported(imported: Path, tmp_path: Path) -> None:
+    """A card that calls a model of others our own, with a command that trains another one."""
+    out = tmp_path / "out"
+    assert export.main([str(imported), "--to", "hf", "--out", str(out)]) == 0
+    card = (out / "README.md").read_text(encoding="utf-8")
+    origin = find(imported).metadata["imported_from"]
+    assert f"imported into Breeze from {origin}" in card
+    assert f"python -m scripts.import_hf {origin} --out runs/out" in card
+    assert "train.py" not in card and "trained for" not in card
 
 
 def test_a_model_of_the_hub(

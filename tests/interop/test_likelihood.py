@@ -7,11 +7,11 @@ import pytest
 import reference
 import tiny
 import torch
-from exported import randomized
 
 from data.tokenizer import Tokenizer, open_tokenizer
 from data.vocabulary import train_tokenizer
 from interop.likelihood import LikelihoodReader, split_tokens
+from interop.matrix import randomized
 from model.config import ModelConfig
 from model.transformer import Transformer
 

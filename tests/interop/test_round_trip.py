@@ -9,7 +9,8 @@ import torch
 from exported import random_model
 from foreign import byte_tokenizer
 
-from configs.settings import SampleSettings
+from arguments import trained_settings
+from configs.settings import Config, SampleSettings, TrainSettings
 from interop.huggingface import model_files
 from interop.huggingface_import import open_folder, shapes_of
 
@@ -21,6 +22,8 @@ STACKS: dict[str, dict[str, Any]] = {
     "mixed": {"sliding_window": (7, None), "head_dim": 12},
     "pattern of four": {"sliding_window": (7, 7, 7, None), "rope_theta": 500.0},
     "sink logits": {"sliding_window": (7, None), "sink_logits": True},
+    "full, sink logits": {"sliding_window": None, "sink_logits": True},
+    "two bases, no sinks": {"sliding_window": (None, 7), "rope_theta_local": 50.0},
     "two bases": {"sliding_window": (None, 7), "sink_logits": True, "rope_theta_local": 50.0},
     "linear": {"sliding_window": 7, "rope_scaling": "linear", "rope_factor": 3.0},
     "yarn": {"rope_scaling": "yarn", "rope_factor": 4.0, "rope_original_len": 16},
@@ -42,3 +45,5 @@ def test_export_and_import(name: str, tmp_path: Path) -> None:
     weights = back.weights(shapes_of(back.model))
     for key, weight in model.named_parameters():
         assert torch.equal(weights[key], weight), key
+    settings = trained_settings(Config(train=TrainSettings(init_from=str(tmp_path))))
+    assert settings["sink_logits"] == model.config.sink_logits

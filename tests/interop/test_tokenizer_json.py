@@ -90,6 +90,7 @@ def test_the_command_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (name, drawn, restored) == ("all", 80, 80)
     assert alike + spelled + other == sum(alone) == 80
     assert tokenizer_agreement.main([str(tmp_path / "nothing")]) == 2
+    assert tokenizer_agreement.main([str(tmp_path), "--samples", "7"]) == 2  # a table of zeros
     assert "nothing does not exist" in capsys.readouterr().err
 
 

@@ -12,7 +12,7 @@ import torch
 from small import build, text
 from torch import Tensor
 
-from experiments.benchmarks.peer import OUTER, PARTS, half_split
+from interop.names import huggingface_weights
 from model import Sampling, generate, kernels
 from model.rope import Rope, frequencies
 from model.transformer import Transformer
@@ -54,15 +54,7 @@ def theirs(model: Transformer) -> Any:
     )
     other = transformers.AutoModelForCausalLM.from_config(settings).double().eval()
     other.set_attn_implementation("eager")
-    weights = model.state_dict()
-    renamed = {name: weights[ours] for ours, name in OUTER.items()}
-    for n in range(shape.n_layers):
-        for ours, name in PARTS.items():
-            weight = weights[f"layers.{n}.{ours}.weight"]
-            if ours in ("attention.wq", "attention.wk"):
-                weight = half_split(weight, shape.head_dim)  # type: ignore[arg-type]
-            renamed[f"model.layers.{n}.{name}.weight"] = weight
-    other.load_state_dict(renamed, strict=True)
+    other.load_state_dict(huggingface_weights(model.state_dict(), shape), strict=True)
     return other
 
 
