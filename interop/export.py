@@ -39,7 +39,7 @@ def export_huggingface(trained: TrainedModel, out: Path) -> Check:
             bos_id=tokenizer.bos_id,
             eos_id=tokenizer.eos_id,
         )
-        files |= tokenizer_files(tokenizer)
+        files |= tokenizer_files(tokenizer, trained=trained.checkpoint.step > 0)
         files["breeze.yaml"] = to_yaml(replace(config, run_dir=None)).encode()
         for name, content in files.items():
             atomic_write(folder / name, content)

@@ -36,15 +36,18 @@ from interop.sentencepiece_file import (
 _SPELLED = r"<(?=0x[0-9A-F]{2}>|/?s>|unk>)"
 
 
-def tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
+def tokenizer_files(tokenizer: Tokenizer, *, trained: bool = False) -> dict[str, bytes]:
     """Return the files, name to content, with which AutoTokenizer encodes and decodes as ours.
 
-    The tokenizer.json of an imported model is returned as it was. Raises `UserError` if the library
+    The tokenizer.json of an imported model is returned as it was; if the model was `trained` here,
+    where every text begins with BOS, it puts BOS in front. Raises `UserError` if the library
     `tokenizers` is missing.
     """
     bos, eos = tokenizer.piece(tokenizer.bos_id), tokenizer.piece(tokenizer.eos_id)
     if isinstance(tokenizer, JsonTokenizer):
         content = without_marks(tokenizer.model_bytes)
+        if trained:
+            content = _with_bos(content, bos, tokenizer.bos_id)
         config = tokenizer_config(bos, eos, splits_specials=False)  # as it was: chats need them
         return {"tokenizer.json": content, "tokenizer_config.json": json_bytes(config)}
     return {
@@ -52,6 +55,22 @@ def tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
         "tokenizer_config.json": json_bytes(tokenizer_config(bos, eos, splits_specials=True)),
         tokenizer.file_name: tokenizer.model_bytes,
     }
+
+
+def _with_bos(content: bytes, bos: str, bos_id: int) -> bytes:
+    """Return a tokenizer.json that puts BOS in front of a text, if it does not yet."""
+    import tokenizers
+    from tokenizers import processors
+
+    backend = tokenizers.Tokenizer.from_str(content.decode())
+    if backend.encode("a").ids[:1] == [bos_id]:
+        return content
+    template = _template(bos, bos_id)
+    earlier = backend.post_processor
+    backend.post_processor = (
+        template if earlier is None else processors.Sequence([earlier, template])
+    )
+    return backend.to_str().encode()
 
 
 def tokenizer_config(bos: str, eos: str, *, splits_specials: bool) -> dict[str, Any]:
@@ -89,7 +108,7 @@ def tokenizer_json(model_bytes: bytes) -> str:
     if model.type == UNIGRAM:
         converted.pre_tokenizer = _split_spelled()
     converted.decoder = _decoder(model)
-    converted.post_processor = _template(model)
+    converted.post_processor = _template(model.pieces[model.bos_id].text, model.bos_id)
     converted.add_special_tokens(
         [
             tokenizers.AddedToken(piece.text, special=True, normalized=False)
@@ -170,13 +189,12 @@ def _decoder(model: SentencePieceFile) -> Any:
     return decoders.Sequence(steps)
 
 
-def _template(model: SentencePieceFile) -> Any:
+def _template(bos: str, bos_id: int) -> Any:
     """Put BOS in front of a text, and of each text of a pair."""
     from tokenizers import processors
 
-    bos = model.pieces[model.bos_id].text
     return processors.TemplateProcessing(
         single=f"{bos} $A",
         pair=f"{bos} $A {bos}:1 $B:1",
-        special_tokens=[(bos, model.bos_id)],
+        special_tokens=[(bos, bos_id)],
     )

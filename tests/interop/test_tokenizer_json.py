@@ -112,6 +112,22 @@ def test_a_lossy_export_is_noticed(
 # ---------------------------------------------------------------------------- others' tokenizers
 
 
+def test_a_model_trained_here_gets_its_bos(tmp_path: Path) -> None:
+    """Breeze trains on texts that begin with BOS; without it, the exported model starts otherwise.
+
+    A model that was only imported keeps its tokenizer.json as it was.
+    """
+    import transformers
+
+    original = byte_level()
+    tokenizer = open_tokenizer(mark_specials(original, None, EOS))
+    for trained, first in ((True, [tokenizer.bos_id]), (False, [])):
+        for name, content in tokenizer_files(tokenizer, trained=trained).items():
+            (tmp_path / name).write_bytes(content)
+        theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+        assert theirs("a red kite").input_ids == first + tokenizer.encode("a red kite")
+
+
 @pytest.mark.parametrize("type", TOKENIZERS)
 def test_a_model_with_a_dummy_prefix(type: str) -> None:
     """tokenizer.model of Llama 2's kind: the same ids and text as in SentencePiece, where the
