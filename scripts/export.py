@@ -66,7 +66,7 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m scripts.export",
         description="Write a trained model for other programs, and check what was written.",
-        epilog="example: python -m scripts.export runs/quickstart --to hf --out exported",
+        epilog="example: python -m scripts.export runs/quickstart --to hf --out runs/exported",
     )
     add_run(parser)
     add = parser.add_argument
