@@ -338,7 +338,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
-@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "signal_number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_killed_and_resumed(tmp_path: Path, tokenizer: Tokenizer, signal_number: int) -> None:
     """A killed process leaves no child process. The next one uses the finished chunks, and writes
     the same shards as a process that was not killed."""

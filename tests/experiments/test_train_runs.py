@@ -62,7 +62,9 @@ def is_free(run: Path) -> bool:
         return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM]
+)
 def test_a_signal_stops_all_runs_which_are_saved(number: int, tmp_path: Path, text: Path) -> None:
     """Children could go on without their parent, or lose the steps since the last checkpoint."""
     more = [f"train.max_steps={STEPS}", "train.save_interval=4000", "train.eval_interval=4000"]
