@@ -14,6 +14,7 @@ in a config or `--window` on a command line. So a room names the field, and its 
 import argparse
 import errno
 import functools
+import importlib
 import io
 import os
 import re
@@ -79,6 +80,16 @@ def fields_named(names: Mapping[str, str]) -> Iterator[None]:
         if names.keys().isdisjoint((error.field, *error.others)):
             raise
         raise error.renamed(names) from error
+
+
+def require(library: str, extra: str) -> Any:
+    """Import an optional library. Raises `UserError`, which names the extra that installs it."""
+    try:
+        return importlib.import_module(library)
+    except ImportError:
+        raise UserError(
+            f'this needs the library {library}: pip install -e ".[{extra}]" installs it'
+        ) from None
 
 
 class Main(Protocol):

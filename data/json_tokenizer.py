@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from data.tokenizer import Tokenizer, blocks, well_formed
-from errors import UserError
+from errors import UserError, require
 
 # The key of an added token under which we record that it is "bos", "eos" or "bos eos". `tokenizers`
 # ignores an unknown key there, but not at the top of the file.
@@ -139,12 +139,7 @@ def _roles(added_token: Mapping[str, Any]) -> list[str]:
 
 def _backend(content: str) -> Any:
     """Return the library's tokenizer, with nothing cut, padded or spelled into a special token."""
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise UserError(
-            'tokenizer.json needs the library tokenizers: pip install -e ".[export]"'
-        ) from error
+    tokenizers = require("tokenizers", "export")
     try:
         backend = tokenizers.Tokenizer.from_str(content)
         backend.encode(_SAMPLE)  # fails if unknown characters have no token

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from errors import UserError
+from errors import require
 from model.config import ModelConfig
 from model.transformer import Transformer, empty_model
 
@@ -125,12 +125,7 @@ def require_transformers() -> Any:
 
     Raises `UserError` if it is not installed.
     """
-    try:
-        import transformers
-    except ImportError:
-        raise UserError(
-            'this needs the library transformers: pip install -e ".[export]" installs it'
-        ) from None
+    transformers = require("transformers", "export")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     return transformers

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from data.tokenizer import Tokenizer
-from errors import UserError
+from errors import UserError, require
 from interop.gguf_vocabulary import vocabulary
 from interop.huggingface import (
     UNLIMITED,
@@ -128,13 +128,7 @@ def gguf_chunks(
 
 def require_gguf() -> Any:
     """Return the library gguf. Raises `UserError` if it is not installed."""
-    try:
-        import gguf
-    except ImportError:
-        raise UserError(
-            'GGUF files need the library gguf: pip install -e ".[export]" installs it'
-        ) from None
-    return gguf
+    return require("gguf", "export")
 
 
 def _hyperparameters(model: ModelConfig, arch: str, seq_len: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from errors import UserError
+from errors import UserError, require
 from interop.check import Answer
 from interop.gguf_file import gguf_chunks
 from model.config import ModelConfig
@@ -31,12 +31,7 @@ ARCHITECTURES = ("llama", "mistral3", "granite", "granite_swa")
 
 def require_llama_cpp() -> Any:
     """Return the library llama_cpp. Raises `UserError` if it is not installed."""
-    try:
-        import llama_cpp
-    except ImportError:
-        raise UserError(
-            'this needs llama-cpp-python: pip install -e ".[llama-cpp]" builds it in some minutes'
-        ) from None
+    llama_cpp = require("llama_cpp", "llama-cpp")
     _log_to_memory(llama_cpp)
     return llama_cpp
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from configs.load import to_yaml
-from errors import UserError
+from errors import UserError, require
 from inference.trained import TrainedModel, open_checkpoint
 from inference.weights import adapters_of, read_unmerged
 from interop.check import Check, check_opened, require_transformers
@@ -112,13 +112,7 @@ def _name(name: str) -> str:
 def _require_peft() -> Any:
     """Return the library. Raises `UserError` if it is not installed."""
     require_transformers()
-    try:
-        import peft
-    except ImportError:
-        raise UserError(
-            'this needs the library peft: pip install -e ".[export]" installs it'
-        ) from None
-    return peft
+    return require("peft", "export")
 
 
 def _check(peft: Any, folder: Path, trained: TrainedModel, weights: Mapping[str, Tensor]) -> Check:

@@ -18,7 +18,7 @@ from typing import Any
 
 from data.json_tokenizer import JsonTokenizer, without_marks
 from data.tokenizer import SPACE_MARK, Tokenizer
-from errors import UserError
+from errors import UserError, require
 from interop.huggingface import json_bytes
 from interop.sentencepiece_file import (
     BPE,
@@ -94,12 +94,7 @@ def tokenizer_json(model_bytes: bytes) -> str:
     Raises `UserError` for a model that changes text or lacks byte fallback, and if the library
     `tokenizers` is missing.
     """
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise UserError(
-            'tokenizer.json needs the library tokenizers: pip install -e ".[export]"'
-        ) from error
+    tokenizers = require("tokenizers", "export")
     model = read_sentencepiece(model_bytes)
     _refuse(model)
     converted = tokenizers.Tokenizer(_model(model))
