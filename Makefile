@@ -2,6 +2,8 @@
 # make test         set up, run the tests but the slow ones (minutes)
 # make test-slow    install the extras, run the tests that take minutes each
 # make prove        run the window's checks over their full grid
+# make torture      kill, damage and fill disks: every case of tests/torture (a quarter of an hour)
+# make torture-mutants  delete safety lines one by one: each must make a family of torture fail
 # make lint         run ruff and mypy
 # make bench        measure speed beside other libraries, into runs/bench/ (minutes)
 # make schema       write configs/schema.json, with which editors check the YAML files
@@ -19,7 +21,9 @@ ifeq ($(shell command -v nvidia-smi 2>/dev/null)$(wildcard /proc/driver/nvidia/v
 CPU_WHEELS := --extra-index-url https://download.pytorch.org/whl/cpu --retries 1 --timeout 15
 endif
 
-.PHONY: setup train test test-slow prove lint bench schema clean
+TORTURE := PYTHONPATH=tests $(BIN)/python -m torture
+
+.PHONY: setup train test test-slow prove torture torture-mutants lint bench schema clean
 
 setup: .venv/core
 
@@ -37,6 +41,12 @@ test-slow: .venv/interop
 
 prove: .venv/dev
 	$(BIN)/python -m pytest -m prove -n auto --timeout 1800
+
+torture: .venv/dev
+	$(TORTURE)
+
+torture-mutants: .venv/dev
+	$(TORTURE).mutants
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -1,0 +1,5 @@
+"""All families, the slowest first, so that two processes end at about the same time."""
+
+from torture.family import Family
+
+FAMILIES: list[Family] = []
