@@ -1,5 +1,6 @@
 """The window's schedule, by hand."""
 
+import hashlib
 from collections import Counter
 
 import pytest
@@ -68,3 +69,13 @@ def test_random_draws_each_choice_by_seed_and_step_alone() -> None:
 def test_constant_is_the_models_own() -> None:
     """The default schedule could change the model's windows."""
     assert "constant" in WINDOW_SCHEDULES and at(0, "constant") == at(999, "constant") == STACK
+
+
+@pytest.mark.parametrize(
+    ("schedule", "digest"),
+    [("grow", "0c8d82caa65ddd80"), ("depth", "b3ae231a55161a53"), ("random", "04298633c3925a8d")],
+)
+def test_the_first_thousand_windows_are_pinned(schedule: str, digest: str) -> None:
+    """A change of the windows changes the rest of every resumed run."""
+    windows = str([at(step, schedule, narrow=(2, 8), start=70, seed=1234) for step in range(1000)])
+    assert hashlib.sha256(windows.encode()).hexdigest()[:16] == digest
