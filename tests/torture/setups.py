@@ -61,7 +61,7 @@ MORE = {
     "yarn": ["model.rope_scaling=yarn", "model.rope_original_len=16", "model.rope_factor=4"],
     "no clipping": ["train.grad_clip=0", "train.weight_decay=0"],
     "bpe": ["tokenizer.type=bpe", "tokenizer.vocab_size=300"],
-    "another seed": ["seed=12345678901234567890"],
+    "another seed": ["seed=123456789012345678"],
     "patience": [
         "train.lr=1e-17", "train.weight_decay=0", "train.patience=2", "train.eval_interval=3",
     ],
