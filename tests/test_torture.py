@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 from torture.families import FAMILIES
 from torture.family import Family, run_family
+from torture.safety_lines import SAFETY_LINES
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -18,3 +21,20 @@ def test_a_slice_of_each_family(family: Family, tmp_path: Path) -> None:
 def test_names_are_distinct() -> None:
     """Two families of one name would be run as one."""
     assert len({family.name for family in FAMILIES}) == len(FAMILIES)
+
+
+@pytest.mark.parametrize("file", sorted({mutant.file for mutant in SAFETY_LINES}))
+def test_each_safety_line_is_where_the_list_says(file: str) -> None:
+    """A list of lines that are gone would prove nothing: `make torture-mutants` breaks them."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    for mutant in SAFETY_LINES:
+        if mutant.file == file:
+            assert text.count(mutant.line) == 1, mutant.line
+            compile(text.replace(mutant.line, mutant.instead), file, "exec")
+
+
+def test_each_rule_has_a_safety_line_and_each_family_exists() -> None:
+    """A rule without a line that is broken, or a family that was renamed."""
+    assert {mutant.rule for mutant in SAFETY_LINES} == set(range(1, 12))
+    assert {mutant.family for mutant in SAFETY_LINES} <= {family.name for family in FAMILIES}
+    assert len({(mutant.file, mutant.line) for mutant in SAFETY_LINES}) == len(SAFETY_LINES)

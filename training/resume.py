@@ -77,6 +77,8 @@ def _of_length(step: int, before: Mapping[str, Any], now: Mapping[str, Any]) -> 
             f"train.max_steps is {length}, but the run has done {step} steps: make it {step} or "
             "more, or start another run with run_dir=runs/NAME"
         )
+    if step == length:
+        return ""  # nothing is left to do, which `train.py` says
     old, new = ({name: train[name] for name in _OF_SCHEDULE} for train in (before, now))
     if all(lr_ratio(done, **old) == lr_ratio(done, **new) for done in range(step)):
         so = f"was before too: the run becomes one of {length} steps"

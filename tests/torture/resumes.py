@@ -18,16 +18,16 @@ from typing import Any, NamedTuple
 import tiny
 import torch
 from torture.family import Case, Family
-from torture.setups import COMPILED, SETUPS, Setup, write_texts
+from torture.setups import BASE, COMPILED, SETUPS, Setup, write_texts
 
-import run as run_module
+import start
 import train
 from configs.load import load_config
 from run import TrainingRun
 from training.choices import SCHEDULES
-from training.interrupt import STOPPING
 from training.schedule import lr_ratio
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TRAIN_STEP, LOSS = train.train_step, TrainingRun.loss
 
 
@@ -48,7 +48,7 @@ class Watched:
         self._micro_batch = 0
         self.last_line = ""  # printed
 
-    def train(self, line: Sequence[str], stop: Stop | None = None) -> int:
+    def train(self, line: Sequence[str], stop: Stop | None = None, option: str = "--resume") -> int:
         """Start or resume a run; return the exit code."""
         self._stop = stop
         printed = io.StringIO()
@@ -58,8 +58,8 @@ class Watched:
             stack.enter_context(replaced(train, "train_step", self._train_step))
             stack.enter_context(replaced(TrainingRun, "loss", self._loss()))
             # Measured at every start, printed, and used for nothing but printed numbers.
-            stack.enter_context(replaced(run_module, "matmul_flops_per_s", lambda *_: 1e9))
-            code = train.main(["--resume", *line])
+            stack.enter_context(replaced(start, "matmul_flops_per_s", lambda *_: 1e9))
+            code = train.main([*filter(None, [option]), *line])
         self.last_line = printed.getvalue().strip().rpartition("\n")[2]
         return code
 
@@ -115,10 +115,10 @@ def stopped_at_every_step(
     accumulated = load_config(line[0], line[1:]).train.grad_accum_steps
     for step in only or range(1, end):
         stop = Stop(step, step % accumulated, STOPPING[step % len(STOPPING)])
-        code = watched.train(line, stop)
+        resumed, code = bool(watched.digests), watched.train(line, stop)
         where = f"{signal.Signals(stop.number).name} in micro-batch {stop.micro_batch}"
         key = f"{setup.name}: {where} of step {step}"
-        yield Case(key, _difference(stop, code, parts, watched, undisturbed))
+        yield Case(key, _difference(stop, code, parts, watched, undisturbed, resumed))
         if code == 2:
             break  # refused: the later stops would be refused as well
     yield Case(f"{setup.name}: to the end", _at_the_end(watched.train(line), parts, whole))
@@ -131,13 +131,15 @@ def stopped_at_every_step(
 
 
 def _difference(
-    stop: Stop, code: int, run: Path, watched: Watched, undisturbed: Watched
+    stop: Stop, code: int, run: Path, watched: Watched, undisturbed: Watched, resumed: bool
 ) -> str | None:
     """Return what is wrong with a run that was stopped; None if nothing is."""
     if code != 128 + stop.number:
         return f"it ended with {code}, not with {128 + stop.number}"
     if (step := tiny.step_of(tiny.saved(run)[-1])) != stop.step:
         return f"the last checkpoint is of step {step}"
+    if resumed and len(tiny.saved(run)) < 2:
+        return "the checkpoint before was deleted: damage to the last one would lose the run"
     for done, value in sorted(watched.digests.items()):
         if value != undisturbed.digests[done]:
             return f"other weights or moments after step {done}"
@@ -170,31 +172,62 @@ def lengths(
         more = [f"train.schedule={schedule}", "train.warmup_steps=2", "train.eval_interval=4"]
         options: dict[str, Any] = {"schedule": schedule, "warmup_steps": 2, "min_lr_ratio": 0.1}
         for length in to:
-            whole, longer = folder / f"{schedule}-{length}", [*more, f"train.max_steps={length}"]
-            assert Watched().train(tiny.words(whole, text, *longer)) == 0
+            whole, changed = folder / f"{schedule}-{length}", f"train.max_steps={length}"
+            assert Watched().train(tiny.words(whole, text, *more, changed)) == 0
             for step in stops:
-                run, before = folder / f"{schedule}-{length}-{step}", Watched()
+                run, number = folder / f"{schedule}-{length}-{step}", signal.SIGTERM
                 line = tiny.words(run, text, *more, f"train.max_steps={LENGTH}")
-                stopped = before.train(line, Stop(step, 0, signal.SIGTERM))
-                code = Watched().train(tiny.words(run, text, *longer))
-                same = all(
-                    lr_ratio(k, max_steps=LENGTH, **options)
-                    == lr_ratio(k, max_steps=length, **options)
-                    for k in range(step)
-                )
+                stopped = Watched().train(line, Stop(step, 0, number))
+                before = tiny.last(run).name
+                codes = stopped, Watched().train(tiny.words(run, text, *more, changed))
                 key = f"{schedule}: {LENGTH} steps become {length} after step {step}"
-                expected = 2 if step > length else 0
-                if (stopped, code) != (128 + signal.SIGTERM, expected):
-                    yield Case(key, f"it ended with {stopped}, then with {code}")
-                elif expected == 0 and same != (tiny.last(run).name == tiny.last(whole).name):
-                    yield Case(key, "other bytes" if same else "the same bytes")
+                if codes != (128 + number, 2 if step > length else 0):
+                    yield Case(key, f"it ended with {codes[0]}, then with {codes[1]}")
+                elif step >= length:  # refused, or nothing left to do
+                    yield Case(key, None if tiny.last(run).name == before else "it was trained on")
                 else:
-                    yield Case(key, None)
+                    rates = [
+                        [lr_ratio(k, max_steps=n, **options) for k in range(step)]
+                        for n in (LENGTH, length)
+                    ]
+                    same = tiny.last(run).name == tiny.last(whole).name
+                    what = "the same" if same else "other"
+                    yield Case(key, None if same == (rates[0] == rates[1]) else f"{what} bytes")
+
+
+CHANGED = {
+    "model": "model.hidden_dim=96", "tokenizer": "tokenizer.vocab_size=350",
+    "length of sequences": "data.seq_len=16", "optimizer": "train.optimizer=adamw",
+}  # fmt: skip
+
+
+def refusals(folder: Path) -> Iterator[Case]:
+    """Go on with another model, tokenizer, text or optimizer, and start without --resume: each is
+    refused, and the run's folder does not change."""
+    text, other, run = folder / "text.txt", folder / "other.txt", folder / "refusing"
+    other.write_text(text.read_text()[::-1])
+    line = tiny.words(run, text, *BASE)
+    assert Watched().train(line, Stop(3, 0, signal.SIGTERM)) == 128 + signal.SIGTERM
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    changes = {name: [*line, setting] for name, setting in CHANGED.items()}
+    changes["text"] = tiny.words(run, other, *BASE)
+    for name, changed in changes.items():
+        yield Case(f"another {name}", _refused(Watched().train(changed), before, run))
+    code = Watched().train(line, option="")
+    yield Case("without --resume", _refused(code, before, run))
+
+
+def _refused(code: int, before: dict[Path, bytes], run: Path) -> str | None:
+    now = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    if code != 2:
+        return f"it ended with {code}"
+    return None if now == before else "it changed files of the run"
 
 
 def cases(folder: Path, fast: bool) -> Iterator[Case]:
     """Resume runs of all setups at every step; with `fast` two of them at a few steps."""
     with write_texts(folder, with_base=not fast):
+        yield from refusals(folder)
         if fast:
             for name, only in (("fast 1", (2, 3)), ("fast 2", (3, 7))):
                 (setup,) = (each for each in SETUPS if each.marked == name)

@@ -110,7 +110,8 @@ def _others() -> Iterator[Setup]:
         rates = ["train.adamw_lr=1e-17"] if (one, two) == ("muon", "patience") else []
         yield Setup(f"{one}, {two}", (*first, *second, *rates), fast)
     for (one, first), (two, second) in itertools.product(OPTIMIZERS.items(), ACCUMULATED.items()):
-        yield Setup(f"{one}, {two}, native", (*first, *second, "train.native=true"))
+        native_kernels = ["train.native=true", "train.precision=bf16"]
+        yield Setup(f"{one}, {two}, native", (*first, *second, *native_kernels))
     adapters = ["train.init_from={base}", "tokenizer.type=bpe", "tokenizer.vocab_size=2048",
                 "train.lora_rank=2", "train.lora_alpha=8", *OPTIMIZERS["adamw"]]  # fmt: skip
     for (one, first), (two, second) in itertools.product(ACCUMULATED.items(), PRECISIONS.items()):
