@@ -229,10 +229,11 @@ def cases(folder: Path, fast: bool) -> Iterator[Case]:
     with write_texts(folder, with_base=not fast):
         yield from refusals(folder)
         if fast:
-            for name, only in (("fast 1", (2, 3)), ("fast 2", (3, 7))):
+            for name, only in (("fast 1", (2, 4)), ("fast 2", (3, 7))):
                 (setup,) = (each for each in SETUPS if each.marked == name)
                 yield from stopped_at_every_step(setup, folder / name, only)
             yield from lengths(folder, ["wsd"], [10], [5])
+            yield from lengths(folder, ["cosine"], [3], [4])
             return
         yield from lengths(folder, SCHEDULES, [6, 12], range(1, LENGTH))
         for number, setup in enumerate(SETUPS):

@@ -1,7 +1,7 @@
 """What the family of exact resume trains: crossings of settings that have, or could have, state.
 
 Twelve steps of four sequences. An epoch of the text has about seven steps, the warm-up two, and
-the decay of wsd the last three. Windows grow from step 2 to step 8.
+the decay of wsd the last three. Windows change after steps 2 and 4 (grow) or after step 3 (depth).
 """
 
 import contextlib
@@ -53,6 +53,9 @@ MORE = {
     "document mask": ["data.path={documents}", "data.document_mask=true"],
     "mixture": _MIXED,
     "mixture with drills": [*_MIXED, "train.drill_share=0.4"],
+    "mixture with drills, no learning": [  # the first evaluation stays the best
+        *_MIXED, "train.drill_share=0.4", "train.lr=1e-17", "train.weight_decay=0",
+    ],
     "prompts": ["data.path={answers}", "data.prompt_field=question", "data.field=answer"],
     "attention sinks": ["model.attention_sinks=2"],
     "sink token": ["model.sink_token=true"],
@@ -106,7 +109,7 @@ def _crossings() -> Iterator[Setup]:
 
 def _others() -> Iterator[Setup]:
     for (one, first), (two, second) in itertools.product(OPTIMIZERS.items(), MORE.items()):
-        fast = "fast 2" if (one, two) == ("adamw", "mixture with drills") else ""
+        fast = "fast 2" if (one, two) == ("adamw", "mixture with drills, no learning") else ""
         rates = ["train.adamw_lr=1e-17"] if (one, two) == ("muon", "patience") else []
         yield Setup(f"{one}, {two}", (*first, *second, *rates), fast)
     for (one, first), (two, second) in itertools.product(OPTIMIZERS.items(), ACCUMULATED.items()):
@@ -118,7 +121,7 @@ def _others() -> Iterator[Setup]:
         yield Setup(f"LoRA, {one}, {two}", (*adapters, *first, *second))
 
 
-SETUPS = [*_crossings(), *_others()]
+SETUPS = [*_others(), *_crossings()]
 COMPILED = [
     Setup(f"{name}, compiled", (*more, "train.compile=true")) for name, more in OPTIMIZERS.items()
 ]
