@@ -1,5 +1,8 @@
 """A fast slice of each family of torture (`make torture` runs all cases)."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,20 @@ def test_a_slice_of_each_family(family: Family, tmp_path: Path) -> None:
     outcome = run_family(family, tmp_path, fast=True)
     assert not outcome.failures
     assert outcome.cases >= 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("soak", ["generate", "train"])
+def test_nothing_grows_in_a_long_run(soak: str) -> None:
+    """A leak in each step or token, which no short test shows. In a process of its own, because
+    other tests leave memory."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    done = subprocess.run(
+        [sys.executable, "-m", "torture.soak", soak],
+        env={**os.environ, "PYTHONPATH": paths}, cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_names_are_distinct() -> None:

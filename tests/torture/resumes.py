@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import tiny
 import torch
 from torture.family import Case, Family
-from torture.setups import BASE, COMPILED, SETUPS, Setup, write_texts
+from torture.setups import BASE, SETUPS, Setup, write_texts
 
 import start
 import train
@@ -246,8 +246,6 @@ def cases(folder: Path, fast: bool) -> Iterator[Case]:
                 print(f"left out: {setup.name}: {reason}", file=sys.stderr)
                 continue
             yield from stopped_at_every_step(setup, folder / f"{number}")
-        for setup in COMPILED:
-            yield from stopped_at_every_step(setup, folder / setup.name.replace(" ", "-"), (4, 8))
 
 
 RESUMES = Family(

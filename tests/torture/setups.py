@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,8 @@ class Setup:
 
     def refusal(self) -> str | None:
         """Return why it cannot run on this machine, or None."""
+        if "train.compile=true" in self.more and not shutil.which(os.environ.get("CXX", "g++")):
+            return "torch.compile needs a C++ compiler, and there is no g++"
         return native.training_refusal() if "train.native=true" in self.more else None
 
 
@@ -121,10 +124,12 @@ def _others() -> Iterator[Setup]:
         yield Setup(f"LoRA, {one}, {two}", (*adapters, *first, *second))
 
 
-SETUPS = [*_others(), *_crossings()]
-COMPILED = [
-    Setup(f"{name}, compiled", (*more, "train.compile=true")) for name, more in OPTIMIZERS.items()
-]
+def _compiled() -> Iterator[Setup]:
+    for (one, first), (two, second) in itertools.product(OPTIMIZERS.items(), ACCUMULATED.items()):
+        yield Setup(f"{one}, {two}, compiled", (*first, *second, "train.compile=true"))
+
+
+SETUPS = [*_others(), *_crossings(), *_compiled()]
 
 
 @contextlib.contextmanager

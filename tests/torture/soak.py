@@ -6,6 +6,8 @@
 Prints a table of memory, open files, threads and speed over time, and a verdict. A leak of 1 KB in
 a training step would be 5 MB in this run and gigabytes in a long one. Memory may grow by `NOISE`
 from the second quarter to the end, open files and threads not at all. Speed is printed only.
+
+Training grows with its log, by some 200 bytes a step here: each evaluation reads metrics.jsonl.
 """
 
 import argparse
