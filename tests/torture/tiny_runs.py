@@ -1,0 +1,71 @@
+"""Tiny training runs for torture: the undisturbed one, and what another must share with it."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import sentencepiece  # noqa: F401 - imported here, so that no child imports it again
+import tiny
+import torch._dynamo  # noqa: F401
+
+import summary  # noqa: F401 - with it torch and the model
+import train
+from torture.forks import Ended, forked
+
+SHORT = ["train.max_steps=5", "train.warmup_steps=1", "train.save_interval=1",
+         "train.eval_interval=2", "sample.max_tokens=4"]  # fmt: skip
+
+
+class Whole(NamedTuple):
+    """An undisturbed run: its command, and what it left."""
+
+    text: Path
+    more: Sequence[str]
+    checkpoints: list[str]
+    metrics: list[dict[str, object]]
+    samples: bytes
+
+    def act(self, run: Path, *more: str) -> int:
+        """Start or resume this run in a folder, in this process; return the exit code."""
+        return train.main(["--resume", *tiny.words(run, self.text, *self.more, *more)])
+
+    def difference(self, run: Path) -> str | None:
+        """Return how a finished run differs from this one; None if it is equal."""
+        if tiny.saved(run) != self.checkpoints:
+            return f"other checkpoints: {tiny.saved(run)}, not {self.checkpoints}"
+        if tiny.measured(run) != self.metrics:
+            return "other metrics"
+        if (run / "samples.txt").read_bytes() != self.samples:
+            return "other samples"
+        return f"left: {left}" if (left := tiny.leftovers(run)) else None
+
+    def resumed(self, run: Path, *more: str) -> str | None:
+        """Resume a run to its end in a child; return what is wrong then."""
+        return self.ended(forked(lambda: self.act(run, *more)), run)
+
+    def ended(self, ended: Ended, run: Path) -> str | None:
+        """Return what is wrong with a run that should have ended as this one."""
+        if ended.code != 0:
+            return f"it ended with {ended.code}: {ended.printed[-300:]}"
+        return self.difference(run)
+
+
+def whole(folder: Path, more: Sequence[str] = SHORT, size: int = 20_000) -> Whole:
+    """Train the undisturbed run in an empty folder, with a cache of its own."""
+    folder.mkdir(parents=True)
+    os.environ["BREEZE_CACHE"] = str(folder / "cache")
+    text, run = folder / "text.txt", folder / "whole"
+    text.write_text(tiny.english(size), encoding="utf-8")
+    ended = forked(lambda: tiny.start(run, text, *more))
+    assert ended.code == 0, ended.printed
+    samples = (run / "samples.txt").read_bytes()
+    return Whole(text, more, tiny.saved(run), tiny.measured(run), samples)
+
+
+def problem_of_words(ended: Ended, words: str) -> str | None:
+    """Return what is wrong with a refusal: exit code 2 and one line of error with these words."""
+    lines = [line for line in ended.printed.splitlines() if line.startswith("error: ")]
+    if ended.code != 2 or len(lines) != 1 or "Traceback" in ended.printed:
+        return f"exit code {ended.code}, not one line of error: {ended.printed[-300:]}"
+    return None if words in lines[0] else f"the line does not say {words!r}: {lines[0]}"
