@@ -39,6 +39,10 @@ def atomic_write(path: Path, chunks: bytes | Iterable[bytes]) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a failed write or fsync names no file
+        part.unlink(missing_ok=True)
+        raise
     except BaseException:
         part.unlink(missing_ok=True)
         raise
@@ -68,6 +72,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
         raise
     _sync_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, so that a power cut does not undo it.
+
+    Files in it survive a power cut only if its own name does. An existing folder is no error.
+    """
+    missing = {path for path in folder.parents if not path.exists()}
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (folder, *missing):
+        _sync_folder(path.parent)
 
 
 def remove_torn_files(folder: Path) -> None:

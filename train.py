@@ -26,7 +26,7 @@ from configs.load import split_arguments
 from configs.settings import Config, keys_of
 from errors import DIVERGED, ArgumentParser, UserError, command, fields_named
 from model.cost import flops_per_token
-from storage import lock, remove_torn_files
+from storage import lock, make_folder, remove_torn_files
 from training.checkpoint import Checkpoint, find, newest
 from training.interrupt import StopRequest
 from training.loggers import refuse_unavailable
@@ -94,7 +94,7 @@ def train(config: Config, *, resume: bool = False) -> int:
     refuse_unavailable(config.train.loggers)
     checkpoints = config.folder / "checkpoints"
     try:
-        checkpoints.mkdir(parents=True, exist_ok=True)
+        make_folder(checkpoints)
     except OSError as error:  # run_dir is a file, or lies below one, or may not be written to
         raise UserError(
             f"{checkpoints} cannot be created ({error.strerror}): choose another folder with "

@@ -28,8 +28,11 @@ class File:
         """Return what the content may be."""
         if self.content == self.safe:
             return [self.content]
-        half, zeros = self.content[: len(self.content) // 2], bytes(len(self.content))
-        return list(dict.fromkeys([self.content, half, zeros, self.safe or b""]))
+        safe = self.safe or b""
+        kept = len(safe) if self.content.startswith(safe) else 0  # otherwise it was truncated
+        lost = len(self.content) - kept
+        half, zeros = self.content[: kept + lost // 2], self.content[:kept] + bytes(lost)
+        return list(dict.fromkeys([self.content, half, zeros, safe]))
 
 
 @dataclass(eq=False)

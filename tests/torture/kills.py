@@ -38,13 +38,13 @@ def killed_at_calls(folder: Path, fast: bool) -> Iterator[Case]:
         undisturbed = whole(folder / "undisturbed")
         for number in (2, 7, 8, 9, 14, 15, 16, 17):
             run = folder / f"run-{number}"
-            ended = forked(lambda: _killed_at(undisturbed, run, number))  # noqa: B023
+            ended = forked(lambda: killed_at(undisturbed, run, number))  # noqa: B023
             yield Case(f"operation {number}: kill", _killed(ended) or undisturbed.resumed(run))
     else:
         yield from cases_of("torture.kills", folder, fast)
 
 
-def _killed_at(undisturbed: Whole, run: Path, number: int) -> int:
+def killed_at(undisturbed: Whole, run: Path, number: int) -> int:
     """Train, and kill this process just before an operation of `os` that changes the disk."""
     done = 0
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from torture.family import Case
-from torture.faults import ERRORS, FAULTS, Fault, attempt, cases_of, print_cases
+from torture.faults import ERRORS, FAULTS, Call, Fault, attempt, cases_of, print_cases
 from torture.forks import Ended
 from torture.traced import Traced
 from torture.writers import LIGHT, Writer
@@ -27,13 +27,22 @@ def cases(folder: Path, fast: bool) -> Iterator[Case]:
     for writer in writers(fast):
         traced = Traced(writer, folder / "files")
         for number, call in enumerate(traced.calls, 1):
-            for fault in FAULTS:
-                if fault.kind in ("torn", "short") and call.name != "write":
-                    continue
+            for fault in faults_at(number, call, writer.slow):
                 n += 1
                 if not fast or n % EVERY == 0:
                     key = f"{writer.name}: call {number}, {call.name}: {fault}"
                     yield Case(key, _failure(traced, number, fault))
+
+
+def faults_at(number: int, call: Call, few: bool) -> Iterator[Fault]:
+    """Yield the faults of a call; with `few` one error only, each call another one."""
+    errors = [fault for fault in FAULTS if fault.kind in ERRORS]
+    for fault in FAULTS:
+        if fault in errors:
+            if not few or fault == errors[number % len(errors)]:
+                yield fault
+        elif fault.kind == "kill" or call.name == "write":
+            yield fault
 
 
 def writers(fast: bool) -> Iterator[Writer]:

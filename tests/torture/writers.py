@@ -31,7 +31,8 @@ class Writer:
 
     Files in `appended` are written line by line; each other file must appear whole. `torn(folder)`
     returns what is wrong with a state that a fault left, or None. With `as_one` either all files
-    are there or none. With `rebuilt`, files that a power cut removes are computed again.
+    are there or none. With `rebuilt`, files that a power cut removes are computed again. A `slow`
+    one gets fewer faults.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Writer:
     appended: tuple[str, ...] = ()
     as_one: bool = False
     rebuilt: bool = False
+    slow: bool = False
     torn: Callable[[Path], str | None] = lambda folder: None
 
 
@@ -178,7 +180,8 @@ SPLIT = {"split": "tail", "val_fraction": 0.1, "test_fraction": 0.1}
 
 
 @cache
-def _tokenizer() -> Tokenizer:
+def tokenizer() -> Tokenizer:
+    """Return a tokenizer of these sentences."""
     texts = (document.text for document in Sentences(3).documents())
     return open_tokenizer(train_tokenizer(texts, type="char", vocab_size=400))
 
@@ -186,7 +189,7 @@ def _tokenizer() -> Tokenizer:
 def _shards(n_chunks: int, shard_tokens: int, damage: str | None) -> Writer:
     def write(folder: Path) -> None:
         prepare(
-            Sentences(n_chunks), _tokenizer(), **SPLIT, folder=folder, processes=1,
+            Sentences(n_chunks), tokenizer(), **SPLIT, folder=folder, processes=1,
             shard_tokens=shard_tokens,
         )  # fmt: skip
 

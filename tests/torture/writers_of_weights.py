@@ -1,15 +1,18 @@
 """The writers that need torch: checkpoints, and what is made of them."""
 
+import atexit
+import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
-from foreign import save_foreign
 
+from inference.trained import open_trained
+from interop import export, import_run
 from interop.huggingface_import import open_folder
-from interop.import_run import import_model
 from scripts import strip
 from torture.tiny_runs import whole
 from torture.writers import Writer, nothing
@@ -49,22 +52,41 @@ def _checkpoints(losses: Losses, keep: int, size: int) -> Writer:
 
 
 @cache
-def _trained() -> Path:
+def _scratch() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
-    return folder if whole(folder / "run") else folder
+    atexit.register(shutil.rmtree, folder)
+    return folder
+
+
+@cache
+def _trained() -> Path:
+    whole(_scratch() / "trained")
+    return _scratch() / "trained/whole"
 
 
 def _strip(folder: Path) -> int:
-    return strip.main([str(_trained() / "run/whole"), "--out", str(folder / "small.safetensors")])
+    return strip.main([str(_trained()), "--out", str(folder / "small.safetensors")])
 
 
 @cache
 def _foreign() -> Any:
-    return open_folder(save_foreign(Path(tempfile.mkdtemp(prefix="torture-")) / "model"))
+    _check()
+    return open_folder(_scratch() / "model")
 
 
 def _import(folder: Path) -> None:
-    import_model(_foreign(), folder / "run", "torture")
+    with patch.object(import_run, "_verdict"):  # it writes nothing, and takes long
+        import_run.import_model(_foreign(), folder / "run", "torture")
+
+
+def _export(folder: Path) -> None:
+    with patch.object(export, "check_huggingface", return_value=_check()):  # as above
+        export.export_huggingface(open_trained(_trained()), folder / "out")
+
+
+@cache
+def _check() -> Any:
+    return export.export_huggingface(open_trained(_trained()), _scratch() / "model")
 
 
 HEAVY = [
@@ -74,6 +96,7 @@ HEAVY = [
     _checkpoints([1.0, 2.0, 3.0, 4.0], 2, 10),
     _checkpoints([None, 2.0, None, None, None], 2, 10),
     _checkpoints([None, 2.0, 3.0, None, None], 3, 1_000),
-    Writer("scripts.strip", nothing, _strip, as_one=True),
-    Writer("import of a model", nothing, _import, as_one=True),
+    Writer("scripts.strip", nothing, _strip, as_one=True, slow=True),
+    Writer("import of a model", nothing, _import, as_one=True, slow=True),
+    Writer("export to Hugging Face", nothing, _export, as_one=True, slow=True),
 ]
