@@ -40,7 +40,8 @@ def atomic_write(path: Path, chunks: bytes | Iterable[bytes]) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a failed write or fsync names no file
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)  # a failed write or fsync names no file
         part.unlink(missing_ok=True)
         raise
     except BaseException:

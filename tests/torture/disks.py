@@ -15,7 +15,7 @@ from typing import Any
 import train
 from torture.family import Case
 from torture.forks import Ended, forked
-from torture.tiny_runs import SHORT, Whole, problem_of_words, whole
+from torture.tiny_runs import SHORT, Whole, problem_of_words, share_kernels, whole
 
 SMALLEST = 4  # KB; the size grows until everything fits, each time by
 STEPS = {"the run": 24, "the cache": 4}
@@ -114,12 +114,10 @@ def _on_run(undisturbed: Whole, disk: Path, folder: Path) -> int:
 
 
 def _on_cache(undisturbed: Whole, disk: Path, folder: Path) -> int:
-    native, cache = folder / "undisturbed/cache/native", disk / "cache"
+    cache = disk / "cache"
     cache.mkdir(exist_ok=True)
-    if native.is_dir() and not (cache / "native").exists():
-        (cache / "native").symlink_to(native)  # compiled once
-    os.environ["BREEZE_CACHE"] = str(cache)
-    return undisturbed.act(folder / "run")
+    share_kernels(cache)
+    return undisturbed.act(folder / "run", cache=cache)
 
 
 # ------------------------------------------------------------------- read-only

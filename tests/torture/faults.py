@@ -88,7 +88,6 @@ def cases_of(module: str, folder: Path, fast: bool) -> Iterator[Case]:
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     variables = {
         **os.environ, "LD_PRELOAD": str(shim), "PYTHONPATH": paths, "OMP_NUM_THREADS": "1",
-        "BREEZE_CACHE": str(folder / "cache"),
     }  # fmt: skip
     line = [sys.executable, "-m", module, str(folder), *(["--fast"] if fast else [])]
     with (

@@ -1,6 +1,7 @@
 """Tiny training runs for torture: the undisturbed one, and what another must share with it."""
 
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,13 +22,15 @@ class Whole(NamedTuple):
     """An undisturbed run: its command, and what it left."""
 
     text: Path
+    cache: Path
     more: Sequence[str]
     checkpoints: list[str]
     metrics: list[dict[str, object]]
     samples: bytes
 
-    def act(self, run: Path, *more: str) -> int:
-        """Start or resume this run in a folder, in this process; return the exit code."""
+    def act(self, run: Path, *more: str, cache: Path | None = None) -> int:
+        """Start or resume this run in a folder, in this process, a child; return the exit code."""
+        os.environ["BREEZE_CACHE"] = str(cache or self.cache)
         return train.main(["--resume", *tiny.words(run, self.text, *self.more, *more)])
 
     def difference(self, run: Path) -> str | None:
@@ -51,16 +54,31 @@ class Whole(NamedTuple):
         return self.difference(run)
 
 
-def whole(folder: Path, more: Sequence[str] = SHORT, size: int = 20_000) -> Whole:
+def whole(folder: Path, more: Sequence[str] = SHORT) -> Whole:
     """Train the undisturbed run in an empty folder, with a cache of its own."""
     folder.mkdir(parents=True)
-    os.environ["BREEZE_CACHE"] = str(folder / "cache")
-    text, run = folder / "text.txt", folder / "whole"
-    text.write_text(tiny.english(size), encoding="utf-8")
-    ended = forked(lambda: tiny.start(run, text, *more))
+    text, run, cache = folder / "text.txt", folder / "whole", folder / "cache"
+    text.write_text(tiny.english(20_000), encoding="utf-8")
+    cache.mkdir()
+    share_kernels(cache)
+    undisturbed = Whole(text, cache, more, [], [], b"")
+    ended = forked(lambda: undisturbed.act(run))
     assert ended.code == 0, ended.printed
-    samples = (run / "samples.txt").read_bytes()
-    return Whole(text, more, tiny.saved(run), tiny.measured(run), samples)
+    return undisturbed._replace(
+        checkpoints=tiny.saved(run),
+        metrics=tiny.measured(run),
+        samples=(run / "samples.txt").read_bytes(),
+    )
+
+
+def share_kernels(cache: Path) -> None:
+    """Let a cache use the compiled kernels of the tests, or of the last torture."""
+    if not (cache / "native").exists():
+        shared = Path(os.environ.get("BREEZE_CACHE", "")) / "native"
+        if not shared.is_dir():
+            shared = Path(tempfile.gettempdir()) / f"breeze-torture-{os.getuid()}"
+            shared.mkdir(exist_ok=True)
+        (cache / "native").symlink_to(shared.resolve())
 
 
 def problem_of_words(ended: Ended, words: str) -> str | None:
