@@ -29,7 +29,7 @@ def _jumping(draw: random.Random) -> Callable[[float], float]:
 
 def clock_jumps(folder: Path, fast: bool) -> Iterator[Case]:
     """Train under each clock, from the start and after an interruption; change files' times."""
-    undisturbed = whole(folder / "undisturbed")
+    undisturbed = whole()
     clocks: dict[str, Callable[[float], float]] = {
         "stopped": _stopped, "backwards": _backwards, "far": lambda value: value + 1e12,
         **{f"jumping {seed}": _jumping(random.Random(seed)) for seed in range(1 if fast else 12)},
@@ -50,7 +50,7 @@ def _under(
     for name in functions:
         original = getattr(time, name)
         setattr(time, name, lambda original=original: change(original()))
-    return undisturbed.act(run)
+    return undisturbed.act(run, measure=True)
 
 
 def _times_of_files(undisturbed: Whole, run: Path, fast: bool) -> Iterator[Case]:

@@ -86,7 +86,7 @@ def full_disk(folder: Path, fast: bool) -> Iterator[Case]:
     """Train on disks of growing sizes: each fills at another point of the run."""
     if not can_mount(folder / "probe"):
         return
-    undisturbed = whole(folder / "undisturbed", [*SHORT, "train.native=false"])
+    undisturbed = whole((*SHORT, "train.native=false"))
     for where, act in (("the run", _on_run), ("the cache", _on_cache)):
         size, fits = SMALLEST, 0
         while fits < 1:
@@ -137,7 +137,7 @@ def read_only_disk(folder: Path, fast: bool) -> Iterator[Case]:
     """Make the disk read-only before a run, and in the middle of it."""
     if not can_mount(folder / "probe"):
         return
-    undisturbed = whole(folder / "undisturbed")
+    undisturbed = whole()
     for point, (_, _, calls) in POINTS.items():
         for call in calls[:1] if fast else calls:
             with Disk(folder / "disk", "10m") as disk:

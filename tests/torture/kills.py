@@ -4,7 +4,6 @@
 its final checkpoint beside that of the run that nobody disturbed.
 """
 
-import hashlib
 import os
 import random
 import shutil
@@ -18,13 +17,14 @@ from typing import Any
 
 import tiny
 
+from storage import sha256_of
 from torture.family import Case
 from torture.faults import ERRORS, Fault, attempt, cases_of, print_cases, recorded
 from torture.forks import Child, Ended, forked
 from torture.tiny_runs import Whole, problem_of_words, whole
 
 KILLS = 100
-LONG = ["train.max_steps=800", "train.save_interval=3", "train.eval_interval=20"]
+LONG = ("train.max_steps=800", "train.save_interval=3", "train.eval_interval=20")
 LATEST = 0.6  # seconds after its start in which a run is killed
 SHARE = 0.7  # of the steps, in which all kills happen
 
@@ -35,8 +35,8 @@ SHARE = 0.7  # of the steps, in which all kills happen
 def killed_at_calls(folder: Path, fast: bool) -> Iterator[Case]:
     """Kill a run before each of its calls to the disk, and in each write; resume it."""
     if fast:  # without a compiler, in this process
-        undisturbed = whole(folder / "undisturbed")
-        for number in (2, 7, 8, 9, 14, 15, 16, 17):
+        undisturbed = whole()
+        for number in (2, 9, 10, 11, 19):
             run = folder / f"run-{number}"
             ended = forked(lambda: killed_at(undisturbed, run, number))  # noqa: B023
             yield Case(f"operation {number}: kill", _killed(ended) or undisturbed.resumed(run))
@@ -65,7 +65,7 @@ def killed_at(undisturbed: Whole, run: Path, number: int) -> int:
 
 def cases(folder: Path, fast: bool) -> Iterator[Case]:
     """Put a kill, a torn write or an error into each call; faults.c is loaded."""
-    undisturbed = whole(folder / "undisturbed")
+    undisturbed = whole()
     run, log = folder / "run", folder / "calls"
     forked(lambda: log.write_text("\n".join(c.name for c in recorded(lambda: undisturbed.act(run), run))))
     names, errors = log.read_text().split(), list(ERRORS)
@@ -92,9 +92,9 @@ def _killed(ended: Ended) -> str | None:
 
 def killed_again_and_again(folder: Path, fast: bool) -> Iterator[Case]:
     """Kill one run at random moments, and resume it after each."""
-    undisturbed = whole(folder / "undisturbed", LONG)
+    undisturbed = whole(("train.max_steps=40", *LONG[1:]) if fast else LONG)
     run = folder / "run"
-    kills = 5 if fast else KILLS
+    kills = 6 if fast else KILLS
     for number, (step, problem) in enumerate(_kills(undisturbed, run, kills), 1):
         yield Case(f"kill {number}, with a checkpoint of step {step}", problem)
     yield Case("the final checkpoint", undisturbed.resumed(run))
@@ -106,7 +106,7 @@ def _kills(undisturbed: Whole, run: Path, kills: int) -> Iterator[tuple[int, str
     Every second process may save before it is killed, as long as a share of the steps is left, so
     that the run advances and does not end before the last kill.
     """
-    draw, last = random.Random(0), int(LONG[0].partition("=")[2])
+    draw, last = random.Random(0), int(undisturbed.more[0].partition("=")[2])
     for number in range(kills):
         before = _step(run)
         child = Child(lambda: undisturbed.act(run))
@@ -128,7 +128,7 @@ def _step(run: Path) -> int:
 def main() -> int:
     """Kill one run 100 times, and compare it with the undisturbed one."""
     with tempfile.TemporaryDirectory(prefix="torture-") as name:
-        undisturbed = whole(Path(name) / "undisturbed", LONG)
+        undisturbed = whole(LONG)
         run = Path(name) / "run"
         for number, (step, problem) in enumerate(_kills(undisturbed, run, KILLS), 1):
             print(f"\rkill {number} of {KILLS}, step {step} ", end="", file=sys.stderr, flush=True)
@@ -137,11 +137,9 @@ def main() -> int:
                 return 1
         print(file=sys.stderr)
         problem = undisturbed.resumed(run)
-        one = hashlib.sha256((Path(name) / "undisturbed/whole/checkpoints" / undisturbed.checkpoints[-1]).read_bytes())
-        other = hashlib.sha256(tiny.last(run).read_bytes())
         print("SHA-256 of the final checkpoint:")
-        print(f"undisturbed      {one.hexdigest()}")
-        print(f"after {KILLS} kills  {other.hexdigest()}")
+        print(f"undisturbed      {sha256_of(tiny.last(undisturbed.run))}")
+        print(f"after {KILLS} kills  {sha256_of(tiny.last(run))}")
         if problem:
             print(problem)
         return 1 if problem else 0

@@ -46,7 +46,7 @@ EARLY = ("reading text", "start")  # before training: every signal ends the proc
 
 def signals_sent(folder: Path, fast: bool) -> Iterator[Case]:
     """Send signals to a run."""
-    undisturbed, draw = whole(folder / "undisturbed"), random.Random(0)
+    undisturbed, draw = whole(), random.Random(0)
     run = folder / "run"
     phases = [(phase, call) for phase, (_, _, calls) in PHASES.items() for call in calls]
     for at, (phase, call) in enumerate(phases):

@@ -1,8 +1,11 @@
 """Tiny training runs for torture: the undisturbed one, and what another must share with it."""
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,17 +13,19 @@ import sentencepiece  # noqa: F401 - imported here, so that no child imports it 
 import tiny
 import torch._dynamo  # noqa: F401
 
-import summary  # noqa: F401 - with it torch and the model
+import run as run_module
+import summary  # noqa: F401 - as above
 import train
 from torture.forks import Ended, forked
 
-SHORT = ["train.max_steps=5", "train.warmup_steps=1", "train.save_interval=1",
-         "train.eval_interval=2", "sample.max_tokens=4"]  # fmt: skip
+SHORT = ("train.max_steps=5", "train.warmup_steps=1", "train.save_interval=1",
+         "train.eval_interval=2", "sample.max_tokens=4")  # fmt: skip
 
 
 class Whole(NamedTuple):
     """An undisturbed run: its command, and what it left."""
 
+    run: Path
     text: Path
     cache: Path
     more: Sequence[str]
@@ -28,9 +33,14 @@ class Whole(NamedTuple):
     metrics: list[dict[str, object]]
     samples: bytes
 
-    def act(self, run: Path, *more: str, cache: Path | None = None) -> int:
-        """Start or resume this run in a folder, in this process, a child; return the exit code."""
+    def act(self, run: Path, *, cache: Path | None = None, measure: bool = False) -> int:
+        """Start or resume this run in a folder, in this process, a child; return the exit code.
+
+        Without `measure` the speed of the machine, which metrics name, is not measured.
+        """
         os.environ["BREEZE_CACHE"] = str(cache or self.cache)
+        if not measure:
+            run_module.matmul_flops_per_s = lambda *_: 1e12
         return train.main(["--resume", *tiny.words(run, self.text, *self.more, *more)])
 
     def difference(self, run: Path) -> str | None:
@@ -43,9 +53,9 @@ class Whole(NamedTuple):
             return "other samples"
         return f"left: {left}" if (left := tiny.leftovers(run)) else None
 
-    def resumed(self, run: Path, *more: str) -> str | None:
+    def resumed(self, run: Path) -> str | None:
         """Resume a run to its end in a child; return what is wrong then."""
-        return self.ended(forked(lambda: self.act(run, *more)), run)
+        return self.ended(forked(lambda: self.act(run)), run)
 
     def ended(self, ended: Ended, run: Path) -> str | None:
         """Return what is wrong with a run that should have ended as this one."""
@@ -54,14 +64,16 @@ class Whole(NamedTuple):
         return self.difference(run)
 
 
-def whole(folder: Path, more: Sequence[str] = SHORT) -> Whole:
-    """Train the undisturbed run in an empty folder, with a cache of its own."""
-    folder.mkdir(parents=True)
-    text, run, cache = folder / "text.txt", folder / "whole", folder / "cache"
+@cache
+def whole(more: tuple[str, ...] = SHORT) -> Whole:
+    """Train the undisturbed run, once in this process, with a cache of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="torture-"))
+    atexit.register(shutil.rmtree, folder)
+    text, run, cached = folder / "text.txt", folder / "whole", folder / "cache"
     text.write_text(tiny.english(20_000), encoding="utf-8")
-    cache.mkdir()
-    share_kernels(cache)
-    undisturbed = Whole(text, cache, more, [], [], b"")
+    cached.mkdir()
+    share_kernels(cached)
+    undisturbed = Whole(run, text, cached, more, [], [], b"")
     ended = forked(lambda: undisturbed.act(run))
     assert ended.code == 0, ended.printed
     return undisturbed._replace(

@@ -27,7 +27,7 @@ BUSY = "another process works in"
 
 def two_writers(folder: Path, fast: bool) -> Iterator[Case]:
     """Start trainers and tokenizers in one folder."""
-    undisturbed = whole(folder / "undisturbed")
+    undisturbed = whole()
     for number in range(1 if fast else 12):
         for n in (2,) if fast else (2, 3, 5):
             yield Case(f"{n} trainers, start {number}", _trainers(undisturbed, folder, n))

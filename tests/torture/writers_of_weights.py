@@ -58,10 +58,8 @@ def _scratch() -> Path:
     return folder
 
 
-@cache
 def _trained() -> Path:
-    whole(_scratch() / "trained")
-    return _scratch() / "trained/whole"
+    return whole().run
 
 
 def _strip(folder: Path) -> int:
