@@ -41,7 +41,7 @@ class Whole(NamedTuple):
         os.environ["BREEZE_CACHE"] = str(cache or self.cache)
         if not measure:
             run_module.matmul_flops_per_s = lambda *_: 1e12
-        return train.main(["--resume", *tiny.words(run, self.text, *self.more, *more)])
+        return train.main(["--resume", *tiny.words(run, self.text, *self.more)])
 
     def difference(self, run: Path) -> str | None:
         """Return how a finished run differs from this one; None if it is equal."""
