@@ -5,6 +5,7 @@ from torture.disks import full_disk, read_only_disk
 from torture.family import Family
 from torture.kills import killed_again_and_again, killed_at_calls
 from torture.power_cut import power_cut
+from torture.signals_elsewhere import signals_elsewhere
 from torture.signals_sent import signals_sent
 from torture.system_calls import system_calls
 from torture.two_writers import two_writers
@@ -16,6 +17,7 @@ FAMILIES: list[Family] = [
     Family("100_kills", "one run killed 100 times: the same SHA-256", killed_again_and_again),
     Family("two_writers", "one wins, the others exit with 2", two_writers),
     Family("power_cut", "nothing torn, nothing lost after the return", power_cut),
+    Family("signals_elsewhere", "no terminal, nohup, other commands", signals_elsewhere),
     Family("full_disk", "one line, then the same SHA-256", full_disk),
     Family("clock_jumps", "the same SHA-256 under any clock", clock_jumps),
     Family("read_only_disk", "one line, then the same SHA-256", read_only_disk),

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import tiny
-
-from storage import sha256_of
 from torture.family import Case
 from torture.faults import ERRORS, Fault, attempt, cases_of, print_cases, recorded
 from torture.forks import Child, Ended, forked
 from torture.tiny_runs import Whole, problem_of_words, whole
+
+from storage import sha256_of
 
 KILLS = 100
 LONG = ("train.max_steps=800", "train.save_interval=3", "train.eval_interval=20")
@@ -67,7 +67,11 @@ def cases(folder: Path, fast: bool) -> Iterator[Case]:
     """Put a kill, a torn write or an error into each call; faults.c is loaded."""
     undisturbed = whole()
     run, log = folder / "run", folder / "calls"
-    forked(lambda: log.write_text("\n".join(c.name for c in recorded(lambda: undisturbed.act(run), run))))
+    forked(
+        lambda: log.write_text(
+            "\n".join(c.name for c in recorded(lambda: undisturbed.act(run), run))
+        )
+    )
     names, errors = log.read_text().split(), list(ERRORS)
     for number, name in enumerate(names, 1):
         faults = [Fault("kill"), Fault(errors[number % 3], lasts=number % 2 == 0)]
@@ -117,7 +121,10 @@ def _kills(undisturbed: Whole, run: Path, kills: int) -> Iterator[tuple[int, str
                 time.sleep(0.002)
         child.send(signal.SIGKILL)
         ended = child.wait()
-        yield _step(run), _killed(ended) or ("a checkpoint was lost" if _step(run) < before else None)
+        yield (
+            _step(run),
+            _killed(ended) or ("a checkpoint was lost" if _step(run) < before else None),
+        )
 
 
 def _step(run: Path) -> int:

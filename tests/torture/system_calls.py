@@ -13,7 +13,7 @@ from torture.forks import Ended
 from torture.traced import Traced
 from torture.writers import LIGHT, Writer
 
-EVERY = 43  # a fast slice takes each n-th case
+EVERY = 61  # a fast slice takes each n-th case
 
 
 def system_calls(folder: Path, fast: bool) -> Iterator[Case]:

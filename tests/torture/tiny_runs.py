@@ -12,11 +12,11 @@ from typing import NamedTuple
 import sentencepiece  # noqa: F401 - imported here, so that no child imports it again
 import tiny
 import torch._dynamo  # noqa: F401
+from torture.forks import Ended, forked
 
 import run as run_module
 import summary  # noqa: F401 - as above
 import train
-from torture.forks import Ended, forked
 
 SHORT = ("train.max_steps=5", "train.warmup_steps=1", "train.save_interval=1",
          "train.eval_interval=2", "sample.max_tokens=4")  # fmt: skip

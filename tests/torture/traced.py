@@ -3,10 +3,11 @@
 import shutil
 from pathlib import Path, PurePosixPath
 
-from storage import remove_torn_files
 from torture.disk_model import Disk, State
 from torture.faults import Call, recorded
 from torture.writers import Writer
+
+from storage import remove_torn_files
 
 
 class Traced:
@@ -78,7 +79,11 @@ class Traced:
         if not (self.writer.as_one and visible(Disk(self.folder).now()) == self.later):
             self.writer.write(self.folder)
         state = visible(Disk(self.folder).now())
-        return None if state == self.later else f"written again, it differs: {_differs(state, self.later)}"
+        return (
+            None
+            if state == self.later
+            else f"written again, it differs: {_differs(state, self.later)}"
+        )
 
     def _refuse_in_place(self, call: Call) -> None:
         path = str(PurePosixPath(call.path).relative_to(self.folder))

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import tiny
-
-import run as run_module
-from data.prepare import prepare
 from torture.family import Case
 from torture.forks import Child, forked
 from torture.tiny_runs import Whole, problem_of_words, whole
 from torture.writers import SPLIT, Sentences, tokenizer
+
+import run as run_module
+from data.prepare import prepare
 
 PATIENCE = 60.0  # seconds until a case fails that waits for ever
 BUSY = "another process works in"

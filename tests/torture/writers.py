@@ -12,6 +12,8 @@ from pathlib import Path
 from unittest.mock import patch
 from uuid import UUID
 
+from tiny import english
+
 from data.documents import Document, Source
 from data.prepare import prepare, tokenizer_for
 from data.tokenizer import Tokenizer, open_tokenizer
@@ -19,7 +21,6 @@ from data.vocabulary import train_tokenizer
 from experiments import result, run_parts
 from experiments.benchmarks.machine import describe_machine
 from storage import atomic_folder, atomic_write, lock
-from tiny import english
 from training.loggers import run_id
 from training.metrics import MetricsLog, SamplesLog, read_metrics
 from training.run_log import RunLog

@@ -9,13 +9,13 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from torture.tiny_runs import whole
+from torture.writers import Writer, nothing
 
 from inference.trained import open_trained
 from interop import export, import_run
 from interop.huggingface_import import open_folder
 from scripts import strip
-from torture.tiny_runs import whole
-from torture.writers import Writer, nothing
 from training.checkpoint import newest, prune, save
 
 Losses = list[float | None]
@@ -48,7 +48,9 @@ def _checkpoints(losses: Losses, keep: int, size: int) -> Writer:
         step = found.step if found else 0
         return None if step >= len(earlier) else f"the newest checkpoint is of step {step}"
 
-    return Writer(f"checkpoint after {earlier}, {last}, keep {keep}, {size}", before, write, torn=torn)
+    return Writer(
+        f"checkpoint after {earlier}, {last}, keep {keep}, {size}", before, write, torn=torn
+    )
 
 
 @cache
