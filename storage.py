@@ -39,6 +39,11 @@ def atomic_write(path: Path, chunks: bytes | Iterable[bytes]) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)  # a failed write or fsync names no file
+        part.unlink(missing_ok=True)
+        raise
     except BaseException:
         part.unlink(missing_ok=True)
         raise
@@ -79,6 +84,17 @@ def remove(path: Path) -> None:
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     path.rename(part)
     shutil.rmtree(part)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, so that a power cut does not undo it.
+
+    Files in it survive a power cut only if its own name does. An existing folder is no error.
+    """
+    missing = {path for path in folder.parents if not path.exists()}
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (folder, *missing):
+        _sync_folder(path.parent)
 
 
 def remove_torn_files(folder: Path) -> None:

@@ -25,9 +25,14 @@ from configs.help import describe
 from configs.settings import Config, keys_of
 from errors import DIVERGED, ArgumentParser, UserError, command, fields_named
 from model.cost import flops_per_token
+<<<<<<< HEAD
 from storage import lock, remove_torn_files
 from training.checkpoint import Checkpoint
 from training.distributed import ALONE, World, accumulating, whole
+=======
+from storage import lock, make_folder, remove_torn_files
+from training.checkpoint import Checkpoint, find, newest
+>>>>>>> origin/w-disk
 from training.interrupt import StopRequest
 from training.loggers import refuse_unavailable
 from training.metrics import read_metrics
@@ -77,7 +82,7 @@ def train(config: Config, *, resume: bool = False, world: World = ALONE) -> int:
     world.refuse_remainder(config.batch_size)
     checkpoints = config.folder / "checkpoints"
     try:
-        checkpoints.mkdir(parents=True, exist_ok=True)
+        make_folder(checkpoints)
     except OSError as error:  # run_dir is a file, or lies below one, or may not be written to
         raise UserError(
             f"{checkpoints} cannot be created ({error.strerror}): choose another folder with "

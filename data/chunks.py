@@ -60,12 +60,15 @@ class Job:
     dtype: str
 
     def read(self, number: int) -> ChunkRecord | None:
-        """Read the record of a finished chunk; None if it is missing or malformed."""
+        """Read the record of a finished chunk; None if it is missing or malformed.
+
+        Raises `OSError` if the disk cannot be read.
+        """
         path = self.folder / f"{number:05d}"
         try:
             record = ChunkRecord(**json.loads(path.with_suffix(".json").read_bytes()))
             n_bytes = path.with_suffix(".bin").stat().st_size
-        except (OSError, ValueError, TypeError):
+        except (FileNotFoundError, ValueError, TypeError):
             return None
         expected = sum(size for _, size in record.blocks) * np.dtype(self.dtype).itemsize
         return record if n_bytes == expected else None

@@ -126,11 +126,13 @@ def prepare(
         "shard": shard_tokens,
     }  # fmt: skip
     target = (folder or cache_folder() / "shards") / hash_of(content)[:16]
-    if corpus := _find(target, content):
+    chunks = target / "chunks"  # a call that was killed at its end may have left them
+    if (corpus := _find(target, content)) and not chunks.exists():
         return corpus
     target.mkdir(parents=True, exist_ok=True)
     with lock(target, wait=True):
         if corpus := _find(target, content):  # another process wrote it in the meantime
+            shutil.rmtree(chunks, ignore_errors=True)
             return corpus
         remove_torn_files(target)
         splitter = choose_splitter(

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from errors import UserError
 from experiments.benchmarks.machine import Machine, describe_machine
-from storage import atomic_write
+from storage import atomic_write, make_folder
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ def report_folder(path: Path) -> Path:
     if path.is_file():
         path = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     folder = path / "report"
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     return folder
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from experiments.result import rebuild, report_folder
-from storage import atomic_write
+from storage import atomic_write, make_folder
 
 T = TypeVar("T")
 
@@ -38,6 +38,6 @@ def measured_once(
         return rebuild(kind, json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: measure it
         part = measure()
-    path.parent.mkdir(exist_ok=True)
+    make_folder(path.parent)
     atomic_write(path, json.dumps(asdict(part)).encode())  # type: ignore[call-overload]
     return part

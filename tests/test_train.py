@@ -4,11 +4,8 @@ shown by tests/torture/resumes.py for many settings, and here for kills of the r
 import hashlib
 import json
 import math
-import multiprocessing
 import os
-import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -137,107 +134,6 @@ def test_real_kills_and_signals_of_the_real_command(
     assert measured(run) == measured(tmp_path / "whole")
     assert (run / "samples.txt").read_bytes() == (tmp_path / "whole/samples.txt").read_bytes()
     assert not leftovers(run)
-
-
-SHORT = ["train.max_steps=5", "train.warmup_steps=1", "train.save_interval=1",
-         "train.eval_interval=2", "sample.max_tokens=4"]  # fmt: skip
-
-
-def _killed_at(line: list[str], number: int) -> None:
-    """Train in this child process, and kill it just before disk operation `number`."""
-    torch.set_num_threads(1)
-    sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
-    done = 0
-
-    def counted(original: Any) -> Any:
-        def call(*arguments: Any, **more: Any) -> Any:
-            nonlocal done
-            done += 1
-            if done == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*arguments, **more)
-
-        return call
-
-    for name in ("fsync", "replace", "rename", "unlink"):
-        setattr(os, name, counted(getattr(os, name)))
-    sys.exit(train.main(line))
-
-
-def _kill_at_every_operation(
-    tmp_path: Path,
-    text: Path,
-    patch: pytest.MonkeyPatch,
-    numbers: list[int] | None,
-    more: list[str] = SHORT,
-) -> None:
-    """Kill a run before its first disk operation, its second and so on; resume each to the end."""
-    start(tmp_path / "whole", text, *more)
-    patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")  # for the server
-    context = multiprocessing.get_context("forkserver")  # each child finds torch imported
-    context.set_forkserver_preload(["test_train", "torch._dynamo", "sentencepiece"])
-    number, kills, torn = 0, 0, 0
-    while True:
-        number = number + 1 if numbers is None else numbers.pop(0) if numbers else 10**9
-        run = tmp_path / f"at-{number}"
-        child = context.Process(target=_killed_at, args=(words(run, text, *more), number))
-        child.start()
-        child.join()
-        if child.exitcode == 0:
-            break
-        assert child.exitcode == -signal.SIGKILL
-        kills, torn = kills + 1, torn + len(leftovers(run))
-        assert resume(run, text, *more) == 0
-        assert last(run).name == last(tmp_path / "whole").name, f"killed before operation {number}"
-        assert measured(run) == measured(tmp_path / "whole")
-        assert (run / "samples.txt").read_bytes() == (tmp_path / "whole/samples.txt").read_bytes()
-        assert not leftovers(run)
-        shutil.rmtree(run)
-    assert kills and torn  # some kills left a torn file
-
-
-def test_killed_around_a_save(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kill could leave no valid checkpoint, or a torn one.
-
-    Operations 1 to 6 write config.yaml and tokenizer.model. Then each save syncs the file, renames
-    it and syncs the folder; from the third save on, a checkpoint is deleted."""
-    _kill_at_every_operation(tmp_path, text, monkeypatch, [2, 7, 8, 9, 14, 15, 16, 17])
-
-
-@pytest.mark.slow
-def test_killed_at_every_disk_operation(
-    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same for every disk operation."""
-    _kill_at_every_operation(tmp_path, text, monkeypatch, None)
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments(tmp_path: Path, text: Path) -> None:
-    """kill -9 between any two instructions, again and again, until the run has ended."""
-    more = ["train.max_steps=200", "train.save_interval=2", "train.eval_interval=5"]
-    assert start(tmp_path / "whole", text, *more) == 0
-    draw, run, kills = random.Random(0), tmp_path / "run", 0
-    while True:
-        line = [*command(run, text, *more), "--resume"]
-        process = subprocess.Popen(line, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        newest = saved(run)[-1:] if (run / "checkpoints").exists() else []
-        while process.poll() is None and not any(
-            path.name > (newest or [""])[0] for path in run.glob("checkpoints/step-*")
-        ):
-            time.sleep(0.005)
-        try:
-            code = process.wait(timeout=draw.random() * 0.25)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            code = process.wait()
-        if code == 0:
-            break
-        assert code == -signal.SIGKILL
-        kills += 1
-    assert kills >= 5
-    assert last(run).name == last(tmp_path / "whole").name
-    assert measured(run) == measured(tmp_path / "whole")
 
 
 def test_a_second_signal_ends_at_once(

@@ -164,5 +164,6 @@ def matmul_flops_per_s(device: torch.device, dtype: torch.dtype, size: int = 102
     for _ in range(5):
         start = time.perf_counter()
         (a @ a)[0, 0].item()  # reading a value waits for the device
-        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+        seconds = max(time.perf_counter() - start, 1e-9)  # a coarse clock may stand still
+        best = max(best, 2 * size**3 / seconds)
     return best

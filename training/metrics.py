@@ -31,11 +31,12 @@ class MetricsLog:
             lines = path.read_bytes().splitlines()
             kept = [line for line in lines if (record := _parse(line)) and record["step"] <= step]
             atomic_write(path, b"".join(line + b"\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._path = path
 
     def write(self, step: int, **values: Any) -> None:
         """Append one line with the values measured at `step`."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -51,15 +52,19 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class SamplesLog:
-    """Append samples of text to `path`. Samples of steps after `step` are removed first."""
+    """Append samples of text to `path`.
+
+    Samples of steps after `step`, and one that was not written to its end, are removed first.
+    """
 
     def __init__(self, path: Path, step: int) -> None:
         self._path = path
         if path.exists():
             content = path.read_bytes()
             headings = re.finditer(rb"^=== step (\d+), .* ===$", content, re.MULTILINE)
-            later = [heading.start() for heading in headings if int(heading[1]) > step]
-            atomic_write(path, content[: min(later, default=len(content))])
+            later = min((h.start() for h in headings if int(h[1]) > step), default=len(content))
+            # Each sample ends with an empty line: what follows the last one is torn.
+            atomic_write(path, b"".join(content[:later].rpartition(b"\n\n")[:2]))
 
     def write(self, step: int, bpb: float, text: str) -> None:
         """Append the text that the model wrote at `step`, under its bits per byte."""
