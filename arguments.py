@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from configs.load import QUICKSTART, config_from_dict, load_config, split_arguments
 from configs.settings import Config
 from configs.spelling import advice
-from errors import ArgumentParser
+from errors import ArgumentParser, UserError
 
 if TYPE_CHECKING:  # torch is imported only when a model is opened
     from inference.trained import TrainedModel
@@ -60,7 +60,7 @@ def trained_settings(config: Config, resume: bool = False) -> Mapping[str, Any]:
     there are no such weights.
     """
     from interop.huggingface_config import is_model_folder
-    from training.checkpoint import find, newest
+    from training.run_folder import find, newest
 
     initial = Path(config.train.init_from or "")
     with redirect_stderr(io.StringIO()):  # the notes are printed when the weights are read
@@ -99,9 +99,31 @@ def open_initial(config: Config) -> Checkpoint | ForeignModel | None:
         from interop.huggingface_import import open_folder
 
         return open_folder(path)
-    from training.checkpoint import find
+    from training.run_folder import find
 
     return find(path)
+
+
+def locate_run(words: Sequence[str]) -> list[str]:
+    """Return `words`, with `run_dir=FOLDER` added if CONFIG is FOLDER/config.yaml or FOLDER.
+
+    FOLDER is the folder of a run. Its config.yaml records where the run was started, but the folder
+    may have been moved or copied since. A `run_dir` among the words is kept. Raises `UserError` if
+    CONFIG is a checkpoint.
+    """
+    config, overrides = split_arguments(words)
+    path = Path(config)
+    if path.suffix == ".safetensors":
+        raise UserError(
+            f"{path} is a checkpoint, not a config: to resume a run name its folder; to start a "
+            f"new run from these weights add train.init_from={path} to a config"
+        )
+    if path.is_dir():
+        path = path / "config.yaml"
+    is_run = path.name == "config.yaml" and (path.parent / "checkpoints").is_dir()
+    if is_run and not any(word.startswith("run_dir=") for word in overrides):
+        overrides = [f"run_dir={path.parent}", *overrides]
+    return [str(path), *overrides]
 
 
 def add_run(parser: ArgumentParser, *, several: bool = False) -> None:
@@ -126,7 +148,7 @@ def open_run(arguments: Namespace, path: str | None = None) -> TrainedModel:
 
     Raises `UserError` if there is no such run or checkpoint; this needs no torch.
     """
-    from training.checkpoint import find
+    from training.run_folder import find
 
     checkpoint = find(Path(path or arguments.run), arguments.checkpoint)
     from inference.trained import open_checkpoint

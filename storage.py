@@ -42,7 +42,7 @@ def atomic_write(path: Path, chunks: bytes | Iterable[bytes]) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 @contextmanager
@@ -67,7 +67,18 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, or a folder with all that is in it. The folder is renamed first: a kill leaves
+    it whole, or as a torn one, which `remove_torn_files` deletes."""
+    if not path.is_dir():
+        path.unlink()
+        return
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    path.rename(part)
+    shutil.rmtree(part)
 
 
 def remove_torn_files(folder: Path) -> None:
@@ -82,7 +93,7 @@ def remove_torn_files(folder: Path) -> None:
             part.unlink(missing_ok=True)  # it may have lain in such a folder
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename survive a power cut. Windows cannot open a folder and needs no such call."""
     if os.name == "nt":
         return

@@ -17,21 +17,22 @@ import math
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from arguments import add_config, open_initial, read_config
+from arguments import add_config, locate_run, open_initial, read_config
 from configs.help import describe
-from configs.load import split_arguments
 from configs.settings import Config, keys_of
 from errors import DIVERGED, ArgumentParser, UserError, command, fields_named
 from model.cost import flops_per_token
 from storage import lock, remove_torn_files
-from training.checkpoint import Checkpoint, find, newest
+from training.checkpoint import Checkpoint
+from training.distributed import ALONE, World, accumulating, whole
 from training.interrupt import StopRequest
 from training.loggers import refuse_unavailable
 from training.metrics import read_metrics
 from training.progress import Progress
+from training.run_folder import find, newest
 from training.run_log import RunLog
 
 # torch takes seconds to import. Every module that imports it is imported inside the functions below
@@ -58,40 +59,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_intermixed_args(argv)
     arguments.words = locate_run(arguments.words)
-    config = read_config(arguments, resume=arguments.resume)
-    return train(config, resume=arguments.resume)
-
-
-def locate_run(words: Sequence[str]) -> list[str]:
-    """Return `words`, with `run_dir=FOLDER` added if CONFIG is FOLDER/config.yaml or FOLDER.
-
-    FOLDER is the folder of a run. Its config.yaml records where the run was started, but the folder
-    may have been moved or copied since. A `run_dir` among the words is kept. Raises `UserError` if
-    CONFIG is a checkpoint.
-    """
-    config, overrides = split_arguments(words)
-    path = Path(config)
-    if path.suffix == ".safetensors":
-        raise UserError(
-            f"{path} is a checkpoint, not a config: to resume a run name its folder; to start a "
-            f"new run from these weights add train.init_from={path} to a config"
-        )
-    if path.is_dir():
-        path = path / "config.yaml"
-    is_run = path.name == "config.yaml" and (path.parent / "checkpoints").is_dir()
-    if is_run and not any(word.startswith("run_dir=") for word in overrides):
-        overrides = [f"run_dir={path.parent}", *overrides]
-    return [str(path), *overrides]
+    world = World.of_environment()
+    world.silence_others()
+    resume = arguments.resume or world.is_restarted
+    return train(read_config(arguments, resume=resume), resume=resume, world=world)
 
 
 @fields_named({"folder": "run_dir"} | keys_of("data", "train"))
-def train(config: Config, *, resume: bool = False) -> int:
+def train(config: Config, *, resume: bool = False, world: World = ALONE) -> int:
     """Train as `config` describes, in the run's folder. Returns the exit code.
 
-    Raises `UserError` if the folder holds a run and `resume` is False, if another process trains
-    in it, if a logger cannot be used, or if memory does not suffice.
+    Each process of `world` calls this. Raises `UserError` if the folder holds a run and `resume` is
+    False, if another process trains in it, if a logger cannot be used, if memory does not suffice,
+    or if the processes cannot share the batch equally.
     """
     refuse_unavailable(config.train.loggers)
+    world.refuse_remainder(config.batch_size)
     checkpoints = config.folder / "checkpoints"
     try:
         checkpoints.mkdir(parents=True, exist_ok=True)
@@ -100,25 +83,29 @@ def train(config: Config, *, resume: bool = False) -> int:
             f"{checkpoints} cannot be created ({error.strerror}): choose another folder with "
             "run_dir=..."
         ) from None
-    with lock(config.folder, wait=False):
-        remove_torn_files(config.folder)
-        return train_from(config, checkpoint_to_resume(config, resume))
+    with world.joined(), lock(config.folder, wait=False) if world.is_first else nullcontext():
+        if world.is_first:
+            remove_torn_files(config.folder)
+        world.wait()  # until the first process has the lock
+        checkpoint = checkpoint_to_resume(config, resume)
+        world.refuse_unequal(*(checkpoint.identity if checkpoint else (-1, 0)))
+        return train_from(config, checkpoint, world)
 
 
-def train_from(config: Config, checkpoint: Checkpoint | None) -> int:
+def train_from(config: Config, checkpoint: Checkpoint | None, world: World = ALONE) -> int:
     """Train from `checkpoint`, or from the beginning if it is None. Returns the exit code.
 
     Raises `UserError` if memory does not suffice, if `checkpoint` is not of the same run, or if
     what train.init_from names cannot be opened.
     """
-    from run import start_run
+    from start import start_run
     from summary import summary
     from training.memory import TRAINING_REMEDY, allocation_errors
 
     with allocation_errors(TRAINING_REMEDY):
-        run = start_run(config, checkpoint, None if checkpoint else open_initial(config))
+        run = start_run(config, checkpoint, None if checkpoint else open_initial(config), world)
         print(summary(run), end="\n\n")
-        with RunLog(run.folder, run.step, config.train.loggers, config.to_dict()) as log:
+        with run.open_log() as log:
             print("Ctrl-C saves and stops; --resume continues.\n", flush=True)
             with StopRequest() as stop:
                 code = training_loop(run, log, stop)
@@ -172,13 +159,15 @@ def training_loop(run: TrainingRun, log: RunLog, stop: StopRequest) -> int:
                 if not math.isfinite(val_loss):
                     return diverged(run, f"val_loss {val_loss}")
                 finished = is_finished(run)
-            stopping = stop.signal  # read once, because a signal may come at any time
+            stopping = run.world.largest(stop.signal)  # read once: a signal may come at any time
             if run.step % settings.save_interval == 0 or finished or stopping or must_keep(run):
-                path = run.save()
+                run.save()
                 log.saved()
             if stopping and not finished:
+                path = run.finish_saving()
                 progress.show(f"saved {path}; the same command with --resume continues")
                 return 128 + stopping
+    run.finish_saving()
     return 0
 
 
@@ -220,7 +209,7 @@ def log_step(
         grad_norm=grad_norm,
         lr=config.train.lr * lr_ratio,
         tokens_per_s=round(progress.tokens_per_s),
-        mfu=round(flops * progress.tokens_per_s / run.peak_flops, 3),
+        mfu=round(flops * progress.tokens_per_s / (run.peak_flops * run.world.size), 3),
         **share,
     )
 
@@ -231,21 +220,24 @@ def train_step(run: TrainingRun, sequences: Any, lr_ratio: float) -> tuple[float
     Returns the loss, in nats per token, and the norm of the gradient before clipping. Both are of
     the mean over all targets of the update that count (see `counted_share`): micro-batches weigh as
     much as they have such targets. If one of them is not finite, the weights are left unchanged.
+    Each process of the run computes its share of the rows.
     """
     import torch
 
     settings = run.config.train
-    loss, rows = 0.0, torch.from_numpy(sequences)
-    size = settings.micro_batch_size
-    counts = [int((micro_batch[:, 1:] >= 0).sum()) for micro_batch in rows.split(size)]
-    total = max(1, sum(counts))
-    for micro_batch, count in zip(rows.to(run.device).split(size), counts, strict=True):
-        parts = total / max(1, count)  # exactly n if n micro-batches have equal counts
-        micro_loss = run.loss(micro_batch[:, :-1], micro_batch[:, 1:]) / parts
-        micro_loss.backward()
+    loss, rows = 0.0, torch.from_numpy(run.world.share(sequences))
+    micro_batches = rows.split(settings.micro_batch_size)
+    total = max(1, int((sequences[:, 1:] >= 0).sum()))
+    for number, micro_batch in enumerate(micro_batches, 1):
+        parts = total / max(1, int((micro_batch[:, 1:] >= 0).sum()))  # exactly n if n are equal
+        micro_batch = micro_batch.to(run.device)
+        with accumulating(run.replica, is_last=number == len(micro_batches)):
+            micro_loss = run.loss(micro_batch[:, :-1], micro_batch[:, 1:]) / parts
+            micro_loss.backward()
         loss += micro_loss.item()
+    loss = run.world.total(loss)
     max_norm = settings.grad_clip or math.inf
-    grad_norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), max_norm).item()
+    grad_norm = whole(torch.nn.utils.clip_grad_norm_(run.model.parameters(), max_norm)).item()
     if math.isfinite(loss) and math.isfinite(grad_norm):
         run.optimizer.step(lr_ratio)
     return loss, grad_norm
@@ -277,6 +269,8 @@ def validate(run: TrainingRun, log: RunLog, progress: Progress) -> float:
     log.write(run.step, val_loss=score.loss, val_bpb=score.bpb, stepping_s=stepping_s)
     text = run.sample()
     log.sample(run.step, score.bpb, text)
+    if not run.world.is_first:  # the first process has the log
+        return score.loss
     verdict = run.usual.verdict(read_metrics(run.folder / "metrics.jsonl"))
     progress.show(
         f"step {run.step:,}: val_loss {score.loss:.4f} ({verdict.place}), {score.bpb:.4f} bits per "

@@ -20,9 +20,9 @@ BANDS = Path(__file__).parent / "bands"
 # the content of the text is compared.
 FREE = {
     "run_dir", "seed", "data.path", "data.processes", "model.attention", "train.precision",
-    "train.compile", "train.native", "train.device", "train.loggers", "train.eval_interval",
-    "train.save_interval", "train.log_interval", "train.keep_checkpoints", "train.patience",
-    "train.eval_batch_size",
+    "train.compile", "train.native", "train.device", "train.parallel", "train.loggers",
+    "train.eval_interval", "train.save_interval", "train.log_interval", "train.keep_checkpoints",
+    "train.patience", "train.eval_batch_size",
 }  # fmt: skip
 _BATCH = {"train.micro_batch_size", "train.grad_accum_steps"}  # only their product matters
 

@@ -18,6 +18,7 @@ from training.choices import (
     DEVICES,
     LOGGERS,
     OPTIMIZERS,
+    PARALLEL,
     PRECISIONS,
     SCHEDULES,
     WINDOW_SCHEDULES,
@@ -228,6 +229,9 @@ class TrainSettings:
         "auto", "use the C++ kernels of model/native", choices=("auto", True, False)
     )
     device: str = setting("auto", "where to train", choices=DEVICES)
+    parallel: str = setting(
+        "ddp", "how the processes of torchrun share the weights: copies or parts", choices=PARALLEL
+    )
     eval_interval: int = setting(100, "steps between evaluations", unit="steps", minimum=1)
     save_interval: int = setting(100, "steps between checkpoints", unit="steps", minimum=1)
     log_interval: int = setting(10, "steps between lines of metrics", unit="steps", minimum=1)
@@ -284,12 +288,12 @@ class Config:
 
     @property
     def batch_size(self) -> int:
-        """Sequences that one process reads in one update."""
+        """Sequences that all processes together read in one update."""
         return self.train.micro_batch_size * self.train.grad_accum_steps
 
     @property
     def tokens_per_step(self) -> int:
-        """Training tokens that one process reads in one update."""
+        """Training tokens that all processes together read in one update."""
         return self.batch_size * self.data.seq_len
 
     def drills_before(self, step: int) -> int:

@@ -19,6 +19,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -84,11 +85,12 @@ def tokenizer_for(
         "tokenizer": [type, vocab_size],
     }
     path = cache_folder() / "tokenizers" / f"{hash_of(content)[:16]}.model"
-    if not path.is_file():
-        texts = [(training_texts(source, **shares), weight) for source, weight in sources]
-        model = train_tokenizer(interleave(texts), type=type, vocab_size=vocab_size)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with nullcontext() if path.is_file() else lock(path.parent, wait=True):
+        if not path.is_file():  # another process may have trained it in the meantime
+            texts = [(training_texts(source, **shares), weight) for source, weight in sources]
+            model = train_tokenizer(interleave(texts), type=type, vocab_size=vocab_size)
+            atomic_write(path, model)
     tokenizer = open_tokenizer(path.read_bytes())
     size = tokenizer.vocab_size
     if size < vocab_size and type != "char":

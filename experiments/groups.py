@@ -16,7 +16,8 @@ from pathlib import Path
 
 from configs.load import config_from_dict
 from errors import UserError
-from training.checkpoint import Checkpoint, newest
+from training.checkpoint import Checkpoint
+from training.run_folder import newest
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _find(group: Group, which: str) -> list["Checkpoint"]:
-    from training.checkpoint import find
+    from training.run_folder import find
 
     return [find(path, which) for path in group.runs]
 

@@ -93,7 +93,7 @@ def trainings_of(arguments: argparse.Namespace, folder: Path) -> list[tuple[str,
 
 
 def _measure(groups: Sequence[Group], arguments: argparse.Namespace) -> SinksResult:
-    from training.checkpoint import find
+    from training.run_folder import find
 
     for group in groups:  # all of them, before torch is imported
         for run in group.runs:

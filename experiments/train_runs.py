@@ -101,7 +101,7 @@ def is_finished(training: Training) -> bool:
 
     Raises `UserError` if the folder holds a run, finished or not, of another config.
     """
-    from training.checkpoint import newest
+    from training.run_folder import newest
 
     checkpoint = newest(training.folder / "checkpoints")
     if checkpoint is None:

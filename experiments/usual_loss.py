@@ -26,8 +26,8 @@ from experiments.intervals import of_next
 from experiments.pages.table import Table
 from experiments.result import rebuild
 from storage import atomic_write
-from training.checkpoint import newest
 from training.metrics import read_metrics
+from training.run_folder import newest
 
 CONFIDENCE = 0.99
 FEWEST = 3  # with two runs, the band is 156 standard deviations wide

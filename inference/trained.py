@@ -21,8 +21,9 @@ from model import ModelConfig, Sampling, Transformer
 from model.loss import next_token_loss
 from model.quantization import round_weights
 from model.transformer import empty_model
-from training.checkpoint import Checkpoint, find
+from training.checkpoint import Checkpoint
 from training.device import keep_freed_memory
+from training.run_folder import find
 
 # The model's settings under which names, shapes and values of all weights stay the same.
 FREE_SETTINGS = (

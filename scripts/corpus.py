@@ -231,7 +231,7 @@ def _time_updates(
     """Time updates of the config's own model; return the seconds of one, and the device."""
     import numpy as np
 
-    from run import start_run
+    from start import start_run
     from train import train_step
 
     rows = config.train.micro_batch_size * config.train.grad_accum_steps

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _export(arguments: Namespace, out: Path) -> "Check | GgufCheck":
     if arguments.to == "peft":
-        from training.checkpoint import find
+        from training.run_folder import find
 
         checkpoint = find(Path(arguments.run), arguments.checkpoint)
         from interop.peft import export_adapter

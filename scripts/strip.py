@@ -11,7 +11,7 @@ from pathlib import Path
 from arguments import add_run
 from errors import ArgumentParser, UserError, command
 from storage import atomic_write
-from training.checkpoint import find
+from training.run_folder import find
 
 
 @command

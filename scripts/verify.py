@@ -21,7 +21,7 @@ from configs.settings import Config, model_config
 from errors import ArgumentParser, UserError, command
 from model.config import ModelConfig
 from model.window import picture, reach
-from training.checkpoint import find
+from training.run_folder import find
 
 if TYPE_CHECKING:  # torch is imported only after the arguments are valid
     from checks import Check

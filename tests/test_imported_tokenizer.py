@@ -14,7 +14,8 @@ from interop.tokenizer_json import tokenizer_json
 from model.transformer import Transformer
 from run import model_config
 from scripts import corpus, evaluate, sample
-from training.checkpoint import find, save
+from training.checkpoint import save
+from training.run_folder import find
 
 
 def import_model(folder: Path, like: Path, tokenizer: bytes) -> Path:

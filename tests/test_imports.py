@@ -31,21 +31,23 @@ ALLOWED = {
     "inference": FLOOR | {"model", "data", "configs", "training"},
     "usual.py": FLOOR | {"data", "configs"},
     "run.py": FLOOR | {"model", "data", "configs", "training", "inference", "usual"},
+    "start.py": FLOOR | {"model", "data", "configs", "training", "inference", "run"},
     "summary.py": FLOOR | {"model", "run"},
-    "train.py": FLOOR | {"model", "configs", "training", "run", "summary", "arguments"},
+    "train.py": FLOOR | {"model", "configs", "training", "run", "start", "summary", "arguments"},
     "arguments.py": FLOOR | {"configs", "training", "inference", "interop"},
     "interop": FLOOR | {"model", "data", "configs", "training", "inference"},
-    "experiments": {*FLOOR, *ROOMS, "run", "train", "arguments"} - {"scripts"},
-    "scripts": {*FLOOR, *ROOMS, "run", "train", "arguments"} - {"experiments"},
+    "experiments": {*FLOOR, *ROOMS, "run", "start", "train", "arguments"} - {"scripts"},
+    "scripts": {*FLOOR, *ROOMS, "run", "start", "train", "arguments"} - {"experiments"},
 }
 # Of these rooms only some modules may be imported: (importing room, imported room) -> modules.
 NARROW = {
     ("configs", "model"): {"model.config"},  # the rest imports torch, which takes seconds
     ("configs", "data"): {"data.choices"},
     ("configs", "training"): {"training.choices"},
-    ("arguments.py", "training"): {"training.checkpoint"},
+    ("arguments.py", "training"): {"training.checkpoint", "training.run_folder"},
     ("inference", "data"): {"data.tokenizer"},  # inference prepares no text
-    ("inference", "training"): {"training.checkpoint", "training.device"},  # and needs no optimizer
+    # inference needs no optimizer
+    ("inference", "training"): {"training.checkpoint", "training.run_folder", "training.device"},
 }
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from arguments import locate_run
 from configs.load import load_config
 from errors import UserError
-from train import locate_run
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "notebooks/breeze.ipynb"

@@ -43,8 +43,9 @@ from errors import UserError
 from inference.trained import open_trained
 from model import native
 from model.loss import next_token_loss
-from run import TrainingRun, start_run
+from run import TrainingRun
 from scripts import evaluate, sample
+from start import start_run
 
 TRAIN_STEP = train.train_step
 VARIANTS = {
@@ -820,7 +821,7 @@ def test_every_train_setting_is_tested_here() -> None:
     """A new setting could have no test of its effect. `elsewhere` lists those of other tests."""
     elsewhere = {"eval_interval", "save_interval", "log_interval", "keep_checkpoints", "patience",
                  "eval_batch_size", "compile", "native", "device", "init_from", "loggers",
-                 "lora_rank", "lora_alpha", "lora_targets"}  # fmt: skip
+                 "lora_rank", "lora_alpha", "lora_targets", "parallel"}  # fmt: skip
     named = {name.removeprefix("train.") for name in CHANGES_WEIGHTS} | elsewhere
     assert vars(Config().train).keys() <= named
 

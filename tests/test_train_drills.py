@@ -12,8 +12,9 @@ from tiny import QUICKSTART, measured, resume, saved, start, step_of, words
 import train
 from configs.load import load_config
 from data.batches import Batches
-from run import TrainingRun, start_run
+from run import TrainingRun
 from scripts import plan
+from start import start_run
 
 DRILLED = ["train.drill_steps=3", "train.drill_share=0.3", "train.micro_batch_size=2",
            "train.grad_accum_steps=2", "train.save_interval=1", "train.keep_checkpoints=10",

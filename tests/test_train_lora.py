@@ -16,9 +16,10 @@ from inference.text import continue_text
 from inference.trained import open_trained
 from model import Sampling
 from model.lora import LoraLinear
-from run import TrainingRun, start_run
+from run import TrainingRun
 from scripts import evaluate, sample
-from training.checkpoint import find
+from start import start_run
+from training.run_folder import find
 
 LORA = ["train.lora_rank=2", "train.lora_alpha=8", "train.optimizer=adamw", "train.lr=0.02"]
 TOKENIZER = ["tokenizer.type=bpe", "tokenizer.vocab_size=2048"]  # init_from brings its own

@@ -14,7 +14,8 @@ import torch
 from tiny import words
 
 from configs.load import load_config
-from run import TrainingRun, start_run
+from run import TrainingRun
+from start import start_run
 from train import train_step
 
 SHAPES = {  # of a batch of 4 sequences

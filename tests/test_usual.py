@@ -15,7 +15,7 @@ from configs import band
 from configs.band import deciding
 from configs.load import load_config
 from data.text import open_text
-from training.checkpoint import find
+from training.run_folder import find
 from usual import Marks, UsualLoss
 
 MARKS = Marks(uniform=8.3, unigram=5.8, xz=3.3, xz_bpb=1.1)

@@ -16,11 +16,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import re
 import stat
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,12 +28,15 @@ from safetensors import SafetensorError, safe_open
 
 from errors import UserError
 from storage import atomic_write, sha256_of
+from training import sharded
+from training.distributed import own_part, part_of
 from training.header import FORMAT, read_header, val_loss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.safetensors")
+MOMENTS = "moments/"  # the names of the optimizer's moments begin so
+NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.(safetensors|sharded)")
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -50,6 +52,12 @@ class Checkpoint:
     def step(self) -> int:
         """Number of updates before it was saved."""
         return int(self.metadata["step"])
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Its step, and the first 48 bits of the hash in its name: equal for equal files."""
+        named = NAME.fullmatch(self.path.name)
+        return self.step, int(named[2][:12], 16) if named else 0
 
     @property
     def val_loss(self) -> float:
@@ -69,11 +77,12 @@ class Checkpoint:
         return shape[0]
 
     def weights(self, expected: Shapes) -> dict[str, Tensor]:
-        """Read the weights.
+        """Read the weights. Raises `UserError` as `refuse_other_weights` and `read_into` do."""
+        self.refuse_other_weights(expected)
+        return self._read(expected)
 
-        Raises `UserError` if their names, shapes or dtypes differ from `expected`, or if a weight
-        is not finite.
-        """
+    def refuse_other_weights(self, expected: Shapes) -> None:
+        """Raise `UserError` if names, shapes or dtypes of the weights differ from `expected`."""
         names = {name for name in self.header if name != "tokenizer" and not _is_moment(name)}
         for name in sorted(names ^ expected.keys()):
             verb = "has" if name in names else "lacks"
@@ -86,27 +95,37 @@ class Checkpoint:
                     f"{self.path} is of another architecture than its config: {name} is "
                     f"{self.header[name]}, expected {('F32', tuple(shape))}"
                 )
-        weights = self._read(expected)
-        for name, weight in weights.items():
-            if not weight.isfinite().all():
+
+    def refuse_other_moments(self, expected: Shapes) -> None:
+        """Raise `UserError` if there are no moments of the optimizer, or others than `expected`."""
+        self.refuse_without_moments()
+        for name in sorted({*filter(_is_moment, self.header), *expected}):
+            if self.header.get(name) != ("F32", expected.get(name)):
+                verb = "has another moment" if name in self.header else "lacks the moment"
                 raise UserError(
-                    f"{self.path} holds weights that are not finite ({name}): the run had diverged "
+                    f"{self.path} {verb} of the optimizer: {name}; it cannot be resumed"
+                )
+
+    def read_into(self, tensors: Mapping[str, Tensor]) -> None:
+        """Fill tensors with those of the same names. Processes may hold parts of them.
+
+        Raises `UserError` if a number is not finite.
+        """
+        if self.path.is_dir():
+            sharded.read_shards(self.path, tensors)
+        else:
+            with self._opened() as file:
+                for name, tensor in tensors.items():
+                    tensor.copy_(part_of(file.get_tensor(name), tensor))
+        self._refuse_not_finite(tensors)
+
+    def _refuse_not_finite(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            if not own_part(tensor).isfinite().all():
+                raise UserError(
+                    f"{self.path} holds numbers that are not finite ({name}): the run had diverged "
                     "when it wrote this file; use an earlier checkpoint"
                 )
-        return weights
-
-    def moments(self, expected: Shapes) -> dict[str, Tensor]:
-        """Read the optimizer's moments; `expected` are the shapes of the weights.
-
-        Raises `UserError` if there are none, or if one fits no weight.
-        """
-        self.refuse_without_moments()
-        names = [name for name in self.header if _is_moment(name)]
-        for name in names:
-            weight = name.removeprefix("moments/").rpartition(".")[0]
-            if self.header[name] != ("F32", expected.get(weight)):
-                raise UserError(f"{self.path} has a moment that fits no weight: {name}")
-        return {n.removeprefix("moments/"): tensor for n, tensor in self._read(names).items()}
 
     def refuse_without_moments(self) -> None:
         """Raise `UserError` if there are no moments of the optimizer: what to do instead."""
@@ -128,9 +147,21 @@ class Checkpoint:
         return _serialize(tensors, self.metadata)
 
     def _read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Read whole tensors. Raises `UserError` if a number is not finite."""
+        if self.path.is_dir():
+            tensors = sharded.empty_tensors({name: self.header[name] for name in names})
+            self.read_into(tensors)
+            return tensors
+        with self._opened() as file:
+            tensors = {name: file.get_tensor(name) for name in names}
+        self._refuse_not_finite(tensors)
+        return tensors
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Any]:
         try:
             with safe_open(self.path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in names}
+                yield file
         except SafetensorError as error:
             raise UserError(f"{self.path} is damaged: {error}; use an earlier checkpoint") from None
 
@@ -148,29 +179,30 @@ def save(
     metadata: Mapping[str, Any],
 ) -> Path:
     """Write one checkpoint atomically and return its path. `metadata` must be plain JSON values."""
-    import torch
+    return save_tensors(folder, step, tensors_of(weights, moments, tokenizer), metadata)
 
-    tensors = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
-    tensors |= {f"moments/{name}": moment.cpu().contiguous() for name, moment in moments.items()}
-    tensors["tokenizer"] = torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8)
-    content = _serialize(tensors, {"format": FORMAT, "step": step, **metadata})
+
+def save_tensors(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+) -> Path:
+    """Do what `save` does, with the tensors of `tensors_of`."""
+    stored = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    content = _serialize(stored, {"format": FORMAT, "step": step, **metadata})
     path = folder / f"step-{step:08d}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
     atomic_write(path, content)
     return path
 
 
-def prune(last: Path, keep: int) -> None:
-    """Delete checkpoints: keep the newest `keep` up to `last`, and the lowest validation loss.
+def tensors_of(
+    weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], tokenizer: bytes
+) -> dict[str, Tensor]:
+    """Return all tensors of a checkpoint under their names in it."""
+    import torch
 
-    `last` is the file that was just saved. Files of later steps were skipped as damaged when the
-    run was resumed. They are not counted, not read and not deleted.
-    """
-    losses = _losses(path for path in _by_step(last.parent) if _step(path) <= _step(last))
-    lowest = min(losses.values())
-    best = next(path for path in losses if losses[path] == lowest)
-    for path in list(losses)[:-keep]:
-        if path != best or lowest == math.inf:
-            path.unlink()
+    tensors = {name: weight.detach() for name, weight in weights.items()}
+    tensors |= {f"{MOMENTS}{name}": moment for name, moment in moments.items()}
+    tensors["tokenizer"] = torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8)
+    return tensors
 
 
 def _serialize(tensors: dict[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
@@ -181,96 +213,8 @@ def _serialize(tensors: dict[str, Tensor], metadata: Mapping[str, Any]) -> bytes
     )
 
 
-# ------------------------------------------------------------------- find
-
-
-def find(run: Path, which: str = "best") -> Checkpoint:
-    """Find the checkpoint that RUN means: a checkpoint file, or one in a run's folder.
-
-    `which` chooses in a folder: `best` (the lowest validation loss; the newest if no loss was
-    measured), `last` or a step. Damaged files are skipped and reported, as in `newest`. Raises
-    `UserError` if there is no such checkpoint.
-    """
-    if not run.exists():
-        raise UserError(f"there is no run {run}: train one with `python train.py`, or see runs/")
-    if not run.is_dir():
-        return read(run)
-    paths = _by_step(run / "checkpoints")
-    if not paths and (run / "config.json").exists():
-        raise UserError(
-            f"{run} is a folder of Hugging Face: `python -m scripts.import_hf {run} --out "
-            "runs/NAME` makes a run of it"
-        )
-    if not paths:
-        raise UserError(f"{run} has no checkpoints yet: train it first")
-    if which == "best":
-        order = _best_first(paths)
-    elif which == "last":
-        order = paths[::-1]
-    else:
-        order = [path for path in paths if str(_step(path)) == which]
-        steps = ", ".join(dict.fromkeys(str(_step(path)) for path in paths))
-        if not order:
-            raise UserError(
-                f"{run} has no checkpoint {which}: choose best, last or one of the steps {steps}"
-            )
-    return _first_valid(order)
-
-
-def newest(folder: Path) -> Checkpoint | None:
-    """Find the newest valid checkpoint in `folder`; each damaged file is skipped and reported.
-
-    Returns None if there is no file. Raises `UserError` if there are files and none is valid,
-    because a run must never start from zero in the folder of another.
-    """
-    paths = _by_step(folder)
-    return _first_valid(paths[::-1]) if paths else None
-
-
-def _first_valid(paths: Sequence[Path]) -> Checkpoint:
-    for path in paths:
-        try:
-            return read(path)
-        except UserError as error:
-            print(f"skipped: {error}", file=sys.stderr)
-    raise UserError(
-        f"none of the {len(paths)} checkpoints in {paths[0].parent} is valid: restore one, or "
-        "remove the run's folder to start from the beginning"
-    )
-
-
-def _best_first(paths: Sequence[Path]) -> list[Path]:
-    """Sort by validation loss; files without a loss come last, the newest of them first."""
-    losses = _losses(paths)
-    measured = [path for path in paths if losses.get(path, math.inf) < math.inf]
-    others = [path for path in reversed(paths) if path not in measured]
-    return sorted(measured, key=lambda path: losses[path]) + others
-
-
-def _losses(paths: Iterable[Path]) -> dict[Path, float]:
-    """Return the validation loss of each file, infinite if it was not measured.
-
-    Files with a damaged header are left out.
-    """
-    losses = {}
-    for path in paths:
-        with contextlib.suppress(UserError):
-            losses[path] = val_loss(read_header(path)[0])
-    return losses
-
-
-def _by_step(folder: Path) -> list[Path]:
-    """List the checkpoints in `folder`, the oldest first."""
-    paths = (path for path in folder.glob("step-*") if NAME.fullmatch(path.name))
-    return sorted(paths, key=lambda path: (_step(path), path.name))
-
-
-def _step(path: Path) -> int:
-    return int(path.name.split("-")[1])
-
-
 def _is_moment(name: str) -> bool:
-    return name.startswith("moments/")
+    return name.startswith(MOMENTS)
 
 
 # ------------------------------------------------------------------- read and check
@@ -280,9 +224,13 @@ def read(path: Path) -> Checkpoint:
     """Check the hash and the header of one file. Raises `UserError` that says what is wrong."""
     if not path.exists():
         raise UserError(f"there is no checkpoint {path}")
+    named = NAME.fullmatch(path.name)
+    if named and path.is_dir():
+        metadata, tensors = sharded.read_index(path)
+        sharded.check_shards(path, tensors, named[2])
+        return Checkpoint(path, metadata, tensors)
     if not stat.S_ISREG(path.stat().st_mode):
         raise UserError(f"{path} is not a regular file: give a run's folder or a checkpoint file")
-    named = NAME.fullmatch(path.name)
     if named and sha256_of(path)[:16] != named[2]:
         raise UserError(
             f"{path} is damaged (truncated or altered): its content does not match the hash in its "

@@ -1,5 +1,6 @@
 """The values that settings of this room may have. Imports nothing; `configs` imports it."""
 
+PARALLEL = ("ddp", "fsdp")  # training/distributed.py
 OPTIMIZERS = ("muon", "adamw")
 SCHEDULES = ("cosine", "linear", "wsd")  # of the learning rate
 WINDOW_SCHEDULES = ("constant", "grow", "depth", "random")

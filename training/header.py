@@ -30,19 +30,29 @@ def read_header(path: Path) -> tuple[dict[str, Any], Tensors]:
 
     Raises `UserError` if the file is not a checkpoint of this format.
     """
-    header = _parse_header(path)
+    header = parse_header(path)
     strings = header.pop("__metadata__", None)
-    metadata = _parse_json(strings.get("breeze")) if isinstance(strings, dict) else None
+    metadata = parse_json(strings.get("breeze")) if isinstance(strings, dict) else None
+    return checked_header(path, metadata, header)
+
+
+def checked_header(
+    path: Path, metadata: Any, entries: Mapping[str, Any]
+) -> tuple[dict[str, Any], Tensors]:
+    """Return the metadata and the tensors' dtypes and shapes, if they are of a checkpoint.
+
+    Raises `UserError`, which names `path`, if they are not.
+    """
     if (
         not isinstance(metadata, dict)
         or not _is_valid(metadata)
-        or not all(map(_is_tensor, header.values()))
-        or header.get("tokenizer", {}).get("dtype") != "U8"
+        or not all(map(_is_tensor, entries.values()))
+        or entries.get("tokenizer", {}).get("dtype") != "U8"
     ):
         raise UserError(
-            f"{path} is a safetensors file, but not a checkpoint of Breeze (format {FORMAT})"
+            f"{path} holds tensors, but is not a checkpoint of Breeze (format {FORMAT})"
         )
-    tensors = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+    tensors = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()}
     return metadata, tensors
 
 
@@ -53,7 +63,8 @@ def val_loss(metadata: Mapping[str, Any]) -> float:
     return float(loss) if measured else math.inf
 
 
-def _parse_header(path: Path) -> dict[str, Any]:
+def parse_header(path: Path) -> dict[str, Any]:
+    """Return the JSON object at the beginning of a safetensors file. Raises `UserError`."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -61,7 +72,7 @@ def _parse_header(path: Path) -> dict[str, Any]:
             raise UserError(
                 f"{path} is not a checkpoint: it does not begin like a safetensors file"
             )
-        header = _parse_json(file.read(length))
+        header = parse_json(file.read(length))
     if not isinstance(header, dict):
         raise UserError(f"{path} is not a checkpoint: its header cannot be read")
     return header
@@ -96,7 +107,7 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**63  # `type`: True is not a count
 
 
-def _parse_json(text: Any) -> Any:
+def parse_json(text: Any) -> Any:
     """Parse JSON; None if `text` is not JSON."""
     try:
         return json.loads(text)

@@ -4,15 +4,20 @@ scaled so that its learning rate is comparable with AdamW's (arXiv 2502.16982, s
     B <- momentum B + (1 - momentum) G;  U <- G + momentum (B - G)        (Nesterov momentum)
     W <- (1 - lr decay) W - lr 0.2 sqrt(max(rows, columns)) orthogonalize(U)
 
-It differs from torch.optim.Muon in two ways. Matrices of equal shape are orthogonalized together,
-and the dtype of the products can be chosen. torch always multiplies in bf16, which takes seconds a
-step on a CPU without bf16 instructions.
+It differs from torch.optim.Muon in three ways. Matrices of equal shape are orthogonalized together.
+The dtype of the products can be chosen: torch always multiplies in bf16, which takes seconds a step
+on a CPU without bf16 instructions. And it works in several processes. A part of a matrix cannot be
+orthogonalized, so each process takes every size-th matrix, whole, and sends its result to all:
+
+    parts of U -> whole U (all-gather) -> orthogonalize every size-th U -> send to all (broadcast)
 """
 
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
+
+from training.distributed import ALONE, World, part_of, whole
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of a quintic polynomial with a large slope at 0
 ITERATIONS = 5
@@ -29,9 +34,11 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float,
         momentum: float,
         dtype: torch.dtype,
+        world: World = ALONE,
     ) -> None:
         super().__init__(matrices, {"lr": lr})
         self.weight_decay, self.momentum, self.dtype = weight_decay, momentum, dtype
+        self.world = world
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -50,12 +57,24 @@ class Muon(torch.optim.Optimizer):
             direction = weight.grad.lerp(state["momentum_buffer"], self.momentum)
             by_shape.setdefault(weight.shape, []).append((weight, direction))
         for shape, pairs in by_shape.items():
-            updates = orthogonalize(
-                torch.stack([direction.to(self.dtype) for _, direction in pairs])
-            )
+            directions = [direction.to(self.dtype) for _, direction in pairs]
+            updates = self._orthogonalized(directions)
             for (weight, _), update in zip(pairs, updates, strict=True):
                 weight.mul_(1 - lr * self.weight_decay)
-                weight.add_(update, alpha=-lr * 0.2 * max(shape) ** 0.5)
+                weight.add_(part_of(update, weight), alpha=-lr * 0.2 * max(shape) ** 0.5)
+
+    def _orthogonalized(self, directions: list[Tensor]) -> Iterable[Tensor]:
+        """Orthogonalize matrices of one shape, each in one process; yield all of them, whole."""
+        rank, size = self.world.rank, self.world.size
+        whole_ones = [whole(direction) for direction in directions]
+        own = whole_ones[rank::size]
+        results = iter(orthogonalize(torch.stack(own)) if own else ())
+        if size == 1:
+            return results
+        return [
+            self.world.sent_from(n % size, next(results) if n % size == rank else matrix)
+            for n, matrix in enumerate(whole_ones)
+        ]
 
 
 def orthogonalize(x: Tensor) -> Tensor:

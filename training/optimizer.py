@@ -10,8 +10,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from errors import UserError
 from training.choices import OPTIMIZERS
+from training.distributed import ALONE, World
 from training.muon import Muon
 
 BETAS = (0.9, 0.95)  # AdamW's, as usual for language models
@@ -31,10 +31,12 @@ class Optimizer:
         weight_decay: float,
         momentum: float = 0.95,
         dtype: torch.dtype = torch.float32,
+        world: World = ALONE,
     ) -> None:
         """`lr` is the peak rate of Muon or of AdamW alone, `adamw_lr` that of AdamW beside Muon.
 
-        `name` is one of `OPTIMIZERS`; `momentum` is Muon's, `dtype` that of its matrix products.
+        `name` is one of `OPTIMIZERS`; `momentum` is Muon's, `dtype` that of its matrix products,
+        which the processes of `world` divide among themselves.
         """
         assert name in OPTIMIZERS
         self.parameters = {n: p for n, p in parameters if p.requires_grad}
@@ -55,7 +57,8 @@ class Optimizer:
         )
         self.optimizers: list[tuple[torch.optim.Optimizer, float]] = [(adamw, rest_lr)]
         if name == "muon":
-            muon = Muon(matrices, lr=lr, weight_decay=weight_decay, momentum=momentum, dtype=dtype)
+            muon = Muon(matrices, lr=lr, weight_decay=weight_decay, momentum=momentum, dtype=dtype,
+                        world=world)  # fmt: skip
             self.optimizers.append((muon, lr))
 
     def step(self, ratio: float) -> None:
@@ -77,26 +80,13 @@ class Optimizer:
             if moment in state
         }
 
-    def restore(self, moments: dict[str, Tensor], step: int) -> None:
-        """Restore the moments of a checkpoint that was saved after `step` updates.
-
-        Raises `UserError` if one is missing.
-        """
+    def start_at(self, step: int) -> None:
+        """Continue after `step` updates: all moments exist and are 0. Fill those of `moments()`."""
         for optimizer, _ in self.optimizers:
             needed = MOMENTS[:1] if isinstance(optimizer, Muon) else MOMENTS[1:]
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
-                    name = next(n for n, p in self.parameters.items() if p is parameter)
-                    for moment in needed:
-                        if f"{name}.{moment}" not in moments:
-                            raise UserError(
-                                f"the checkpoint lacks the optimizer's {moment} of {name}: it "
-                                "cannot be resumed"
-                            )
-                    state = {
-                        moment: moments[f"{name}.{moment}"].to(parameter.device)
-                        for moment in needed
-                    }
+                    state = {moment: torch.zeros_like(parameter) for moment in needed}
                     if "exp_avg" in state:  # AdamW counts its own steps to correct its bias
                         state["step"] = torch.tensor(float(step), device=parameter.device)
                     optimizer.state[parameter] = state

@@ -66,6 +66,19 @@ class RunLog:
                 _warn(name, error)
 
 
+class SilentLog(RunLog):
+    """The log of a process that is not the first: it writes nothing."""
+
+    def __init__(self) -> None:
+        self._trackers = {}
+
+    def write(self, step: int, **values: float) -> None:
+        """Do nothing."""
+
+    def sample(self, step: int, bpb: float, text: str) -> None:
+        """Do nothing."""
+
+
 def _warn(name: str, error: Exception) -> None:
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     print(

@@ -16,7 +16,7 @@ from configs.settings import keys_of
 from errors import fields_named
 from model.window import Window
 from storage import atomic_write
-from training.checkpoint import find
+from training.run_folder import find
 
 if TYPE_CHECKING:  # torch is imported only when a model is opened
     from inference.trained import TrainedModel

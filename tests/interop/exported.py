@@ -10,7 +10,8 @@ from typing import Any
 from inference.trained import open_trained
 from interop import matrix
 from model.transformer import Transformer
-from training.checkpoint import find, save
+from training.checkpoint import save
+from training.run_folder import find
 
 
 def random_model(**settings: Any) -> Transformer:

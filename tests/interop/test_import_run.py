@@ -21,7 +21,7 @@ from inference.trained import open_trained
 from interop import import_run
 from interop.huggingface_import import open_folder, shapes_of
 from scripts import evaluate, export, import_hf, sample, strip
-from training.checkpoint import find
+from training.run_folder import find
 
 pytest.importorskip("transformers", reason="not installed: pip install -e '.[dev]'")
 

@@ -17,7 +17,8 @@ from interop import peft
 from interop.names import huggingface_weights
 from model.adapters import merged_weights
 from model.config import LINEARS, LoraConfig, ModelConfig
-from training.checkpoint import find, read, save
+from training.checkpoint import read, save
+from training.run_folder import find
 
 SHAPE = ModelConfig(
     vocab_size=31, dim=24, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, hidden_dim=20

@@ -18,7 +18,8 @@ import torch
 from errors import UserError
 from inference.trained import open_trained
 from scripts import sample
-from training.checkpoint import Checkpoint, find, newest, prune, read, save
+from training.checkpoint import Checkpoint, read, save
+from training.run_folder import find, newest, prune
 
 METADATA = {"config": {"seed": 1}, "data_hash": "00"}
 WEIGHTS = {"a.weight": torch.arange(12.0).reshape(3, 4), "b.weight": torch.tensor([1.5, -0.0])}
@@ -50,9 +51,22 @@ def test_what_was_saved_is_read(tmp_path: Path) -> None:
     assert checkpoint.tokenizer() == b"pieces"
     for name, tensor in checkpoint.weights(SHAPES).items():
         assert tensor.numpy().tobytes() == WEIGHTS[name].numpy().tobytes()  # -0.0 as well
-    moments = checkpoint.moments(SHAPES)
-    assert moments.keys() == MOMENTS.keys()
-    assert all(torch.equal(moments[name], MOMENTS[name]) for name in MOMENTS)
+    moments = {f"moments/{name}": torch.empty_like(moment) for name, moment in MOMENTS.items()}
+    checkpoint.refuse_other_moments({name: tuple(m.shape) for name, m in moments.items()})
+    checkpoint.read_into(moments)
+    assert all(torch.equal(moments[f"moments/{name}"], MOMENTS[name]) for name in MOMENTS)
+
+
+def test_a_missing_moment_is_refused(tmp_path: Path) -> None:
+    """The optimizer would continue from a moment of 0; a moment too many shows another model."""
+    checkpoint = read(save_step(tmp_path, 1))
+    shapes = {f"moments/{name}": tuple(moment.shape) for name, moment in MOMENTS.items()}
+    checkpoint.refuse_other_moments(shapes)
+    with pytest.raises(UserError, match=r"lacks the moment .* moments/c\.exp_avg"):
+        checkpoint.refuse_other_moments(shapes | {"moments/c.exp_avg": (2,)})
+    del shapes["moments/b.weight.exp_avg"]
+    with pytest.raises(UserError, match=r"has another moment .* moments/b\.weight\.exp_avg"):
+        checkpoint.refuse_other_moments(shapes)
 
 
 def test_the_bytes_depend_on_the_content_alone(tmp_path: Path) -> None:
@@ -111,7 +125,9 @@ def opened(path: Path) -> None:
     checkpoint = read(path)
     checkpoint.tokenizer()
     checkpoint.weights(SHAPES)
-    checkpoint.moments(SHAPES)
+    moments = {f"moments/{name}": torch.empty_like(moment) for name, moment in MOMENTS.items()}
+    checkpoint.refuse_other_moments({name: tuple(m.shape) for name, m in moments.items()})
+    checkpoint.read_into(moments)
 
 
 def test_damage_with_a_valid_hash_is_content_or_a_user_error(tmp_path: Path) -> None:

@@ -1,11 +1,8 @@
 """Which optimizer updates which weight, and what a checkpoint restores."""
 
-import copy
-
 import pytest
 import torch
 
-from errors import UserError
 from model import ModelConfig, Transformer
 from training.muon import Muon
 from training.optimizer import Optimizer
@@ -130,7 +127,9 @@ def test_a_restored_optimizer_continues_bit_for_bit(name: str) -> None:
         optimizer.step(1.0)
     other, restored = build(name)
     other.load_state_dict(model.state_dict())
-    restored.restore(copy.deepcopy(optimizer.moments()), 3)
+    restored.start_at(3)
+    for moment, values in restored.moments().items():
+        values.copy_(optimizer.moments()[moment])
     for step in range(3, 5):
         for m, o in ((model, optimizer), (other, restored)):
             gradients(m, step)
@@ -138,17 +137,6 @@ def test_a_restored_optimizer_continues_bit_for_bit(name: str) -> None:
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
     assert all(torch.equal(t, restored.moments()[n]) for n, t in optimizer.moments().items())
-
-
-def test_a_missing_moment_is_refused() -> None:
-    """torch would raise KeyError in the middle of the first step."""
-    model, optimizer = build("muon")
-    gradients(model, 0)
-    optimizer.step(1.0)
-    moments = optimizer.moments()
-    del moments["norm.weight.exp_avg_sq"]
-    with pytest.raises(UserError, match=r"lacks .* exp_avg_sq of norm\.weight"):
-        build("muon")[1].restore(moments, 1)
 
 
 def test_there_are_no_gradients_after_a_step() -> None:
