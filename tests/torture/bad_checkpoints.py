@@ -5,6 +5,7 @@ finds: `tensors_of` reads the format with JSON and numpy alone.
 """
 
 import copy
+import functools
 import hashlib
 import json
 import struct
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from inference.trained import open_checkpoint
 from torture.confined import Attempt, confined
@@ -58,15 +60,23 @@ def tensors_of(content: bytes) -> dict[str, np.ndarray]:
     }
 
 
+@functools.cache
+def moment_shapes() -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the moments that the optimizer of the undamaged run has."""
+    tensors = tensors_of(_newest().read_bytes())
+    return {name: tensor.shape for name, tensor in tensors.items() if name.startswith("moments/")}
+
+
 def use(content: bytes, folder: Path) -> str | None:
     """Open a file as sampling and resuming do; return what differs from an independent reader."""
     path = hash_named(folder, content)
     try:
         checkpoint = read(path)
-        model = open_checkpoint(checkpoint).model
-        shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
-        found = {f"moments/{name}": t for name, t in checkpoint.moments(shapes).items()}
-        found |= dict(model.named_parameters())
+        found = dict(open_checkpoint(checkpoint).model.named_parameters())
+        moments = {name: torch.empty(shape) for name, shape in moment_shapes().items()}
+        checkpoint.refuse_other_moments(moment_shapes())
+        checkpoint.read_into(moments)
+        found |= moments
         tokenizer = checkpoint.tokenizer()
     finally:
         path.unlink()

@@ -1,8 +1,10 @@
 """All families, the slowest first, so that two processes end at about the same time."""
 
-from torture import bad_checkpoints
+from torture import bad_checkpoints, bad_configs, bad_folders
 from torture.family import Family
 
 FAMILIES: list[Family] = [
     *bad_checkpoints.FAMILIES,
+    *bad_configs.FAMILIES,
+    *bad_folders.FAMILIES,
 ]
