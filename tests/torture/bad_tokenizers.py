@@ -3,7 +3,6 @@
 One case of "every character" is a block of 256 Unicode scalar values; its key names the block.
 """
 
-import codecs
 import functools
 import json
 import random
@@ -54,6 +53,8 @@ def _restored(kind: str, text: str) -> str | None:
     expected = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if any("\ud800" <= c <= "\udfff" for c in text):  # each lone one becomes U+FFFD
         expected = "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
+    if kind == "Llama JSON":  # its models were trained so
+        expected = expected.replace("\u2581", " ")
     if not all(0 <= id < tokenizer.vocab_size for id in ids):
         return "an id is not in the vocabulary"
     if {tokenizer.bos_id, tokenizer.eos_id} & set(ids):
@@ -66,16 +67,19 @@ def _restored(kind: str, text: str) -> str | None:
 def _streamed(kind: str, ids: list[int]) -> str | None:
     """Return what is wrong with the stream of ids: it must hold back incomplete characters."""
     tokenizer = opened(kind)
-    stream, text, raw = tokenizer.stream(), "", b""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    whole = b"".join(map(tokenizer.token_bytes, ids)).decode("utf-8", "replace")
+    stream, given, n_bytes, n_said = tokenizer.stream(), 0, 0, 0
+    is_text = "\ufffd" not in whole
     for id in ids:
-        raw += tokenizer.token_bytes(id)
-        text += stream.push(id)
-        if text != decoder.decode(tokenizer.token_bytes(id)) and not raw.decode(
-            "utf-8", "replace"
-        ).startswith(text):
-            return f"the stream gave {text[-20:]!r} too early"
-    if text + stream.flush() != raw.decode("utf-8", "replace") or stream.flush():
+        piece = stream.push(id)
+        if not whole.startswith(piece, given):
+            return f"the stream gave {piece!r} too early"
+        given += len(piece)
+        n_bytes += len(tokenizer.token_bytes(id))
+        n_said += len(piece.encode())
+        if is_text and n_bytes - n_said > 3:
+            return "the stream holds a complete character back"
+    if whole[given:] != stream.flush() or stream.flush():
         return "the stream is not the text of all ids"
     return None
 
@@ -86,11 +90,8 @@ def _block(kind: str, first: int) -> str | None:
     text = "".join(characters)
     if not characters:
         return _restored(kind, "".join(map(chr, range(first, first + 256))))
-    tokenizer = opened(kind)
     spaced = "".join(f"a{c} " for c in characters)
-    if tokenizer.decode(tokenizer.encode(spaced)) != spaced:
-        return "a character between letters is lost"
-    return _restored(kind, text)
+    return _restored(kind, text) or _restored(kind, spaced)
 
 
 def _random_ids(kind: str, seed: int) -> str | None:
@@ -126,7 +127,7 @@ def character_cases(folder: Path, fast: bool) -> Iterator[Case]:
                 for around in ("{}", " {}", "{} ", "a{}b", "{0}{0}", "\n{}\n", "<{}>", "\0{}"):
                     text = around.format(special)
                     yield Attempt(f"{kind}: {text!r}", partial(_special, kind, text))
-            for length in (1_000, 100_000):
+            for length in (1_000,) if fast else (1_000, 20_000):
                 for unit in ("x", " ", "\n", "\u2581", "\U0001f642", "\ud800", "<s>", "ab "):
                     text = unit * (length // len(unit))
                     key = f"{kind}: {length} characters of {unit!r}"
@@ -225,7 +226,7 @@ def _json_mutants(content: bytes, fast: bool) -> Iterator[tuple[str, bytes]]:
     vocab = model["vocab"]
     if isinstance(vocab, dict):
         first = next(iter(vocab))
-        for number in (-1, 1, 2**31, 2**32 - 1, 2**32, 2**63, 10_000_000, 1.5, None, "1"):
+        for number in (-1, 3, 2**31, 2**32 - 1, 2**32, 2**63, 10_000_000, 1.5, None, "1"):
             other = model | {"vocab": vocab | {first: number}}
             yield f"the first id is {number}", changed(model=other)
     for number, token in enumerate(whole["added_tokens"]):
