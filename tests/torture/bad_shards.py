@@ -154,9 +154,9 @@ def _in_files(p: Prepared, fast: bool) -> Iterator[tuple[str, Damage]]:
     """Damage shards and the manifest, hashes as they were."""
     for name in [*_files(p), "manifest.json"]:
         size = (p.folder / p.name / name).stat().st_size
-        for place in range(0, size, 97 if fast else 3):
+        for place in range(0, size, 197 if fast else 9):
             yield f"{name}: bit of byte {place} flipped", _changed(name, _flip(place))
-        for cut in range(0, size, 199 if fast else 23):
+        for cut in range(0, size, 299 if fast else 37):
             yield f"{name}: cut to {cut}", _changed(name, lambda c, n=cut: c[:n])
         for extra in (b"\0", b"\0\0", b"xx" * 99):
             yield f"{name}: {len(extra)} more bytes", _changed(name, lambda c, e=extra: c + e)
@@ -203,7 +203,7 @@ def _hostile(p: Prepared, fast: bool) -> Iterator[tuple[str, Damage]]:
     for split in SPLITS:
         for number, file in enumerate(p.manifest["splits"][split]["files"]):
             raw = (p.folder / p.name / file["name"]).read_bytes()
-            for place in range(0, len(raw) // dtype.itemsize, 150 if fast else 11):
+            for place in range(0, len(raw) // dtype.itemsize, 290 if fast else 31):
                 for value in extremes:
                     ids = np.frombuffer(raw, dtype).copy()
                     ids[place] = value
@@ -227,7 +227,7 @@ def _hostile_manifests(p: Prepared, fast: bool) -> Iterator[tuple[str, Damage]]:
     values += ["/etc/passwd", "val-00000.bin"]
     for place in places:
         for index, value in enumerate(values):
-            if fast and index % 9:
+            if index % (27 if fast else 2):
                 continue
 
             def change(manifest: Any, _: Path, place: Any = place, value: Any = value) -> None:
@@ -247,8 +247,8 @@ def _unfinished(p: Prepared, fast: bool) -> Iterator[tuple[str, Damage]]:
     for name in sorted(path.name for path in chunks.iterdir()):
         content = (chunks / name).read_bytes()
         mutants = {f"bit of byte {n} flipped": _flip(n)(content)
-                   for n in range(0, len(content), 60 if fast else 5)}  # fmt: skip
-        mutants |= {f"cut to {n}": content[:n] for n in range(0, len(content), 90)}
+                   for n in range(0, len(content), 160 if fast else 11)}  # fmt: skip
+        mutants |= {f"cut to {n}": content[:n] for n in range(0, len(content), 290)}
         mutants |= {"empty": b"", "more": content + b"\0", "nested": b"[" * 100_000}
         for key, mutant in mutants.items():
 
@@ -296,13 +296,18 @@ def cases(folder: Path, fast: bool) -> Iterator[Case]:
                 run = partial(p.wrong_with, place)
                 yield Attempt(label, run, prepare=partial(p.copy, place, damage))
 
+    sync, os.fsync = os.fsync, lambda descriptor: None  # another family is about power cuts
+
     def warm() -> None:
         p = prepared(False)
         p.copy(folder / "damaged", _changed("train-00000.bin", _flip(0)))
         with contextlib.redirect_stderr(open(os.devnull, "w")):  # noqa: SIM115
             p.wrong_with(folder / "damaged")
 
-    return confined(attempts(), folder, warm)
+    try:
+        yield from confined(attempts(), folder, warm)
+    finally:
+        os.fsync = sync
 
 
 FAMILIES = [Family("damaged shards", "written again or refused, never trained on", cases)]

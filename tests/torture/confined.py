@@ -62,6 +62,8 @@ def confined(
     attempts: Iterable[Attempt], folder: Path, warm: Callable[[], object] = lambda: None
 ) -> Iterator[Case]:
     """Run the attempts in children that may write to `folder` only; yield each case."""
+    for codec in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "utf-16", "utf-32"):
+        "".encode(codec)  # `json` imports these when it guesses an encoding
     warm()
     iterator = iter(attempts)
     while batch := list(itertools.islice(iterator, BATCH)):
@@ -177,7 +179,10 @@ def _record(event: str, arguments: tuple[Any, ...], folder: Path, events: list[s
         if writes and path not in MEASURING and not _is_inside(path, folder):
             events.append(f"open {path!r} for writing")
     elif event.startswith(REMOVALS):
-        if not all(_is_inside(path, folder) for path in arguments if isinstance(path, str | bytes)):
+        place = arguments[-1] if event in ("os.remove", "os.rmdir") else -1
+        above = "" if place < 0 else f"{os.readlink(f'/proc/self/fd/{place}')}/"  # of a descriptor
+        paths = [path for path in arguments if isinstance(path, str | bytes | Path)]
+        if not all(_is_inside(above + os.fsdecode(path), folder) for path in paths):
             events.append(f"{event} {arguments}"[:200])
     elif event.startswith(FORBIDDEN):
         if (event, arguments[-1]) not in ALLOWED:
@@ -185,7 +190,7 @@ def _record(event: str, arguments: tuple[Any, ...], folder: Path, events: list[s
 
 
 def _is_inside(path: Any, folder: Path) -> bool:
-    return str(folder) in os.fsdecode(path) if isinstance(path, str | bytes | Path) else False
+    return isinstance(path, str | bytes | Path) and os.fsdecode(path).startswith(str(folder))
 
 
 def _reset_peak() -> int:
