@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from inference.trained import open_checkpoint
-from torture.confined import Attempt, confined
+from torture.confined import Attempt, confined, in_memory
 from torture.family import Case, Family
 from torture.hostile_values import JSON_VALUES, TEXTS
 from torture.subject import trained
@@ -312,6 +312,7 @@ def _newest() -> Path:
     return max((trained() / "run/checkpoints").iterdir())
 
 
+@in_memory
 def damaged_cases(folder: Path, fast: bool) -> Iterator[Case]:
     """Damage without the right hash: always refused, by name."""
     path = _newest()
@@ -320,6 +321,7 @@ def damaged_cases(folder: Path, fast: bool) -> Iterator[Case]:
     )
 
 
+@in_memory
 def hostile_cases(folder: Path, fast: bool) -> Iterator[Case]:
     """Damage with the right hash: used as it is, or refused."""
     content = _newest().read_bytes()

@@ -15,7 +15,7 @@ import yaml
 
 from configs.load import MAX_BYTES, config_from_dict, load_config, to_yaml
 from configs.settings import SECTIONS, SETTINGS
-from torture.confined import Attempt, confined
+from torture.confined import Attempt, confined, in_memory
 from torture.family import Case, Family
 from torture.hostile_values import JSON_VALUES, TEXTS
 
@@ -152,6 +152,7 @@ def _whole_files() -> Iterator[tuple[str, bytes]]:
     yield from files.items()
 
 
+@in_memory
 def mutated_cases(folder: Path, fast: bool) -> Iterator[Case]:
     """Mutants of a config file."""
     path = folder / "mine.yaml"
@@ -181,6 +182,7 @@ def hash_of(text: str) -> int:
     return sum(ord(c) * (n + 1) for n, c in enumerate(text)) % 10**6
 
 
+@in_memory
 def setting_cases(folder: Path, fast: bool) -> Iterator[Case]:
     """Each setting with each hostile value, in a file and on the command line."""
     path = folder / "mine.yaml"

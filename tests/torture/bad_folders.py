@@ -14,7 +14,7 @@ import tiny
 
 from errors import UserError
 from scripts import sample
-from torture.confined import Attempt, confined
+from torture.confined import Attempt, confined, in_memory
 from torture.family import Case, Family
 from torture.hostile_values import TEXTS
 from torture.subject import trained
@@ -90,6 +90,7 @@ def _recover(run: Path, damaged: Sequence[int]) -> str | None:
     return None
 
 
+@in_memory
 def recovery_cases(folder: Path, fast: bool) -> Iterator[Case]:
     """Every set of damaged files among five, with each kind of damage; and kinds mixed."""
 
@@ -171,6 +172,7 @@ PATHS = (
 )  # fmt: skip
 
 
+@in_memory
 def odd_path_cases(folder: Path, fast: bool) -> Iterator[Case]:
     """Things of all kinds under all kinds of names, in the place of a run."""
 

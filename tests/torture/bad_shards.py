@@ -22,7 +22,7 @@ from data.prepare import prepare
 from data.splits import SPLITS
 from data.tokenizer import Tokenizer, open_tokenizer
 from data.vocabulary import learn
-from torture.confined import Attempt, confined
+from torture.confined import Attempt, confined, in_memory
 from torture.family import Case, Family
 from torture.hostile_values import JSON_VALUES
 
@@ -279,6 +279,7 @@ def _keep_chunks(p: Prepared) -> None:
         shutil.rmtree(folder)
 
 
+@in_memory
 def cases(folder: Path, fast: bool) -> Iterator[Case]:
     """All damages of shards without prompts and with prompts."""
     _PLACE[:] = [folder]

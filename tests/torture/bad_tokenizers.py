@@ -18,7 +18,7 @@ from data.json_tokenizer import mark_specials
 from data.tokenizer import Tokenizer, open_tokenizer
 from data.vocabulary import learn
 from interop.tokenizer_json import tokenizer_json
-from torture.confined import Attempt, confined
+from torture.confined import Attempt, confined, in_memory
 from torture.family import Case, Family
 
 SPECIALS = ("<s>", "</s>", "<unk>", "<pad>", EOS, "<0x41>", "<0x0A>", "[INST]", "\u2581<s>")
@@ -115,6 +115,7 @@ def _special(kind: str, text: str) -> str | None:
     return _restored(kind, text)
 
 
+@in_memory
 def character_cases(folder: Path, fast: bool) -> Iterator[Case]:
     """Every scalar value in blocks, surrogates, random bytes, spelled specials, random ids."""
 
@@ -248,6 +249,7 @@ def _json_mutants(content: bytes, fast: bool) -> Iterator[tuple[str, bytes]]:
         yield key, value
 
 
+@in_memory
 def model_cases(folder: Path, fast: bool) -> Iterator[Case]:
     """Damaged tokenizers of both formats."""
 

@@ -1,6 +1,13 @@
 """All families, the slowest first, so that two processes end at about the same time."""
 
-from torture import bad_checkpoints, bad_configs, bad_folders, bad_shards, bad_tokenizers
+from torture import (
+    bad_checkpoints,
+    bad_configs,
+    bad_folders,
+    bad_shards,
+    bad_tokenizers,
+    not_finite,
+)
 from torture.family import Family
 
 FAMILIES: list[Family] = [
@@ -9,4 +16,5 @@ FAMILIES: list[Family] = [
     *bad_folders.FAMILIES,
     *bad_shards.FAMILIES,
     *bad_tokenizers.FAMILIES,
+    *not_finite.FAMILIES,
 ]
