@@ -116,6 +116,9 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the command line. Raises `UserError` for an option that does not exist."""
+        for word in sys.argv[1:] if args is None else args:
+            if re.fullmatch(r"--[\w-]+=--", word):  # argparse would make a list of it
+                self.error(f"{word} has no value")
         arguments, unknown = self.parse_known_intermixed_args(args, namespace)
         if unknown:
             advice = self.advise(unknown[0])

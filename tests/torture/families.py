@@ -7,6 +7,7 @@ from torture import (
     bad_shards,
     bad_tokenizers,
     not_finite,
+    prompts,
 )
 from torture.family import Family
 
@@ -17,4 +18,5 @@ FAMILIES: list[Family] = [
     *bad_shards.FAMILIES,
     *bad_tokenizers.FAMILIES,
     *not_finite.FAMILIES,
+    *prompts.FAMILIES,
 ]
