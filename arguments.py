@@ -77,7 +77,7 @@ def trained_settings(config: Config, resume: bool = False) -> Mapping[str, Any]:
     recorded = _recorded_config(checkpoint)
     settings = vars(recorded.model) | {"vocab_size": checkpoint.vocab_size}
     if recorded.train.window_schedule != "constant":  # the config has the windows of its end
-        settings["sliding_window"] = tuple(checkpoint.metadata["windows"])
+        settings["sliding_window"] = checkpoint.windows
     return settings
 
 

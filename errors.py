@@ -34,6 +34,7 @@ _REMEDIES = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space") | {
     ),
     errno.EFBIG: "choose a disk that holds larger files",
     errno.EIO: "check the disk",
+    errno.ENAMETOOLONG: "give a shorter name",
 }
 
 
@@ -82,6 +83,15 @@ def fields_named(names: Mapping[str, str]) -> Iterator[None]:
         raise error.renamed(names) from error
 
 
+@contextmanager
+def located(place: object) -> Iterator[None]:
+    """Put `place`, such as a file's path, in front of every `UserError` raised inside."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from error
+
+
 def require(library: str, extra: str) -> Any:
     """Import an optional library. Raises `UserError`, which names the extra that installs it."""
     try:
@@ -106,6 +116,9 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the command line. Raises `UserError` for an option that does not exist."""
+        for word in sys.argv[1:] if args is None else args:
+            if re.fullmatch(r"--[\w-]+=--", word):  # argparse would make a list of it
+                self.error(f"{word} has no value")
         arguments, unknown = self.parse_known_intermixed_args(args, namespace)
         if unknown:
             advice = self.advise(unknown[0])
@@ -133,7 +146,7 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Main:
         try:
             return main(argv)
         except UserError as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
             return 2
         except BrokenPipeError:
             # Otherwise Python reports the closed pipe again when it flushes stdout at exit.
@@ -142,7 +155,7 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Main:
         except OSError as error:
             if error.errno not in _REMEDIES:
                 raise
-            place = f": {error.filename}" if error.filename else ""
+            place = f": {printable(str(error.filename)[:500])}" if error.filename else ""
             print(
                 f"error: {error.strerror}{place}: {_REMEDIES[error.errno]}, then run the same "
                 "command again; everything that was saved is intact",
@@ -154,6 +167,12 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Main:
             return 128 + signal.SIGINT
 
     return run
+
+
+def printable(text: str) -> str:
+    """Return `text` in one line, without characters that would steer a terminal: the name of a file
+    may have them."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
 
 
 def _replace_unprintable() -> None:

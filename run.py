@@ -30,7 +30,7 @@ from training.device import (
     Hardware,
     autocast,
 )
-from training.distributed import ALONE, World, part_of, whole_weights
+from training.distributed import ALONE, World, own_part, part_of, whole_weights
 from training.evaluation import Score, evaluate
 from training.header import HISTORY
 from training.optimizer import Optimizer
@@ -230,6 +230,12 @@ class TrainingRun:
         """
         for name, weight in read_weights(trained, self.model.config).items():
             self._weights[name].copy_(part_of(weight, self._weights[name]))
+
+    def is_finite(self) -> bool:
+        """Return whether all weights and moments are finite, in every process."""
+        tensors = [*self._weights.values(), *self.optimizer.moments().values()]
+        is_broken = not all(own_part(tensor).isfinite().all() for tensor in tensors)
+        return not self.world.largest(int(is_broken))
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from `checkpoint`: weights, moments, step and validation losses."""

@@ -166,6 +166,8 @@ def training_loop(run: TrainingRun, log: RunLog, stop: StopRequest) -> int:
                 finished = is_finished(run)
             stopping = run.world.largest(stop.signal)  # read once: a signal may come at any time
             if run.step % settings.save_interval == 0 or finished or stopping or must_keep(run):
+                if not run.is_finite():
+                    return diverged(run, "a weight or a moment is not finite")
                 run.save()
                 log.saved()
             if stopping and not finished:

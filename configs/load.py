@@ -24,7 +24,7 @@ from configs.rules import (
 from configs.setting import spell
 from configs.settings import SECTIONS, SETTINGS, Config, value_of
 from configs.spelling import meant_by, refuse_spaces, unknown
-from errors import UserError
+from errors import UserError, printable
 
 SHIPPED = Path(__file__).parent  # the folder of the configs that come with Breeze
 QUICKSTART = "configs/quickstart.yaml"  # the default config, as users name it
@@ -333,5 +333,4 @@ def _ineffective(
 def _one_line(source: str, errors: Sequence[str]) -> str:
     count = f"{len(errors)} errors: " if len(errors) > 1 else ""
     more = f"; and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
-    line = f"{source}: {count}{'; '.join(errors[:SHOWN])}{more}"
-    return "".join(c if c.isprintable() else "\ufffd" for c in line)  # no terminal escapes
+    return printable(f"{source}: {count}{'; '.join(errors[:SHOWN])}{more}")

@@ -239,12 +239,12 @@ def _data_conflicts(config: Config) -> Iterator[tuple[list[str], str]]:
     if data.near > data.far:
         names = ["data.near", "data.far"]
         yield names, f"data.near is {data.near}, more than data.far, {data.far}: make it smaller"
+    given = spell(dict(data.mix or {}))  # once: a file may have thousands of names
     for name in data.mix or ():
         source, colon, path = name.partition(":")
         needs_path = source in ("files", "hub")
         if source not in SOURCES or bool(path) != needs_path or bool(colon) != needs_path:
             known = "stories, shakespeare, files:PATH or hub:ID"
-            given = spell(dict(data.mix or {}))
             yield ["data.mix"], f"data.mix is {given}, for {spell(name)} one of {known} is needed"
     if data.val_fraction + data.test_fraction >= 1:
         names = ["data.val_fraction", "data.test_fraction"]

@@ -13,7 +13,7 @@ from typing import Any
 
 from configs.setting import Setting, declared, setting
 from data.choices import DOCUMENTS, SOURCES, SPLIT_RULES, TOKENIZERS
-from model.config import ATTENTION, LINEARS, SCALING, LoraConfig, ModelConfig
+from model.config import ATTENTION, LINEARS, MOST_LAYERS, SCALING, LoraConfig, ModelConfig
 from training.choices import (
     DEVICES,
     LOGGERS,
@@ -30,8 +30,7 @@ class ModelSettings:
     """The architecture; `ModelConfig` without `vocab_size`, which the tokenizer gives."""
 
     dim: int = setting(ModelConfig.dim, "width of the residual stream", unit="numbers")
-    # Bounded, so that a mistyped number does not make a list of windows that fills the memory.
-    n_layers: int = setting(ModelConfig.n_layers, "transformer blocks", maximum=10_000)
+    n_layers: int = setting(ModelConfig.n_layers, "transformer blocks", maximum=MOST_LAYERS)
     n_heads: int = setting(ModelConfig.n_heads, "query heads in a layer")
     n_kv_heads: int = setting(ModelConfig.n_kv_heads, "key/value heads; divides n_heads (GQA)")
     head_dim: int | None = setting(

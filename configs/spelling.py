@@ -42,6 +42,7 @@ _ELSEWHERE = {  # our setting -> its names in nanoGPT, transformers, PyTorch Lig
     "train.warmup_steps": "warmup_iters warmup",
     "train.weight_decay": "wd",
 }
+LONGEST_NAME = 100  # characters; a longer name is no misspelling, and is cut in messages
 _SETTING_OF = {name: key for key, names in _ELSEWHERE.items() for name in names.split()}
 _ABSENT = {  # names of other projects for which there is no setting
     "dropout": "there is no dropout; train.weight_decay regularizes",
@@ -59,7 +60,8 @@ def unknown(name: str, value: Any) -> str:
     if absent := _ABSENT.get(_leaf(name)):
         return f"{name} is unknown: {absent}"
     meant = meant_by(name)
-    return f"{name} is unknown" + (f", did you mean {meant}?" if meant else "")
+    shown = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..."
+    return f"{shown} is unknown" + (f", did you mean {meant}?" if meant else "")
 
 
 def advice(option: str) -> str | None:
@@ -75,6 +77,8 @@ def advice(option: str) -> str | None:
 def meant_by(name: str) -> str | None:
     """Return the setting or section probably meant by `name` (`trian.lr`), or None."""
     leaf = _leaf(name)
+    if len(name) > LONGEST_NAME:
+        return None
     if name in SETTINGS or name in SECTIONS:
         return name
     for setting in SETTINGS:

@@ -116,7 +116,15 @@ def _value(node: yaml.Node, name: str, document: Document) -> Any:
     if kind in ("int", "float"):
         digits = node.value.replace("_", "")
         return int(digits) if kind == "int" else float(digits)
-    return node.value
+    return _characters(node.value)
+
+
+def _characters(text: str) -> str:
+    """Return `text` with each pair of surrogates as the character that it stands for.
+
+    JSON writes a smiley as two escapes, and PyYAML reads them as two characters.
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
 def _mapping(node: yaml.MappingNode, name: str, document: Document) -> dict[str, Any]:
@@ -126,7 +134,7 @@ def _mapping(node: yaml.MappingNode, name: str, document: Document) -> dict[str,
         line = key_node.start_mark.line + 1
         if not isinstance(key_node, yaml.ScalarNode):
             raise UserError(f"line {line}: a key must be a word, not a list or a mapping")
-        key = key_node.value
+        key = _characters(key_node.value)
         full = f"{name}.{key}" if name else key
         if key in mapping:
             earlier = document.lines[full]

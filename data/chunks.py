@@ -25,12 +25,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data.corpus import hash_of
 from data.documents import Source
 from data.prompts import encode_marked
 from data.splits import SPLITS, Passage, Splitter
 from data.tokenizer import Tokenizer, open_tokenizer
 from errors import UserError
-from storage import atomic_write
+from storage import atomic_write, sha256_of
 
 BLOCK = 1 << 20  # tokens of one split that are collected before they are written
 COUNTS = ("n_documents", "n_tokens", "n_bytes", "n_prompt_tokens")  # bytes of prompts: left out
@@ -42,10 +43,17 @@ Report = Callable[[int], object]  # called with the bytes of each document that 
 
 
 class ChunkRecord(NamedTuple):
-    """The .json file of a chunk: (split, tokens) of each block, and the counts of each split."""
+    """The .json file of a chunk: (split, tokens) of each block, the counts of each split, and the
+    SHA-256 of both and of the .bin file."""
 
     blocks: list[tuple[str, int]]
     counts: dict[str, dict[str, Any]]  # split -> `COUNTS` and documents, which are names
+    sha256: str = ""
+
+    def hash_with(self, tokens: Path) -> str:
+        """Return the hash of this record and of the .bin file."""
+        parts = {"blocks": self.blocks, "counts": self.counts, "tokens": sha256_of(tokens)}
+        return hash_of(parts)
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,7 @@ class Job:
     dtype: str
 
     def read(self, number: int) -> ChunkRecord | None:
+<<<<<<< HEAD
         """Read the record of a finished chunk; None if it is missing or malformed.
 
         Raises `OSError` if the disk cannot be read.
@@ -69,14 +78,21 @@ class Job:
             record = ChunkRecord(**json.loads(path.with_suffix(".json").read_bytes()))
             n_bytes = path.with_suffix(".bin").stat().st_size
         except (FileNotFoundError, ValueError, TypeError):
+=======
+        """Read the record of a finished chunk; None if it is missing or damaged."""
+        path = self.folder / f"{number:05d}"
+        tokens, record = path.with_suffix(".bin"), path.with_suffix(".json")
+        if not tokens.is_file() or not record.is_file():  # reading a pipe may never return
             return None
-        expected = sum(size for _, size in record.blocks) * np.dtype(self.dtype).itemsize
-        return record if n_bytes == expected else None
+        try:
+            found = ChunkRecord(**json.loads(record.read_bytes()))
+            return found if found.sha256 == found.hash_with(tokens) else None
+        except (OSError, ValueError, TypeError, RecursionError):
+>>>>>>> origin/w-hostile
+            return None
 
-    def blocks(self, number: int, split: str) -> Iterator[NDArray]:
+    def blocks(self, number: int, record: ChunkRecord, split: str) -> Iterator[NDArray]:
         """Yield the tokens of `split` in a finished chunk, block after block."""
-        record = self.read(number)
-        assert record is not None, number
         start = 0
         for block_split, size in record.blocks:
             if block_split == split:
@@ -93,7 +109,9 @@ class Job:
         passages = self.splitter.divide(number, self.source.chunk(number))
         path = self.folder / f"{number:05d}"
         blocks = self._blocks(passages, record, report)
-        atomic_write(path.with_suffix(".bin"), (block.tobytes() for block in blocks))
+        tokens = path.with_suffix(".bin")
+        atomic_write(tokens, (block.tobytes() for block in blocks))
+        record = record._replace(sha256=record.hash_with(tokens))
         atomic_write(path.with_suffix(".json"), json.dumps(record._asdict()).encode())
 
     def _blocks(

@@ -26,6 +26,7 @@ _ROLES = "breeze"
 # is done to a whole text only.
 _STEPS = {"ByteLevel", "ByteFallback", "Fuse", "Replace", "Metaspace", "Strip"}
 _SAMPLE = " a  \u00e9\n\u4e2d \U0001f642 "  # spaces, and characters that may have no token
+_MOST_UNUSED = 10_000  # ids that no token has
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
@@ -128,9 +129,24 @@ def _parse(tokenizer_json: bytes) -> dict[str, Any]:
             isinstance(token["content"], str) for token in content["added_tokens"]
         ):
             raise ValueError
-    except (ValueError, TypeError, KeyError) as error:  # also JSONDecodeError, UnicodeDecodeError
+        _refuse_odd_ids(content)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError("the tokenizer is no tokenizer.json of Hugging Face") from error
     return content
+
+
+def _refuse_odd_ids(content: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for ids that are given twice or are far beyond the number of tokens.
+
+    The library ends the process for the first, and takes memory up to the largest id.
+    """
+    vocabulary, added = content["model"].get("vocab", {}), content["added_tokens"]
+    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else [*range(len(vocabulary))]
+    largest = 2 * (len(ids) + len(added)) + _MOST_UNUSED
+    if len(set(ids)) < len(ids):
+        raise ValueError("two tokens have one id")
+    if not all(type(id) is int and 0 <= id < largest for id in [*ids, *(t["id"] for t in added)]):
+        raise ValueError("an id is far beyond the number of tokens")
 
 
 def _roles(added_token: Mapping[str, Any]) -> list[str]:
@@ -143,7 +159,9 @@ def _backend(content: str) -> Any:
     try:
         backend = tokenizers.Tokenizer.from_str(content)
         backend.encode(_SAMPLE)  # fails if unknown characters have no token
-    except Exception as error:  # `tokenizers` raises no narrower type
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # `tokenizers` raises Exception; its panics are no Exception
         raise UserError(f"the tokenizer.json cannot be used: {error}") from error
     backend.no_truncation()
     backend.no_padding()

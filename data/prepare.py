@@ -24,6 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from data.chunks import COUNTS, NAMES_LISTED, Job, tokenize_chunks
@@ -35,7 +36,7 @@ from data.splits import SPLITS, Splitter, TailSplits, choose_splitter
 from data.tokenizer import Tokenizer, open_tokenizer
 from data.vocabulary import train_tokenizer
 from errors import UserError
-from storage import atomic_write, cache_folder, lock, remove_torn_files, sha256_of
+from storage import atomic_write, cache_folder, lock, remove, remove_torn_files, sha256_of
 
 FORMAT = 2  # version of shards and manifest; must be raised if encoding changes
 SHARD_TOKENS = 1 << 26  # tokens in a shard: 128 MB at 16 bits
@@ -126,6 +127,7 @@ def prepare(
         "shard": shard_tokens,
     }  # fmt: skip
     target = (folder or cache_folder() / "shards") / hash_of(content)[:16]
+<<<<<<< HEAD
     chunks = target / "chunks"  # a call that was killed at its end may have left them
     if (corpus := _find(target, content)) and not chunks.exists():
         return corpus
@@ -133,8 +135,19 @@ def prepare(
     with lock(target, wait=True):
         if corpus := _find(target, content):  # another process wrote it in the meantime
             shutil.rmtree(chunks, ignore_errors=True)
+=======
+    dtype = token_dtype(tokenizer.vocab_size, has_prompts=source.has_prompts)
+    if corpus := _find(target, content, tokenizer.vocab_size, dtype):
+        return corpus
+    target.mkdir(parents=True, exist_ok=True)
+    with lock(target, wait=True):
+        if corpus := _find(target, content, tokenizer.vocab_size, dtype):  # another process wrote it in the meantime
+>>>>>>> origin/w-hostile
             return corpus
         remove_torn_files(target)
+        for path in target.iterdir():  # a folder in the place of a shard could not be replaced
+            if path.is_dir() != (path.name == "chunks"):
+                remove(path)
         splitter = choose_splitter(
             source, split=split, val_fraction=val_fraction, test_fraction=test_fraction
         )
@@ -176,33 +189,59 @@ def _write(
     return Corpus(target, manifest)
 
 
-def _find(folder: Path, content: dict[str, Any]) -> Corpus | None:
+def _find(
+    folder: Path, content: dict[str, Any], vocab_size: int, dtype: str
+) -> Corpus | None:
     """Open the shards that an earlier call wrote; None if they are incomplete or altered.
 
-    Hashing the shards takes less time than the source's fingerprint, and it guarantees that every
-    id is in the vocabulary.
+    Hashing the shards takes less time than the source's fingerprint.
     """
+    path = folder / "manifest.json"
+    if not path.is_file():  # reading a pipe may never return
+        return None
     try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
+        manifest = json.loads(path.read_bytes())
         recorded = manifest.pop("sha256")
-        if recorded != hash_of(manifest) or content != {name: manifest[name] for name in content}:
+        is_ours = content | {"dtype": dtype} == {n: manifest[n] for n in (*content, "dtype")}
+        if recorded != hash_of(manifest) or not is_ours or {*manifest["splits"]} != {*SPLITS}:
             return None
-        for split in SPLITS:
-            for file in manifest["splits"][split]["files"]:
-                if sha256_of(folder / file["name"]) != file["sha256"]:
-                    return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # any damage
+        for split, entry in manifest["splits"].items():
+            if not _is_whole(folder, split, entry, vocab_size, dtype):
+                return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # any damage
         return None
     return Corpus(folder, manifest)
 
 
+def _is_whole(
+    folder: Path, split: str, entry: dict[str, Any], vocab_size: int, dtype: str
+) -> bool:
+    """Return whether the shards of a split are those of its entry in the manifest, and whether
+    every id is in the vocabulary. The manifest's own hash proves nothing: anybody can compute it.
+    """
+    n_tokens = n_prompt_tokens = 0
+    for number, file in enumerate(entry["files"]):
+        path = folder / f"{split}-{number:05d}.bin"
+        if file["name"] != path.name or not path.is_file() or sha256_of(path) != file["sha256"]:
+            return False
+        ids = np.memmap(path, dtype, mode="r")
+        if not -vocab_size <= ids.min() <= ids.max() < vocab_size:  # ~id if it is of a prompt
+            return False
+        n_tokens += len(ids)
+        n_prompt_tokens += int((ids < 0).sum())
+    counted = (entry["n_tokens"], entry.get("n_prompt_tokens", 0))
+    return counted == (n_tokens, n_prompt_tokens) and all(
+        type(entry[name]) is int and entry[name] >= 0 for name in COUNTS if name in entry
+    )
+
+
 def _join(job: Job, folder: Path, shard_tokens: int) -> dict[str, Any]:
     """Write the finished chunks, in their order, as shards; return the manifest's entries."""
-    records = [job.read(number) for number in range(job.source.n_chunks)]
+    records = {n: record for n in range(job.source.n_chunks) if (record := job.read(n))}
     splits = {}
     names_of_counts = COUNTS if job.source.has_prompts else COUNTS[:-1]
     for split in SPLITS:
-        counts = [record.counts[split] for record in records if record is not None]
+        counts = [record.counts[split] for record in records.values()]
         entry = {key: sum(count[key] for count in counts) for key in names_of_counts}
         if entry["n_tokens"] and not entry["n_bytes"]:
             raise UserError(
@@ -212,7 +251,7 @@ def _join(job: Job, folder: Path, shard_tokens: int) -> dict[str, Any]:
             )
         names = [name for count in counts for name in count["documents"]]
         entry["documents"] = names if entry["n_documents"] <= NAMES_LISTED else None
-        blocks = (block for number in range(len(records)) for block in job.blocks(number, split))
+        blocks = (b for n, record in records.items() for b in job.blocks(n, record, split))
         entry["files"] = [
             {"name": (name := f"{split}-{number:05d}.bin"),
              "sha256": _write_shard(folder / name, shard_blocks)}

@@ -14,7 +14,7 @@ from torch import Tensor
 from configs.load import config_from_dict
 from configs.settings import Config
 from data.tokenizer import Tokenizer, open_tokenizer
-from errors import UserError
+from errors import UserError, located
 from inference.text import configured_sampling
 from inference.weights import read_weights
 from model import ModelConfig, Sampling, Transformer
@@ -100,11 +100,12 @@ def open_checkpoint(checkpoint: Checkpoint, device: torch.device | str = "cpu") 
     """Open a checkpoint, and put the weights on `device`. Otherwise like `open_trained`."""
     keep_freed_memory()
     config = config_from_dict(checkpoint.metadata["config"], str(checkpoint.path))
-    tokenizer = open_tokenizer(checkpoint.tokenizer())
     settings = dict(vars(config.model))
     if config.train.window_schedule != "constant":  # the config has the windows of its end
-        settings["sliding_window"] = checkpoint.metadata["windows"]
-    architecture = ModelConfig(vocab_size=tokenizer.vocab_size, **settings)
+        settings["sliding_window"] = checkpoint.windows
+    with located(checkpoint.path):
+        tokenizer = open_tokenizer(checkpoint.tokenizer())
+        architecture = ModelConfig(vocab_size=tokenizer.vocab_size, **settings)
     weights = {n: w.to(device) for n, w in read_weights(checkpoint, architecture).items()}
     if architecture.tie_embeddings:
         weights["output.weight"] = weights["tok_embeddings.weight"]

@@ -8,7 +8,7 @@ from configs.load import config_from_dict
 from configs.settings import lora_config
 from model.adapters import merged_weights
 from model.config import LoraConfig, ModelConfig
-from model.transformer import empty_model
+from model.transformer import weight_shapes
 from training.checkpoint import Checkpoint, Shapes
 
 
@@ -34,9 +34,7 @@ def read_unmerged(
     trained: TrainedWeights, architecture: ModelConfig, lora: LoraConfig | None
 ) -> dict[str, Tensor]:
     """Read the weights and the adapters as they are. Raises `UserError` as `read_weights` does."""
-    expected: dict[str, tuple[int, ...]] = {
-        name: tuple(weight.shape) for name, weight in empty_model(architecture).named_parameters()
-    }
+    expected = weight_shapes(architecture)
     if lora is not None:
         expected |= lora.shapes(architecture)
     return trained.weights(expected)

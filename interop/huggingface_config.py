@@ -17,7 +17,7 @@ from configs.setting import spell
 from configs.settings import ModelSettings
 from errors import UserError, fields_named
 from interop.huggingface_rope import local_theta, number, rope_settings
-from model.config import ModelConfig
+from model.config import MOST_LAYERS, ModelConfig
 from model.window import Window
 
 # Architecture -> the defaults that differ between architectures.
@@ -145,7 +145,7 @@ def foreign_config(values: Mapping[str, Any]) -> ForeignConfig:
     values = CARRIED[architecture] | dict(values)
     _refuse_unsupported(values)
     dim, n_heads = _count(values, "hidden_size"), _count(values, "num_attention_heads")
-    n_layers = _count(values, "num_hidden_layers")
+    n_layers = _count(values, "num_hidden_layers", most=MOST_LAYERS)
     if values.get("head_dim") is None and dim % n_heads:
         raise UserError(
             f"hidden_size ({dim}) is not divisible by num_attention_heads "
@@ -280,12 +280,15 @@ def _shortest(windows: Sequence[Window]) -> Window | tuple[Window, ...]:
     return windows[0] if length == 1 else tuple(windows[:length])
 
 
-def _count(values: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    """Return a whole number from 1. Raises `UserError` if it is missing or something else."""
+def _count(
+    values: Mapping[str, Any], key: str, default: int | None = None, most: int = 2**31 - 1
+) -> int:
+    """Return a whole number from 1 to `most`. Raises `UserError` if it is missing or something
+    else."""
     value = values.get(key)
     value = default if value is None else value
     if value is None:
         raise UserError(f"{key} is missing")
-    if type(value) is not int or not 1 <= value < 2**31:
-        raise UserError(f"{key} is {spell(value)}: a whole number from 1 is needed")
+    if type(value) is not int or not 1 <= value <= most:
+        raise UserError(f"{key} is {spell(value)}: a whole number from 1 to {most:,} is needed")
     return value

@@ -21,7 +21,7 @@ from interop.huggingface_config import ForeignConfig, read_config
 from interop.names import halves_to_pairs, to_huggingface
 from interop.safetensors_folder import DTYPES, Stored, list_tensors, read
 from model.config import ModelConfig
-from model.transformer import empty_model
+from model.transformer import weight_shapes
 
 Shapes = Mapping[str, tuple[int, ...]]
 TIED = "lm_head.weight"
@@ -107,7 +107,7 @@ def open_folder(folder: Path) -> ForeignModel:
 
 def shapes_of(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Return the shape of each weight, under Breeze's names."""
-    return {n: tuple(weight.shape) for n, weight in empty_model(model).named_parameters()}
+    return weight_shapes(model)
 
 
 def _has_sink_logits(stored: Mapping[str, Stored]) -> bool:

@@ -19,6 +19,9 @@ LINEARS = {
     "w1": "feed_forward", "w2": "feed_forward", "w3": "feed_forward",
 }  # fmt: skip
 
+MOST_LAYERS = 10_000  # so that a mistyped number does not make a list that fills the memory
+MOST_WEIGHTS = 1 << 60  # torch cannot count the bytes of more, not even on the device "meta"
+
 WeightFormat = Literal["fp32", "int8"]  # of the matrices in decoding, see model/quantization.py
 
 
@@ -99,6 +102,12 @@ class ModelConfig:
         if self.head_dim < 2 or self.head_dim % 2:  # type: ignore[operator]
             raise UserError(
                 f"head_dim is {self.head_dim}: RoPE rotates pairs, so it must be even", "head_dim"
+            )
+        if (weights := sum(self.parameter_counts().values())) > MOST_WEIGHTS:
+            raise UserError(
+                f"dim is {self.dim}: with the other sizes these are {weights:.1e} weights, more "
+                "than any memory holds: check the sizes",
+                "dim",
             )
 
     def _check_rope(self) -> None:

@@ -192,6 +192,25 @@ def empty_model(config: ModelConfig) -> Transformer:
         return Transformer(config)
 
 
+def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of all weights, in the order of `named_parameters`.
+
+    One layer is built, not all: a file may ask for a thousand layers that it does not have.
+    """
+    one = empty_model(replace(config, n_layers=1, sliding_window=None))
+    shapes = {name: tuple(weight.shape) for name, weight in one.named_parameters()}
+    block = {name: shape for name, shape in shapes.items() if name.startswith("layers.0.")}
+    every: dict[str, tuple[int, ...]] = {}
+    for name, shape in shapes.items():
+        if name not in block:
+            every[name] = shape
+        elif name not in every:  # the first of the block
+            for layer in range(config.n_layers):
+                prefix = f"layers.{layer}."
+                every |= {prefix + n.removeprefix("layers.0."): s for n, s in block.items()}
+    return every
+
+
 class _NothingDrawn(TorchFunctionMode):
     """Skip what draws initial weights: to draw on "meta", torch imports its compiler (a second)."""
 

@@ -64,6 +64,13 @@ class Checkpoint:
         """Validation loss of these weights in nats per token; infinite if it was not measured."""
         return val_loss(self.metadata)
 
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """The windows of its last update, one of each layer. Raises `UserError` without any."""
+        if "windows" not in self.metadata:
+            raise UserError(f"{self.path} does not record the windows of its last update")
+        return tuple(self.metadata["windows"])
+
     def tokenizer(self) -> bytes:
         """Read the file of the tokenizer."""
         return bytes(self._read(["tokenizer"])["tokenizer"].numpy())
@@ -232,7 +239,7 @@ def read(path: Path) -> Checkpoint:
     if named and path.is_dir():
         metadata, tensors = sharded.read_index(path)
         sharded.check_shards(path, tensors, named[2])
-        return Checkpoint(path, metadata, tensors)
+        return _of_its_step(Checkpoint(path, metadata, tensors))
     if not stat.S_ISREG(path.stat().st_mode):
         raise UserError(f"{path} is not a regular file: give a run's folder or a checkpoint file")
     if named and sha256_of(path)[:16] != named[2]:
@@ -246,4 +253,14 @@ def read(path: Path) -> Checkpoint:
             f"note: {path.name} has no hash in its name, so damage to it cannot be detected",
             file=sys.stderr,
         )
-    return Checkpoint(path, metadata, tensors)
+    return _of_its_step(Checkpoint(path, metadata, tensors))
+
+
+def _of_its_step(checkpoint: Checkpoint) -> Checkpoint:
+    """Return `checkpoint`. Raises `UserError` if its name has another step than its content."""
+    named = NAME.fullmatch(checkpoint.path.name)
+    if named and int(named[1]) != checkpoint.step:
+        raise UserError(
+            f"{checkpoint.path} is not of the step in its name, but of step {checkpoint.step:,}"
+        )
+    return checkpoint

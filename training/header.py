@@ -21,7 +21,9 @@ from errors import UserError
 
 FORMAT = 1
 HISTORY = ("val_loss", "val_step", "best_loss", "best_step")
-LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
+# Python needs up to 24 bytes for one byte of JSON. So a header has at most 1 MB or an eighth of the
+# file: reading it takes 24 MB or three times the file. A tensor's entry has about 130 bytes.
+SMALL_HEADER, HEADER_SHARE = 1_000_000, 8
 Tensors = dict[str, tuple[str, tuple[int, ...]]]  # name -> (dtype, shape)
 
 
@@ -65,10 +67,13 @@ def val_loss(metadata: Mapping[str, Any]) -> float:
 
 def parse_header(path: Path) -> dict[str, Any]:
     """Return the JSON object at the beginning of a safetensors file. Raises `UserError`."""
+    if not path.is_file():  # opening a pipe may never return
+        raise UserError(f"{path} is not a regular file: give a run's folder or a checkpoint file")
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if size < 8 or not 2 <= length <= min(size - 8, LARGEST_HEADER):
+        longest = min(size - 8, max(SMALL_HEADER, size // HEADER_SHARE))
+        if size < 8 or not 2 <= length <= longest:
             raise UserError(
                 f"{path} is not a checkpoint: it does not begin like a safetensors file"
             )
@@ -80,14 +85,16 @@ def parse_header(path: Path) -> dict[str, Any]:
 
 def _is_valid(metadata: dict[str, Any]) -> bool:
     """Check the types of the metadata. The content of `config` is checked by `config_from_dict`."""
-    numbers = [metadata.get(name, 0) for name in HISTORY]
+    losses = [metadata.get(name, 0) for name in HISTORY if name.endswith("loss")]
+    steps = [metadata.get(name, 0) for name in HISTORY if name.endswith("step")]
     windows = metadata.get("windows", [])
     return (
         metadata.get("format") == FORMAT
         and _is_count(metadata.get("step"))
         and isinstance(metadata.get("config"), dict)
         and isinstance(metadata.get("data_hash"), str)
-        and all(type(number) is float or _is_count(number) for number in numbers)
+        and all(type(loss) is float or _is_count(loss) for loss in losses)
+        and all(map(_is_count, steps))
         and isinstance(windows, list)
         and all(window is None or _is_count(window) for window in windows)
     )
@@ -108,8 +115,16 @@ def _is_count(value: Any) -> bool:
 
 
 def parse_json(text: Any) -> Any:
-    """Parse JSON; None if `text` is not JSON."""
+    """Parse JSON; None if `text` is not JSON, or gives a key twice."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_without_repeats)
     except (TypeError, ValueError, RecursionError):
         return None
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object. Of two equal keys, another parser may read another one than Python does."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a key is given twice")
+    return values

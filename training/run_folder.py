@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from errors import UserError
+from errors import UserError, printable
 from storage import remove
 from training import sharded
 from training.checkpoint import NAME, Checkpoint, read
@@ -66,7 +66,7 @@ def _first_valid(paths: Sequence[Path]) -> Checkpoint:
         try:
             return read(path)
         except UserError as error:
-            print(f"skipped: {error}", file=sys.stderr)
+            print(f"skipped: {printable(str(error))}", file=sys.stderr)
     raise UserError(
         f"none of the {len(paths)} checkpoints in {paths[0].parent} is valid: restore one, or "
         "remove the run's folder to start from the beginning"
