@@ -25,14 +25,9 @@ from configs.help import describe
 from configs.settings import Config, keys_of
 from errors import DIVERGED, ArgumentParser, UserError, command, fields_named
 from model.cost import flops_per_token
-<<<<<<< HEAD
-from storage import lock, remove_torn_files
+from storage import lock, make_folder, remove_torn_files
 from training.checkpoint import Checkpoint
 from training.distributed import ALONE, World, accumulating, whole
-=======
-from storage import lock, make_folder, remove_torn_files
-from training.checkpoint import Checkpoint, find, newest
->>>>>>> origin/w-disk
 from training.interrupt import StopRequest
 from training.loggers import refuse_unavailable
 from training.metrics import read_metrics

@@ -68,18 +68,10 @@ class Job:
     dtype: str
 
     def read(self, number: int) -> ChunkRecord | None:
-<<<<<<< HEAD
-        """Read the record of a finished chunk; None if it is missing or malformed.
+        """Read the record of a finished chunk; None if it is missing or damaged.
 
         Raises `OSError` if the disk cannot be read.
         """
-        path = self.folder / f"{number:05d}"
-        try:
-            record = ChunkRecord(**json.loads(path.with_suffix(".json").read_bytes()))
-            n_bytes = path.with_suffix(".bin").stat().st_size
-        except (FileNotFoundError, ValueError, TypeError):
-=======
-        """Read the record of a finished chunk; None if it is missing or damaged."""
         path = self.folder / f"{number:05d}"
         tokens, record = path.with_suffix(".bin"), path.with_suffix(".json")
         if not tokens.is_file() or not record.is_file():  # reading a pipe may never return
@@ -87,8 +79,7 @@ class Job:
         try:
             found = ChunkRecord(**json.loads(record.read_bytes()))
             return found if found.sha256 == found.hash_with(tokens) else None
-        except (OSError, ValueError, TypeError, RecursionError):
->>>>>>> origin/w-hostile
+        except (FileNotFoundError, ValueError, TypeError, RecursionError):
             return None
 
     def blocks(self, number: int, record: ChunkRecord, split: str) -> Iterator[NDArray]:

@@ -127,22 +127,15 @@ def prepare(
         "shard": shard_tokens,
     }  # fmt: skip
     target = (folder or cache_folder() / "shards") / hash_of(content)[:16]
-<<<<<<< HEAD
-    chunks = target / "chunks"  # a call that was killed at its end may have left them
-    if (corpus := _find(target, content)) and not chunks.exists():
-        return corpus
-    target.mkdir(parents=True, exist_ok=True)
-    with lock(target, wait=True):
-        if corpus := _find(target, content):  # another process wrote it in the meantime
-            shutil.rmtree(chunks, ignore_errors=True)
-=======
     dtype = token_dtype(tokenizer.vocab_size, has_prompts=source.has_prompts)
-    if corpus := _find(target, content, tokenizer.vocab_size, dtype):
+    chunks = target / "chunks"  # a call that was killed at its end may have left them
+    if (corpus := _find(target, content, tokenizer.vocab_size, dtype)) and not chunks.exists():
         return corpus
     target.mkdir(parents=True, exist_ok=True)
     with lock(target, wait=True):
-        if corpus := _find(target, content, tokenizer.vocab_size, dtype):  # another process wrote it in the meantime
->>>>>>> origin/w-hostile
+        # another process may have written it in the meantime
+        if corpus := _find(target, content, tokenizer.vocab_size, dtype):
+            shutil.rmtree(chunks, ignore_errors=True)
             return corpus
         remove_torn_files(target)
         for path in target.iterdir():  # a folder in the place of a shard could not be replaced

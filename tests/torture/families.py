@@ -1,8 +1,42 @@
 """All families, the slowest first, so that two processes end at about the same time."""
 
-from torture import resumes
+from torture import (
+    bad_checkpoints,
+    bad_configs,
+    bad_folders,
+    bad_shards,
+    bad_tokenizers,
+    not_finite,
+    prompts,
+    resumes,
+)
+from torture.clocks import clock_jumps
+from torture.disks import full_disk, read_only_disk
 from torture.family import Family
+from torture.kills import killed_again_and_again, killed_at_calls
+from torture.power_cut import power_cut
+from torture.signals_elsewhere import signals_elsewhere
+from torture.signals_sent import signals_sent
+from torture.system_calls import system_calls
+from torture.two_writers import two_writers
 
 FAMILIES: list[Family] = [
     resumes.RESUMES,
+    Family("system_calls", "each file whole, an error reported, a retry succeeds", system_calls),
+    Family("killed_at_calls", "the same SHA-256 after a fault in any call", killed_at_calls),
+    Family("signals", "saved, 128 + n, the same SHA-256", signals_sent),
+    Family("100_kills", "one run killed 100 times: the same SHA-256", killed_again_and_again),
+    Family("two_writers", "one wins, the others exit with 2", two_writers),
+    Family("power_cut", "nothing torn, nothing lost after the return", power_cut),
+    Family("signals_elsewhere", "no terminal, nohup, other commands", signals_elsewhere),
+    Family("full_disk", "one line, then the same SHA-256", full_disk),
+    Family("clock_jumps", "the same SHA-256 under any clock", clock_jumps),
+    Family("read_only_disk", "one line, then the same SHA-256", read_only_disk),
+    *bad_checkpoints.FAMILIES,
+    *bad_configs.FAMILIES,
+    *bad_folders.FAMILIES,
+    *bad_shards.FAMILIES,
+    *bad_tokenizers.FAMILIES,
+    *not_finite.FAMILIES,
+    *prompts.FAMILIES,
 ]
