@@ -94,7 +94,7 @@ def make_folder(folder: Path) -> None:
     missing = {path for path in folder.parents if not path.exists()}
     folder.mkdir(parents=True, exist_ok=True)
     for path in (folder, *missing):
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def remove_torn_files(folder: Path) -> None:

@@ -18,7 +18,7 @@ from torture.forks import Child, forked
 from torture.tiny_runs import Whole, problem_of_words, whole
 from torture.writers import SPLIT, Sentences, tokenizer
 
-import run as run_module
+import start as run_module
 from data.prepare import prepare
 
 PATIENCE = 60.0  # seconds until a case fails that waits for ever
