@@ -171,8 +171,8 @@ class Checkpoint:
                 yield file
         except SafetensorError as error:
             raise UserError(f"{self.path} is damaged: {error}; use an earlier checkpoint") from None
-        except RuntimeError as error:  # of torch, which also reports a lack of memory so
-            if "unable to open file" not in str(error):
+        except RuntimeError as error:  # of torch, which reports a lack of memory so too
+            if str(self.path) not in str(error):
                 raise
             raise UserError(f"{self.path} cannot be read: check the disk ({error})") from None
 

@@ -57,7 +57,8 @@ def _times_of_files(undisturbed: Whole, run: Path, fast: bool) -> Iterator[Case]
     """Resume a run whose files have random times, the newest checkpoint the oldest among them."""
     for seed in range(2 if fast else 20):
         draw = random.Random(seed)
-        forked(lambda: killed_at(undisturbed, run, 9 + draw.randrange(12)))
+        number = 9 + draw.randrange(12)
+        forked(lambda: killed_at(undisturbed, run, number))  # noqa: B023
         for path in sorted(run.rglob("*")):
             seconds = draw.choice((0, 1e9, 2e9, 4e9)) + draw.random()
             os.utime(path, (seconds, seconds))

@@ -68,10 +68,16 @@ def forked(act: Callable[[], object]) -> Ended:
     return Child(act).wait()
 
 
+def print_to_descriptors() -> None:
+    """Let `print` write to descriptors 1 and 2, whatever they are now."""
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+
+
 def _in_the_child(act: Callable[[], object], printed: int) -> int:
     for descriptor in (1, 2):
         os.dup2(printed, descriptor)
-    sys.stdout, sys.stderr = (open(d, "w", buffering=1, closefd=False) for d in (1, 2))  # noqa: SIM115
+    print_to_descriptors()
     later: list[str] = []  # errors of objects that are closed when they are deleted
     sys.unraisablehook = lambda found: later.append(f"{found.err_msg or ''} {found.exc_value!r}")
     code = 0

@@ -1,7 +1,7 @@
 """kill -9 of a training run: before and in the middle of its calls, and at random moments.
 
-`python -m torture.kills`, with tests/ on the path, kills one run 100 times and prints the SHA-256 of
-its final checkpoint beside that of the run that nobody disturbed.
+`python -m torture.kills`, with tests/ on the path, kills one run 100 times and prints the SHA-256
+of its final checkpoint beside that of the run that nobody disturbed.
 """
 
 import os

@@ -4,7 +4,6 @@ import os
 import pty
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from unittest.mock import patch
 
 import tiny
 from torture.family import Case
-from torture.forks import Ended, forked
+from torture.forks import Ended, forked, print_to_descriptors
 from torture.tiny_runs import Whole, whole
 from torture.writers import SPLIT, Sentences, tokenizer
 
@@ -80,7 +79,7 @@ def _closed_pipe(undisturbed: Whole, run: Path, number: int, step: int) -> str |
         reader, writer = os.pipe()
         os.dup2(writer, 1)
         os.dup2(writer, 2)
-        sys.stdout, sys.stderr = (open(d, "w", buffering=1, closefd=False) for d in (1, 2))
+        print_to_descriptors()
 
         def close_and_send() -> None:
             os.close(reader)
@@ -110,7 +109,7 @@ def _closed_terminal(undisturbed: Whole, run: Path, step: int) -> str | None:
     if child == 0:
         code = 1
         try:
-            sys.stdout, sys.stderr = (open(d, "w", buffering=1, closefd=False) for d in (1, 2))
+            print_to_descriptors()
             _at_step(step, lambda: (print("step"), time.sleep(0.3)))
             code = undisturbed.act(run)
         finally:
