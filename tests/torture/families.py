@@ -8,6 +8,7 @@ from torture import (
     bad_tokenizers,
     not_finite,
     prompts,
+    sandbox,
 )
 from torture.family import Family
 
@@ -19,4 +20,5 @@ FAMILIES: list[Family] = [
     *bad_tokenizers.FAMILIES,
     *not_finite.FAMILIES,
     *prompts.FAMILIES,
+    *sandbox.FAMILIES,
 ]
