@@ -132,7 +132,9 @@ def prepare(
         return corpus
     target.mkdir(parents=True, exist_ok=True)
     with lock(target, wait=True):
-        if corpus := _find(target, content, tokenizer.vocab_size, dtype):  # another process wrote it in the meantime
+        if corpus := _find(
+            target, content, tokenizer.vocab_size, dtype
+        ):  # another process wrote it in the meantime
             return corpus
         remove_torn_files(target)
         for path in target.iterdir():  # a folder in the place of a shard could not be replaced
@@ -179,9 +181,7 @@ def _write(
     return Corpus(target, manifest)
 
 
-def _find(
-    folder: Path, content: dict[str, Any], vocab_size: int, dtype: str
-) -> Corpus | None:
+def _find(folder: Path, content: dict[str, Any], vocab_size: int, dtype: str) -> Corpus | None:
     """Open the shards that an earlier call wrote; None if they are incomplete or altered.
 
     Hashing the shards takes less time than the source's fingerprint.
@@ -203,9 +203,7 @@ def _find(
     return Corpus(folder, manifest)
 
 
-def _is_whole(
-    folder: Path, split: str, entry: dict[str, Any], vocab_size: int, dtype: str
-) -> bool:
+def _is_whole(folder: Path, split: str, entry: dict[str, Any], vocab_size: int, dtype: str) -> bool:
     """Return whether the shards of a split are those of its entry in the manifest, and whether
     every id is in the vocabulary. The manifest's own hash proves nothing: anybody can compute it.
     """

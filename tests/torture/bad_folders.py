@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 
 import tiny
-
-from errors import UserError
-from scripts import sample
 from torture.confined import Attempt, confined, in_memory
 from torture.family import Case, Family
 from torture.hostile_values import TEXTS
 from torture.subject import trained
+
+from errors import UserError
+from scripts import sample
 from training.run_folder import find, newest
 
 
@@ -57,7 +57,7 @@ def _damage(run: Path, damaged: Sequence[int], *damages: Callable[[Path], None])
     shutil.rmtree(run, ignore_errors=True)
     shutil.copytree(trained() / "run/checkpoints", run / "checkpoints")
     paths = sorted((run / "checkpoints").iterdir())
-    for number, damage in zip(damaged, itertools.cycle(damages)):  # noqa: B905
+    for number, damage in zip(damaged, itertools.cycle(damages)):
         damage(paths[number])
 
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from json_models import EOS, byte_level, llama_sentencepiece
 from kites import SIZE, TEXT
+from torture.confined import Attempt, confined, in_memory
+from torture.family import Case, Family
 
 from data.json_tokenizer import mark_specials
 from data.tokenizer import Tokenizer, open_tokenizer
 from data.vocabulary import learn
 from interop.tokenizer_json import tokenizer_json
-from torture.confined import Attempt, confined, in_memory
-from torture.family import Case, Family
 
 SPECIALS = ("<s>", "</s>", "<unk>", "<pad>", EOS, "<0x41>", "<0x0A>", "[INST]", "\u2581<s>")
 
@@ -28,7 +28,8 @@ SPECIALS = ("<s>", "</s>", "<unk>", "<pad>", EOS, "<0x41>", "<0x0A>", "[INST]", 
 def models() -> dict[str, bytes]:
     """Return a tokenizer of each kind, by name."""
     kinds = {
-        kind: learn(TEXT, type=kind, vocab_size=SIZE[kind])[0] for kind in ("bpe", "unigram", "char")
+        kind: learn(TEXT, type=kind, vocab_size=SIZE[kind])[0]
+        for kind in ("bpe", "unigram", "char")
     }
     llama = tokenizer_json(llama_sentencepiece()).encode()
     return kinds | {
@@ -235,7 +236,9 @@ def _json_mutants(content: bytes, fast: bool) -> Iterator[tuple[str, bytes]]:
             other = model | {"vocab": vocab | {first: number}}
             yield f"the first id is {number}", changed(model=other)
     for number, token in enumerate(whole["added_tokens"]):
-        for key, value in [(k, v) for k in token for v in (None, -1, 2**40, "", "a", True, [], " ")]:
+        for key, value in [
+            (k, v) for k in token for v in (None, -1, 2**40, "", "a", True, [], " ")
+        ]:
             others = [*whole["added_tokens"]]
             others[number] = token | {key: value}
             yield f"added token {number}: {key} is {value!r}", changed(added_tokens=others)

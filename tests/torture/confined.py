@@ -29,8 +29,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from errors import UserError
 from torture.family import Case
+
+from errors import UserError
 
 SECONDS = 20.0  # for one attempt; the machine may be shared
 ROOM = 32_000_000  # bytes that an attempt may use beside 3 times its input

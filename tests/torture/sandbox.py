@@ -22,6 +22,10 @@ from typing import Any
 import numpy as np
 import pyarrow
 import safetensors.numpy
+from torture.bad_checkpoints import joined, split
+from torture.confined import Attempt, confined, in_memory
+from torture.family import Case, Family
+from torture.subject import trained
 
 from configs.load import load_config
 from data.sources.open import open_source
@@ -29,10 +33,6 @@ from data.tokenizer import open_tokenizer
 from errors import UserError
 from interop.huggingface_import import open_folder
 from scripts import sample
-from torture.bad_checkpoints import joined, split
-from torture.confined import Attempt, confined, in_memory
-from torture.family import Case, Family
-from torture.subject import trained
 from training.checkpoint import read
 from training.metrics import read_metrics
 
@@ -78,9 +78,13 @@ def _payloads(canary: Path) -> dict[str, bytes]:
     payloads["YAML new"] = f"!!python/object/new:os.system ['touch {canary}']".encode()
     payloads["YAML module"] = b"!!python/module:this"
     payloads["Python"] = f"{code}\n".encode()
-    payloads["Python in JSON"] = json.dumps({"text": code, "__class__": code, "auto_map": code}).encode()
+    payloads["Python in JSON"] = json.dumps(
+        {"text": code, "__class__": code, "auto_map": code}
+    ).encode()
     payloads["shell"] = f"#!/bin/sh\ntouch {canary}\n".encode()
-    payloads["Jinja"] = f"{{{{ cycler.__init__.__globals__.os.system('touch {canary}') }}}}".encode()
+    payloads["Jinja"] = (
+        f"{{{{ cycler.__init__.__globals__.os.system('touch {canary}') }}}}".encode()
+    )
     payloads["XML entity"] = b'<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]><x>&e;</x>'
     return payloads
 
@@ -169,7 +173,9 @@ def _in_checkpoints(folder: Path, canary: Path) -> Iterator[Attempt]:
         text = payload.decode("latin-1")
         files = {
             "tokenizer": joined(header, body[:start] + inside + body[end:]),
-            "metadata": joined(header | {"__metadata__": header["__metadata__"] | {"x": text}}, body),
+            "metadata": joined(
+                header | {"__metadata__": header["__metadata__"] | {"x": text}}, body
+            ),
             "name": joined(header | {text: header["tokenizer"]}, body),
         }
         for place, file in files.items():
@@ -211,7 +217,11 @@ def _in_folders(folder: Path, canary: Path) -> Iterator[Attempt]:
                 is_pickle = name == "pickled weights"
                 (place / "model.safetensors").write_bytes(bad if is_pickle else weights)
 
-        for reader, function in (("import", open_folder), ("sample", _sampled), ("text", _documents)):
+        for reader, function in (
+            ("import", open_folder),
+            ("sample", _sampled),
+            ("text", _documents),
+        ):
             run = partial(_used, function, folder / "place", canary)
             yield Attempt(f"{reader}: a folder with {name}", run, 10_000, prepare=prepare)
 
