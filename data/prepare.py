@@ -132,10 +132,8 @@ def prepare(
         return corpus
     target.mkdir(parents=True, exist_ok=True)
     with lock(target, wait=True):
-        if corpus := _find(
-            target, content, tokenizer.vocab_size, dtype
-        ):  # another process wrote it in the meantime
-            return corpus
+        if corpus := _find(target, content, tokenizer.vocab_size, dtype):
+            return corpus  # another process wrote it in the meantime
         remove_torn_files(target)
         for path in target.iterdir():  # a folder in the place of a shard could not be replaced
             if path.is_dir() != (path.name == "chunks"):

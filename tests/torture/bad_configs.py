@@ -4,6 +4,7 @@ A config must load, and then its dump must load back equal, or it must be refuse
 names the file or the key.
 """
 
+import itertools
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -118,8 +119,7 @@ def _mutants(seed_text: str, n_random: int) -> Iterator[tuple[str, bytes]]:
 def _whole_files() -> Iterator[tuple[str, bytes]]:
     """Yield (key, content) of files that are hostile as a whole."""
     laughs = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-        f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n"
-        for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+        f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise("abcdefghi")
     )
     full = MAX_BYTES - 100
     files: dict[str, bytes] = {
@@ -144,7 +144,8 @@ def _whole_files() -> Iterator[tuple[str, bytes]]:
         "open braces": b"{" * full, "closed brackets": b"]" * full, "colons": b": " * (full // 2),
         "dashes": b"- " * (full // 2), "questions": b"? " * (full // 2), "quotes": b"'" * full,
         "stars": b"*a " * (full // 3), "anchors": b"&a " * (full // 3), "tags": b"! " * (full // 2),
-        "percents": b"%" * full, "documents": b"---\n" * (full // 4), "ends": b"...\n" * (full // 4),
+        "percents": b"%" * full, "documents": b"---\n" * (full // 4),
+        "ends": b"...\n" * (full // 4),
         "commas": b"seed: [" + b"," * full, "escapes": b'seed: "' + b"\\x41" * (full // 4) + b'"',
         "indents": b"".join(b" " * n + b"a:\n" for n in range(340)),
         "flow pairs": b"seed: [" + b"a: b, " * 10_000 + b"]",

@@ -172,6 +172,13 @@ PATHS = (
 )  # fmt: skip
 
 
+def _made(path: Path, make: Callable[[Path], object]) -> None:
+    """Make something in an empty folder."""
+    shutil.rmtree(path.parent, ignore_errors=True)
+    path.parent.mkdir()
+    make(path)
+
+
 @in_memory
 def odd_path_cases(folder: Path, fast: bool) -> Iterator[Case]:
     """Things of all kinds under all kinds of names, in the place of a run."""
@@ -181,14 +188,9 @@ def odd_path_cases(folder: Path, fast: bool) -> Iterator[Case]:
             if (fast and number % 7) or (kind == "a socket" and len(name) > 100):
                 continue
 
-            place = folder / "place"
-
-            def prepare(kind: str = kind, path: Path = place / name) -> None:
-                shutil.rmtree(place, ignore_errors=True)
-                place.mkdir()
-                KINDS[kind](path)
-
-            run = partial(_sampled, [str(place / name)])
+            path = folder / "place" / name
+            run = partial(_sampled, [str(path)])
+            prepare = partial(_made, path, KINDS[kind])
             yield Attempt(f"{kind} named {name[:50]!r}", run, prepare=prepare)
         for path in PATHS:
             yield Attempt(f"path {path[:40]!r} of {len(path)}", partial(_sampled, [path]))

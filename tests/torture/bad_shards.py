@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -94,7 +95,7 @@ def _read(corpus: Corpus, split: str) -> Any:
 def prepared(has_prompts: bool) -> Prepared:
     """Prepare a source once; the folder is removed by the system."""
     folder = Path(tempfile.mkdtemp(prefix="shards-", dir=_PLACE[0]))
-    with contextlib.redirect_stderr(open(os.devnull, "w")):
+    with contextlib.redirect_stderr(io.StringIO()):
         return Prepared(has_prompts, folder)
 
 
@@ -297,7 +298,7 @@ def cases(folder: Path, fast: bool) -> Iterator[Case]:
     """All damages of shards without prompts and with prompts."""
     _PLACE[:] = [folder]
     prepared.cache_clear()
-    with contextlib.redirect_stderr(open(os.devnull, "w")):
+    with contextlib.redirect_stderr(io.StringIO()):
         for has_prompts in (False, True):
             _keep_chunks(prepared(has_prompts))
 
@@ -315,7 +316,7 @@ def cases(folder: Path, fast: bool) -> Iterator[Case]:
     def warm() -> None:
         p = prepared(False)
         p.copy(folder / "damaged", _changed("train-00000.bin", _flip(0)))
-        with contextlib.redirect_stderr(open(os.devnull, "w")):
+        with contextlib.redirect_stderr(io.StringIO()):
             p.wrong_with(folder / "damaged")
 
     try:

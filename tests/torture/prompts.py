@@ -155,13 +155,10 @@ def cases(folder: Path, fast: bool) -> Iterator[Case]:
         for weights in ("fp32", "int8"):
             _commanded(["--prompt", "a", *short, "--weights", weights])
 
-    empty = os.open(os.devnull, os.O_RDONLY)
-    stdin, sys.stdin = sys.stdin, open(empty, encoding="utf-8")
-    try:
+    stdin = sys.stdin
+    with Path(os.devnull).open(encoding="utf-8") as sys.stdin:
         yield from confined(attempts(), folder, warm)
-    finally:
-        sys.stdin.close()
-        sys.stdin = stdin
+    sys.stdin = stdin
 
 
 FAMILIES = [Family("prompts", "text that can be printed, or refused in one line", cases)]

@@ -36,8 +36,8 @@ from scripts import sample
 from training.checkpoint import read
 from training.metrics import read_metrics
 
-# Texts are read in sections, and tables by lines of at most 64 MB: so much memory is needed, however
-# small the archive is.
+# Texts are read in sections, and tables by lines of at most 64 MB: so much memory is needed,
+# however small the archive is.
 PIECES = 64_000_000
 Reader = Callable[[Path], object]
 
@@ -171,18 +171,18 @@ def _in_checkpoints(folder: Path, canary: Path) -> Iterator[Attempt]:
     for kind, payload in _payloads(canary).items():
         inside = (payload + bytes(end - start))[: end - start]
         text = payload.decode("latin-1")
+        strings = header["__metadata__"] | {"x": text}
         files = {
             "tokenizer": joined(header, body[:start] + inside + body[end:]),
-            "metadata": joined(
-                header | {"__metadata__": header["__metadata__"] | {"x": text}}, body
-            ),
+            "metadata": joined(header | {"__metadata__": strings}, body),
             "name": joined(header | {text: header["tokenizer"]}, body),
         }
         for place, file in files.items():
             digest = hashlib.sha256(file).hexdigest()[:16]
             path = folder / "place" / f"step-00000005-{digest}.safetensors"
-            yield Attempt(f"{kind} as {place} of a checkpoint", partial(_used, _sampled, path, canary),
-                          len(file), prepare=partial(_write, path, file))  # fmt: skip
+            run = partial(_used, _sampled, path, canary)
+            yield Attempt(f"{kind} as {place} of a checkpoint", run, len(file),
+                          prepare=partial(_write, path, file))  # fmt: skip
 
 
 def _in_folders(folder: Path, canary: Path) -> Iterator[Attempt]:
@@ -195,7 +195,8 @@ def _in_folders(folder: Path, canary: Path) -> Iterator[Attempt]:
                            "AutoTokenizer": ["code.Tokenizer", None]}}  # fmt: skip
     changes: dict[str, dict[str, Any]] = {
         "auto_map": remote, "trust_remote_code": {"trust_remote_code": True} | remote,
-        "another class": {"architectures": ["code.Model"]} | remote, "a type": {"model_type": "code"},
+        "another class": {"architectures": ["code.Model"]} | remote,
+        "a type": {"model_type": "code"},
         "a billion layers": {"num_hidden_layers": 2**30}, "layers": {"num_hidden_layers": 10_000},
         "wide": {"hidden_size": 2**30}, "a tokenizer class": {"tokenizer_class": "code.Tokenizer"},
         "many heads": {"num_attention_heads": 2**30}, "a template": {"chat_template": "{{ 1/0 }}"},
@@ -217,11 +218,8 @@ def _in_folders(folder: Path, canary: Path) -> Iterator[Attempt]:
                 is_pickle = name == "pickled weights"
                 (place / "model.safetensors").write_bytes(bad if is_pickle else weights)
 
-        for reader, function in (
-            ("import", open_folder),
-            ("sample", _sampled),
-            ("text", _documents),
-        ):
+        readers = {"import": open_folder, "sample": _sampled, "text": _documents}
+        for reader, function in readers.items():
             run = partial(_used, function, folder / "place", canary)
             yield Attempt(f"{reader}: a folder with {name}", run, 10_000, prepare=prepare)
 
@@ -230,7 +228,7 @@ def _bombs(folder: Path) -> Iterator[Attempt]:
     """Give archives that unpack to 200 MB: opening them may take little memory."""
     size = 200_000_000
     contents: dict[str, tuple[bytes, int]] = {
-        "zeros": (bytes(1_000_000), size // 1_000_000), "letters": (b"x" * 1_000_000, size // 10**6),
+        "zeros": (bytes(10**6), size // 10**6), "letters": (b"x" * 10**6, size // 10**6),
         "lines": (b"the old kite\n" * 77_000, 20), "rows": (b'{"text": "kite"}\n' * 60_000, 20),
     }  # fmt: skip
     for kind, (piece, times) in contents.items():
@@ -293,7 +291,7 @@ def cases(folder: Path, fast: bool) -> Iterator[Case]:
 
 
 def can_find(folder: Path) -> bool:
-    """Return whether the hook notes an unpickling: a check that finds nothing would prove nothing."""
+    """Return whether the hook notes an unpickling: one that notes nothing would prove nothing."""
     path = folder / "x"
     path.write_bytes(pickle.dumps(_Calls(exec, "1")))
     attempt = Attempt("unpickled", lambda: pickle.loads(path.read_bytes()) and None)
