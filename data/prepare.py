@@ -182,9 +182,7 @@ def _write(
     return Corpus(target, manifest)
 
 
-def _find(
-    folder: Path, content: dict[str, Any], vocab_size: int, dtype: str
-) -> Corpus | None:
+def _find(folder: Path, content: dict[str, Any], vocab_size: int, dtype: str) -> Corpus | None:
     """Open the shards that an earlier call wrote; None if they are incomplete or altered.
 
     Hashing the shards takes less time than the source's fingerprint.
@@ -206,9 +204,7 @@ def _find(
     return Corpus(folder, manifest)
 
 
-def _is_whole(
-    folder: Path, split: str, entry: dict[str, Any], vocab_size: int, dtype: str
-) -> bool:
+def _is_whole(folder: Path, split: str, entry: dict[str, Any], vocab_size: int, dtype: str) -> bool:
     """Return whether the shards of a split are those of its entry in the manifest, and whether
     every id is in the vocabulary. The manifest's own hash proves nothing: anybody can compute it.
     """

@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import PurePath
-from typing import Any, BinaryIO
+from typing import IO, Any, AnyStr, BinaryIO
 
 from data.sources.compression import content_suffix
 from data.sources.kinds import Unreadable
 from data.sources.rows import Columns, Row, RowCounts
 
-LONGEST = 1 << 26  # characters of a CSV field, at most
+LONGEST = 1 << 26  # characters of a CSV field or of a line of a table, at most
 _BLOCK = 1 << 20  # characters of a JSON array that are read at once
 _ROWS = 1000  # of a Parquet file that are read at once
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -66,13 +66,22 @@ def read_rows(stream: BinaryIO, kind: str, read: Columns, path: PurePath) -> Ite
     file lacks a column of `read`.
     """
     if kind == "jsonl":
-        yield from _json_lines(stream)
+        yield from _json_lines(stream, path)
     elif kind == "json":
         yield from _json_values(_text(stream), path)
     elif kind == "csv":
         yield from _csv_rows(_text(stream), read, path)
     else:
         yield from _parquet_rows(stream, read, path)
+
+
+def _lines(stream: IO[AnyStr], path: PurePath) -> Iterator[AnyStr]:
+    """Yield the lines. Raises `Unreadable` for a line longer than `LONGEST`: a small archive may
+    hold one that fills the memory."""
+    while line := stream.readline(LONGEST):
+        if len(line) == LONGEST:
+            raise Unreadable(f"{path} has a line of more than {LONGEST:,} characters: not a table")
+        yield line
 
 
 def _text(stream: BinaryIO) -> io.TextIOWrapper:
@@ -87,7 +96,7 @@ def _text(stream: BinaryIO) -> io.TextIOWrapper:
 def json_layout(stream: BinaryIO, kind: str) -> str:
     """Return how a JSON file is read: "jsonl" if each line holds a value, "json" if the file is an
     array or one object over several lines. `kind` is the layout that the file's name suggests."""
-    for line in stream:
+    while line := stream.readline(LONGEST):  # an array may be one long line
         if content := line.removeprefix(_BOM).strip():
             if content.startswith(b"["):
                 return "json"
@@ -95,9 +104,9 @@ def json_layout(stream: BinaryIO, kind: str) -> str:
     return kind
 
 
-def _json_lines(stream: BinaryIO) -> Iterator[Row]:
+def _json_lines(stream: BinaryIO, path: PurePath) -> Iterator[Row]:
     number = 0
-    for line_number, line in enumerate(stream, 1):
+    for line_number, line in enumerate(_lines(stream, path), 1):
         content = (line.removeprefix(_BOM) if line_number == 1 else line).strip()
         if content:
             record, problem = _parse(content)
@@ -203,7 +212,7 @@ class _JsonBuffer:
 
 def _csv_rows(text: io.TextIOWrapper, read: Columns, path: PurePath) -> Iterator[Row]:
     """Yield the rows of a table whose first line names the columns."""
-    lines = enumerate(text, 1)
+    lines = enumerate(_lines(text, path), 1)
     start, first = next(((number, line) for number, line in lines if line.strip()), (0, ""))
     if not first:
         return

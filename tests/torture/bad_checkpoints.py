@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-
-from inference.trained import open_checkpoint
 from torture.confined import Attempt, confined, in_memory
 from torture.family import Case, Family
 from torture.hostile_values import JSON_VALUES, TEXTS
 from torture.subject import trained
+
+from inference.trained import open_checkpoint
 from training.checkpoint import read
 
 NAME = "step-{step:08d}-{hash}.safetensors"
@@ -224,8 +224,9 @@ def _metadata(header: dict[str, Any], body: bytes, fast: bool) -> Iterator[tuple
             del changed["windows"]
             yield f"no windows, but for {windows} of {schedule}", around(changed)
     for value in values:
-        yield f"breeze: {_short(value)}", joined(
-            {**header, "__metadata__": {"breeze": value}}, body
+        yield (
+            f"breeze: {_short(value)}",
+            joined({**header, "__metadata__": {"breeze": value}}, body),
         )
         yield f"__metadata__: {_short(value)}", joined({**header, "__metadata__": value}, body)
         other = {**header["__metadata__"], "other": value}

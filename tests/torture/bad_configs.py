@@ -4,6 +4,7 @@ A config must load, and then its dump must load back equal, or it must be refuse
 names the file or the key.
 """
 
+import itertools
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -12,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-from configs.load import MAX_BYTES, config_from_dict, load_config, to_yaml
-from configs.settings import SECTIONS, SETTINGS
 from torture.confined import Attempt, confined, in_memory
 from torture.family import Case, Family
 from torture.hostile_values import JSON_VALUES, TEXTS
+
+from configs.load import MAX_BYTES, config_from_dict, load_config, to_yaml
+from configs.settings import SECTIONS, SETTINGS
 
 # A config with each kind of value; short, because PyYAML reads slowly.
 SEED_TEXT = """\
@@ -90,9 +91,10 @@ def _mutants(seed_text: str, n_random: int) -> Iterator[tuple[str, bytes]]:
         yield f"line {number} removed", "".join(others).encode()
         yield f"line {number} twice", "".join([*lines[:number], line, *lines[number:]]).encode()
         yield f"line {number} last", "".join([*others, line]).encode()
-        yield f"line {number} indented", "".join(
-            [*lines[:number], "  ", line, *lines[number + 1 :]]
-        ).encode()
+        yield (
+            f"line {number} indented",
+            "".join([*lines[:number], "  ", line, *lines[number + 1 :]]).encode(),
+        )
         for index, token in enumerate(TOKENS):
             key, colon, _ = line.partition(":")
             raw = token.encode("utf-8", "surrogatepass")
@@ -117,7 +119,7 @@ def _mutants(seed_text: str, n_random: int) -> Iterator[tuple[str, bytes]]:
 def _whole_files() -> Iterator[tuple[str, bytes]]:
     """Yield (key, content) of files that are hostile as a whole."""
     laughs = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-        f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+        f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise("abcdefghi")
     )
     full = MAX_BYTES - 100
     files: dict[str, bytes] = {
@@ -127,7 +129,7 @@ def _whole_files() -> Iterator[tuple[str, bytes]]:
         "a number": b"3", "a text": b"hello", "null": b"null", "a tag": b"!!python/x {}",
         "UTF-16": SEED_TEXT.encode("utf-16"), "UTF-16-LE": SEED_TEXT.encode("utf-16-le"),
         "UTF-32": SEED_TEXT.encode("utf-32"), "UTF-8 with BOM": SEED_TEXT.encode("utf-8-sig"),
-        "UTF-7": "model: +AGEA-".encode(), "Latin-1": "data: {path: é}".encode("latin-1"),
+        "UTF-7": b"model: +AGEA-", "Latin-1": "data: {path: é}".encode("latin-1"),
         "CRLF": SEED_TEXT.replace("\n", "\r\n").encode(),
         "CR": SEED_TEXT.replace("\n", "\r").encode(), "a pickle": b"\x80\x04\x95\x0b.",
         "many unknown keys": b"".join(b"k%d: 1\n" % n for n in range(6_000)),
@@ -142,7 +144,8 @@ def _whole_files() -> Iterator[tuple[str, bytes]]:
         "open braces": b"{" * full, "closed brackets": b"]" * full, "colons": b": " * (full // 2),
         "dashes": b"- " * (full // 2), "questions": b"? " * (full // 2), "quotes": b"'" * full,
         "stars": b"*a " * (full // 3), "anchors": b"&a " * (full // 3), "tags": b"! " * (full // 2),
-        "percents": b"%" * full, "documents": b"---\n" * (full // 4), "ends": b"...\n" * (full // 4),
+        "percents": b"%" * full, "documents": b"---\n" * (full // 4),
+        "ends": b"...\n" * (full // 4),
         "commas": b"seed: [" + b"," * full, "escapes": b'seed: "' + b"\\x41" * (full // 4) + b'"',
         "indents": b"".join(b" " * n + b"a:\n" for n in range(340)),
         "flow pairs": b"seed: [" + b"a: b, " * 10_000 + b"]",
@@ -203,9 +206,7 @@ def setting_cases(folder: Path, fast: bool) -> Iterator[Case]:
                 kind = type(value).__name__
                 yield Attempt(f"command line: {name}= {kind} {label}", run, len(word))
         for text in TEXTS:
-            yield Attempt(
-                f"the word {_short(text)!r}", partial(_load, path, b"", text), len(text)
-            )
+            yield Attempt(f"the word {_short(text)!r}", partial(_load, path, b"", text), len(text))
 
     return confined(attempts(), folder, partial(_load, path, b""))
 

@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 
 import tiny
-
-from errors import UserError
-from scripts import sample
 from torture.confined import Attempt, confined, in_memory
 from torture.family import Case, Family
 from torture.hostile_values import TEXTS
 from torture.subject import trained
+
+from errors import UserError
+from scripts import sample
 from training.run_folder import find, newest
 
 
@@ -57,7 +57,7 @@ def _damage(run: Path, damaged: Sequence[int], *damages: Callable[[Path], None])
     shutil.rmtree(run, ignore_errors=True)
     shutil.copytree(trained() / "run/checkpoints", run / "checkpoints")
     paths = sorted((run / "checkpoints").iterdir())
-    for number, damage in zip(damaged, itertools.cycle(damages)):  # noqa: B905
+    for number, damage in zip(damaged, itertools.cycle(damages)):
         damage(paths[number])
 
 
@@ -172,6 +172,13 @@ PATHS = (
 )  # fmt: skip
 
 
+def _made(path: Path, make: Callable[[Path], object]) -> None:
+    """Make something in an empty folder."""
+    shutil.rmtree(path.parent, ignore_errors=True)
+    path.parent.mkdir()
+    make(path)
+
+
 @in_memory
 def odd_path_cases(folder: Path, fast: bool) -> Iterator[Case]:
     """Things of all kinds under all kinds of names, in the place of a run."""
@@ -181,14 +188,9 @@ def odd_path_cases(folder: Path, fast: bool) -> Iterator[Case]:
             if (fast and number % 7) or (kind == "a socket" and len(name) > 100):
                 continue
 
-            place = folder / "place"
-
-            def prepare(kind: str = kind, path: Path = place / name) -> None:
-                shutil.rmtree(place, ignore_errors=True)
-                place.mkdir()
-                KINDS[kind](path)
-
-            run = partial(_sampled, [str(place / name)])
+            path = folder / "place" / name
+            run = partial(_sampled, [str(path)])
+            prepare = partial(_made, path, KINDS[kind])
             yield Attempt(f"{kind} named {name[:50]!r}", run, prepare=prepare)
         for path in PATHS:
             yield Attempt(f"path {path[:40]!r} of {len(path)}", partial(_sampled, [path]))

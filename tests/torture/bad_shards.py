@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -15,6 +16,9 @@ from typing import Any
 
 import numpy as np
 from kites import SIZE, TEXT
+from torture.confined import Attempt, confined, in_memory
+from torture.family import Case, Family
+from torture.hostile_values import JSON_VALUES
 
 from data.corpus import Corpus, hash_of
 from data.documents import Document, Source
@@ -22,9 +26,6 @@ from data.prepare import prepare
 from data.splits import SPLITS
 from data.tokenizer import Tokenizer, open_tokenizer
 from data.vocabulary import learn
-from torture.confined import Attempt, confined, in_memory
-from torture.family import Case, Family
-from torture.hostile_values import JSON_VALUES
 
 Damage = Callable[[Path], object]
 SHARES: dict[str, Any] = {"split": "document", "val_fraction": 0.2, "test_fraction": 0.1}
@@ -94,7 +95,7 @@ def _read(corpus: Corpus, split: str) -> Any:
 def prepared(has_prompts: bool) -> Prepared:
     """Prepare a source once; the folder is removed by the system."""
     folder = Path(tempfile.mkdtemp(prefix="shards-", dir=_PLACE[0]))
-    with contextlib.redirect_stderr(open(os.devnull, "w")):  # noqa: SIM115
+    with contextlib.redirect_stderr(io.StringIO()):
         return Prepared(has_prompts, folder)
 
 
@@ -220,10 +221,23 @@ def _hostile(p: Prepared, fast: bool) -> Iterator[tuple[str, Damage]]:
 def _hostile_manifests(p: Prepared, fast: bool) -> Iterator[tuple[str, Damage]]:
     """Put values into each place of the manifest."""
     places: list[tuple[Any, ...]] = [(key,) for key in p.manifest if key != "sha256"]
-    places += [("splits", s, key) for s in SPLITS for key in ("n_tokens", "files", "n_prompt_tokens")]
+    places += [
+        ("splits", s, key) for s in SPLITS for key in ("n_tokens", "files", "n_prompt_tokens")
+    ]
     places += [("splits", "train", "files", 0, key) for key in ("name", "sha256")]
     places += [("splits", s) for s in (*SPLITS, "more")] + [("splits", "train", "files", 0)]
-    values = [*JSON_VALUES, "<u2", "<u4", "<i2", ">u2", "<f4", "O", "|V2", "<u8", "../manifest.json"]
+    values = [
+        *JSON_VALUES,
+        "<u2",
+        "<u4",
+        "<i2",
+        ">u2",
+        "<f4",
+        "O",
+        "|V2",
+        "<u8",
+        "../manifest.json",
+    ]
     values += ["/etc/passwd", "val-00000.bin"]
     for place in places:
         for index, value in enumerate(values):
@@ -284,7 +298,7 @@ def cases(folder: Path, fast: bool) -> Iterator[Case]:
     """All damages of shards without prompts and with prompts."""
     _PLACE[:] = [folder]
     prepared.cache_clear()
-    with contextlib.redirect_stderr(open(os.devnull, "w")):  # noqa: SIM115
+    with contextlib.redirect_stderr(io.StringIO()):
         for has_prompts in (False, True):
             _keep_chunks(prepared(has_prompts))
 
@@ -302,7 +316,7 @@ def cases(folder: Path, fast: bool) -> Iterator[Case]:
     def warm() -> None:
         p = prepared(False)
         p.copy(folder / "damaged", _changed("train-00000.bin", _flip(0)))
-        with contextlib.redirect_stderr(open(os.devnull, "w")):  # noqa: SIM115
+        with contextlib.redirect_stderr(io.StringIO()):
             p.wrong_with(folder / "damaged")
 
     try:

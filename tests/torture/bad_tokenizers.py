@@ -13,13 +13,13 @@ from typing import Any
 
 from json_models import EOS, byte_level, llama_sentencepiece
 from kites import SIZE, TEXT
+from torture.confined import Attempt, confined, in_memory
+from torture.family import Case, Family
 
 from data.json_tokenizer import mark_specials
 from data.tokenizer import Tokenizer, open_tokenizer
 from data.vocabulary import learn
 from interop.tokenizer_json import tokenizer_json
-from torture.confined import Attempt, confined, in_memory
-from torture.family import Case, Family
 
 SPECIALS = ("<s>", "</s>", "<unk>", "<pad>", EOS, "<0x41>", "<0x0A>", "[INST]", "\u2581<s>")
 
@@ -27,9 +27,7 @@ SPECIALS = ("<s>", "</s>", "<unk>", "<pad>", EOS, "<0x41>", "<0x0A>", "[INST]", 
 @functools.cache
 def models() -> dict[str, bytes]:
     """Return a tokenizer of each kind, by name."""
-    kinds = {
-        kind: learn(TEXT, type=kind, vocab_size=SIZE[kind])[0] for kind in ("bpe", "unigram", "char")
-    }
+    kinds = {kind: learn(TEXT, type=kind, vocab_size=size)[0] for kind, size in SIZE.items()}
     llama = tokenizer_json(llama_sentencepiece()).encode()
     return kinds | {
         "byte-level JSON": mark_specials(byte_level(), None, EOS),
@@ -196,7 +194,8 @@ _TEMPLATES: tuple[Any, ...] = (
     {"type": "Replace", "pattern": {"Regex": "(.*)*x"}, "content": "y" * 99},
     {"type": "Replace", "pattern": {"String": ""}, "content": "y"},
     {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10_000},
-    {"type": "Prepend", "prepend": "x" * 10_000}, {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
+    {"type": "Prepend", "prepend": "x" * 10_000},
+    {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
     {"type": "Metaspace", "replacement": "xx", "prepend_scheme": "always", "split": True},
     {"type": "Metaspace", "replacement": "", "prepend_scheme": "x"},
     {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
@@ -225,8 +224,9 @@ def _json_mutants(content: bytes, fast: bool) -> Iterator[tuple[str, bytes]]:
         yield f"without {key}", json.dumps({k: v for k, v in whole.items() if k != key}).encode()
     model = whole["model"]
     for key in model:
-        for index, value in enumerate((None, {}, [], "x", 3, -1, 2**64, {"a": -1}, {"a": 2**40},
-                                       {"": 0}, [["a"]], [["a", "b", "c"]], ["a b c"])):  # fmt: skip
+        values: tuple[Any, ...] = (None, {}, [], "x", 3, -1, 2**64, {"a": -1}, {"a": 2**40},
+                                   {"": 0}, [["a"]], [["a", "b", "c"]], ["a b c"])  # fmt: skip
+        for index, value in enumerate(values):
             yield f"model {key} is value {index}", changed(model=model | {key: value})
     vocab = model["vocab"]
     if isinstance(vocab, dict):
@@ -235,7 +235,9 @@ def _json_mutants(content: bytes, fast: bool) -> Iterator[tuple[str, bytes]]:
             other = model | {"vocab": vocab | {first: number}}
             yield f"the first id is {number}", changed(model=other)
     for number, token in enumerate(whole["added_tokens"]):
-        for key, value in [(k, v) for k in token for v in (None, -1, 2**40, "", "a", True, [], " ")]:
+        for key, value in [
+            (k, v) for k in token for v in (None, -1, 2**40, "", "a", True, [], " ")
+        ]:
             others = [*whole["added_tokens"]]
             others[number] = token | {key: value}
             yield f"added token {number}: {key} is {value!r}", changed(added_tokens=others)
@@ -243,7 +245,8 @@ def _json_mutants(content: bytes, fast: bool) -> Iterator[tuple[str, bytes]]:
     for key, value in {
         "nested": deep, "nested lists": b'{"model":' + b"[" * 200_000, "twice": content[:-1] +
         b',"model":' + json.dumps(model).encode() + b"}", "two values": content * 2,
-        "byte order mark": b"\xef\xbb\xbf" + content, "an open brace": b"{", "braces": b"{" * 99_999,
+        "byte order mark": b"\xef\xbb\xbf" + content, "an open brace": b"{",
+        "braces": b"{" * 99_999,
         "empty": b"{}", "NaN": b'{"model": NaN, "added_tokens": []}',
     }.items():  # fmt: skip
         yield key, value

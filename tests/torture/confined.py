@@ -29,8 +29,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from errors import UserError
 from torture.family import Case
+
+from errors import UserError
 
 SECONDS = 20.0  # for one attempt; the machine may be shared
 ROOM = 32_000_000  # bytes that an attempt may use beside 3 times its input
@@ -44,7 +45,7 @@ FORBIDDEN = (
 )  # fmt: skip
 REMOVALS = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.chmod",
             "os.truncate", "shutil.")  # fmt: skip
-# `training.device` tells the C library to keep freed memory: it looks a function up in this process.
+# `training.device` tells the C library to keep freed memory: it looks a function up in it.
 ALLOWED = (("ctypes.dlopen", None), ("ctypes.dlsym", "mallopt"))
 MEASURING = ("/proc/self/clear_refs", "/proc/self/status")
 
@@ -192,19 +193,18 @@ def _badly_said(message: str, names: str) -> str | None:
 def _record(event: str, arguments: tuple[Any, ...], folder: Path, events: list[str]) -> None:
     """Note an event that a file must not cause."""
     if event == "open":
-        path, mode, flags = arguments
+        path, _, flags = arguments
         writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
-        if writes and path not in MEASURING and not _is_inside(path, folder):
+        if writes and str(path) not in MEASURING and not _is_inside(path, folder):
             events.append(f"open {path!r} for writing")
     elif event.startswith(REMOVALS):
         place = arguments[-1] if event in ("os.remove", "os.rmdir") else -1
-        above = "" if place < 0 else f"{os.readlink(f'/proc/self/fd/{place}')}/"  # of a descriptor
+        above = f"{Path(f'/proc/self/fd/{place}').readlink()}/" if place >= 0 else ""
         paths = [path for path in arguments if isinstance(path, str | bytes | Path)]
         if not all(_is_inside(above + os.fsdecode(path), folder) for path in paths):
             events.append(f"{event} {arguments}"[:200])
-    elif event.startswith(FORBIDDEN):
-        if (event, arguments[-1]) not in ALLOWED:
-            events.append(f"{event} {arguments}"[:200])
+    elif event.startswith(FORBIDDEN) and (event, arguments[-1]) not in ALLOWED:
+        events.append(f"{event} {arguments}"[:200])
 
 
 def _is_inside(path: Any, folder: Path) -> bool:
@@ -213,14 +213,14 @@ def _is_inside(path: Any, folder: Path) -> bool:
 
 def _reset_peak() -> int:
     """Start to measure the peak again; return the bytes held now."""
-    with contextlib.suppress(OSError), open(MEASURING[0], "w") as file:  # a container may forbid it
-        file.write("5")
+    with contextlib.suppress(OSError):  # a container may forbid it
+        Path(MEASURING[0]).write_text("5")
     return _held("VmRSS")
 
 
 def _held(what: str) -> int:
     """Return a number of /proc/self/status, in bytes."""
-    with open(MEASURING[1], "rb") as file:
+    with Path(MEASURING[1]).open("rb") as file:
         for line in file:
             if line.startswith(what.encode()):
                 return int(line.split()[1]) * 1024

@@ -9,6 +9,7 @@ from torture import (
     not_finite,
     prompts,
     resumes,
+    sandbox,
 )
 from torture.clocks import clock_jumps
 from torture.disks import full_disk, read_only_disk
@@ -39,4 +40,5 @@ FAMILIES: list[Family] = [
     *bad_tokenizers.FAMILIES,
     *not_finite.FAMILIES,
     *prompts.FAMILIES,
+    *sandbox.FAMILIES,
 ]

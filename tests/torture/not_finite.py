@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from torture.confined import Attempt, confined, in_memory
+from torture.family import Case, Family
+from torture.subject import SMALLER, STEPS, trained
 
 import start
 import train
 from run import TrainingRun
-from torture.confined import Attempt, confined, in_memory
-from torture.family import Case, Family
-from torture.subject import SMALLER, STEPS, trained
 
 SETUPS = {
     "muon": [],

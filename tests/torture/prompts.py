@@ -11,15 +11,16 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from inference.text import continue_text
-from inference.trained import TrainedModel, open_trained
-from model.sampling import Sampling
-from scripts import sample
 from torture.bad_tokenizers import SPECIALS
 from torture.confined import Attempt, confined, in_memory
 from torture.family import Case, Family
 from torture.hostile_values import NUMBERS, TEXTS
 from torture.subject import trained
+
+from inference.text import continue_text
+from inference.trained import TrainedModel, open_trained
+from model.sampling import Sampling
+from scripts import sample
 
 LIMITS = {"--max-tokens": 4}  # a valid number of tokens is generated; a large one takes long
 OPTIONS = ("--max-tokens", "--samples", "--seed", "--temperature", "--top-k", "--top-p", "--min-p",
@@ -137,7 +138,9 @@ def cases(folder: Path, fast: bool) -> Iterator[Case]:
             base = [*short] if not words[0].startswith("--max-tokens") else []
             has_prompt = any(word.startswith("--prompt") for word in words)
             argv = [*base, *([] if has_prompt else ["--prompt", "a"]), *words]
-            key = " ".join(word if len(word) < 40 else f"{word[:40]}...{len(word)}" for word in words)
+            key = " ".join(
+                word if len(word) < 40 else f"{word[:40]}...{len(word)}" for word in words
+            )
             yield Attempt(f"{len(words)} words {key!r}", partial(_commanded, argv), 100_000)
         for number, (key, content) in enumerate(_files(folder)):
             if not fast or number % 9 == 0:
@@ -152,13 +155,10 @@ def cases(folder: Path, fast: bool) -> Iterator[Case]:
         for weights in ("fp32", "int8"):
             _commanded(["--prompt", "a", *short, "--weights", weights])
 
-    empty = os.open(os.devnull, os.O_RDONLY)
-    stdin, sys.stdin = sys.stdin, open(empty, encoding="utf-8")
-    try:
+    stdin = sys.stdin
+    with Path(os.devnull).open(encoding="utf-8") as sys.stdin:
         yield from confined(attempts(), folder, warm)
-    finally:
-        sys.stdin.close()
-        sys.stdin = stdin
+    sys.stdin = stdin
 
 
 FAMILIES = [Family("prompts", "text that can be printed, or refused in one line", cases)]

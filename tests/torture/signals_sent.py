@@ -20,14 +20,15 @@ from torture.forks import Child, Ended, forked
 from torture.tiny_runs import Whole, whole
 
 import run as run_module
+import start
 import train
 from run import TrainingRun
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 RANDOM_MOMENTS = 60
 PHASES: dict[str, tuple[Any, str, tuple[int, ...]]] = {  # owner, function, its calls
-    "reading text": (run_module, "open_text", (1,)),
-    "start": (run_module, "start_run", (1,)),
+    "reading text": (start, "open_text", (1,)),
+    "start": (start, "start_run", (1,)),
     "step": (train, "train_step", (1, 3, 5)),
     "log": (train, "log_step", (2, 5)),
     "evaluation": (TrainingRun, "score", (1, 2)),

@@ -14,7 +14,7 @@ import tiny
 import torch._dynamo  # noqa: F401
 from torture.forks import Ended, forked
 
-import run as run_module
+import start
 import summary  # noqa: F401 - as above
 import train
 
@@ -40,7 +40,7 @@ class Whole(NamedTuple):
         """
         os.environ["BREEZE_CACHE"] = str(cache or self.cache)
         if not measure:
-            run_module.matmul_flops_per_s = lambda *_: 1e12
+            start.matmul_flops_per_s = lambda *_: 1e12
         return train.main(["--resume", *tiny.words(run, self.text, *self.more)])
 
     def difference(self, run: Path) -> str | None:

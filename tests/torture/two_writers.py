@@ -18,7 +18,8 @@ from torture.forks import Child, forked
 from torture.tiny_runs import Whole, problem_of_words, whole
 from torture.writers import SPLIT, Sentences, tokenizer
 
-import start as run_module
+import run as run_module
+import start
 from data.prepare import prepare
 
 PATIENCE = 60.0  # seconds until a case fails that waits for ever
@@ -88,8 +89,8 @@ def _held(undisturbed: Whole, run: Path, held: str, go: Path, gun: Path | None =
 
 
 HOLDS: dict[str, tuple[Any, str]] = {
-    "open_text": (run_module, "open_text"), "rename": (os, "replace"),
-    "save": (run_module, "save"), "prune": (run_module, "prune"),
+    "open_text": (start, "open_text"), "rename": (os, "replace"),
+    "save": (run_module, "save_tensors"), "prune": (run_module, "prune"),
 }  # fmt: skip
 WAYS = ("same folder", "symbolic link", "relative path", "renamed folder", "stopped", "kill")
 

@@ -16,7 +16,8 @@ from inference.trained import open_trained
 from interop import export, import_run
 from interop.huggingface_import import open_folder
 from scripts import strip
-from training.checkpoint import newest, prune, save
+from training.checkpoint import save
+from training.run_folder import newest, prune
 
 Losses = list[float | None]
 
