@@ -129,13 +129,14 @@ def prepare(
     target = (folder or cache_folder() / "shards") / hash_of(content)[:16]
     dtype = token_dtype(tokenizer.vocab_size, has_prompts=source.has_prompts)
     chunks = target / "chunks"  # a call that was killed at its end may have left them
-    if (corpus := _find(target, content, tokenizer.vocab_size, dtype)) and not chunks.exists():
+    if (corpus := _find(target, content, tokenizer.vocab_size, dtype)) and not chunks.is_dir():
         return corpus
     target.mkdir(parents=True, exist_ok=True)
     with lock(target, wait=True):
         # another process may have written it in the meantime
         if corpus := _find(target, content, tokenizer.vocab_size, dtype):
-            shutil.rmtree(chunks, ignore_errors=True)
+            if chunks.is_dir():  # rmtree would open a pipe, which may never return
+                shutil.rmtree(chunks, ignore_errors=True)
             return corpus
         remove_torn_files(target)
         for path in target.iterdir():  # a folder in the place of a shard could not be replaced
