@@ -4,7 +4,6 @@ One case of "every character" is a block of 256 Unicode scalar values; its key n
 """
 
 import functools
-import itertools
 import json
 import random
 from collections.abc import Iterator
