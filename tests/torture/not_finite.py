@@ -19,7 +19,7 @@ import tiny
 import torch
 from torture.confined import Attempt, confined, in_memory
 from torture.family import Case, Family
-from torture.subject import SMALLER, STEPS, trained
+from torture.subject import SMALLER, STEPS, own_cache, trained
 
 import start
 import train
@@ -148,7 +148,7 @@ def cases(folder: Path, fast: bool) -> Iterator[Case]:
     setups = ["muon"] if fast else list(SETUPS)
     trained()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BREEZE_CACHE", str(folder / "cache"))  # a training may write there
+        patch.setenv("BREEZE_CACHE", str(own_cache(folder)))  # a training may write there
         patch.setattr(start, "matmul_flops_per_s", lambda *_: 1e12)  # it takes longer than the rest
         yield from _cases(folder, fast, setups)
 
