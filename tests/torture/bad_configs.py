@@ -163,7 +163,7 @@ def mutated_cases(folder: Path, fast: bool) -> Iterator[Case]:
     def attempts() -> Iterator[Attempt]:
         mutants = [*_mutants(SEED_TEXT, 40 if fast else 3_000)]
         files = [*_whole_files()]
-        for key, content in [*mutants[:: 67 if fast else 1], *files[:: 11 if fast else 1]]:
+        for key, content in [*mutants[:: 67 if fast else 1], *files[:: 17 if fast else 1]]:
             yield Attempt(key, partial(_load, path, content), len(content), str(path))
 
     return confined(attempts(), folder, partial(_load, path, b""))

@@ -130,7 +130,7 @@ def _faults(setup: str, folder: Path, fast: bool) -> Iterator[tuple[str, str, fl
             faults.append(("moment", name.removeprefix("moments/"), value, step))
         else:
             faults += [(what, name, value, step) for what in ("gradient", "weight")]
-    few = 23 if fast else 1 if setup in ("muon", "adamw, accumulated") else 5
+    few = 12 if fast else 1 if setup in ("muon", "adamw, accumulated") else 5
     yield from faults[::few]
 
 
