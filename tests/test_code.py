@@ -15,7 +15,6 @@ SOURCES = [
 CALLS = {"eval", "exec", "compile", "__import__", "execfile"}  # of builtins
 MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "runpy", "code",
            "ctypes", "cffi", "subprocess", "multiprocessing", "pty", "xmlrpc"}  # fmt: skip
-SWITCHES = ("shell", "trust_remote_code", "allow_pickle")
 METHODS = {
     "os.system", "os.popen", "os.execv", "os.execvp", "os.execve", "os.spawnv", "os.posix_spawn",
     "os.fork", "torch.load", "torch.hub", "numpy.load", "np.load", "yaml.load", "yaml.full_load",

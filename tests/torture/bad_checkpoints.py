@@ -333,7 +333,7 @@ def hostile_cases(folder: Path, fast: bool) -> Iterator[Case]:
             run: Callable[[], str | None] = partial(use, changed, folder)
             yield Attempt(key, run, len(changed), str(folder), key.startswith(not_allowed))
 
-    return confined(attempts(), folder, partial(use, content, folder))
+    return confined(attempts(), folder, partial(use, content, folder), 5 if fast else 1)
 
 
 FAMILIES = [

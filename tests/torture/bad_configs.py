@@ -162,7 +162,8 @@ def mutated_cases(folder: Path, fast: bool) -> Iterator[Case]:
 
     def attempts() -> Iterator[Attempt]:
         mutants = [*_mutants(SEED_TEXT, 40 if fast else 3_000)]
-        for key, content in [*mutants[:: 37 if fast else 1], *_whole_files()]:
+        files = [*_whole_files()]
+        for key, content in [*mutants[:: 67 if fast else 1], *files[:: 17 if fast else 1]]:
             yield Attempt(key, partial(_load, path, content), len(content), str(path))
 
     return confined(attempts(), folder, partial(_load, path, b""))
@@ -208,7 +209,7 @@ def setting_cases(folder: Path, fast: bool) -> Iterator[Case]:
         for text in TEXTS:
             yield Attempt(f"the word {_short(text)!r}", partial(_load, path, b"", text), len(text))
 
-    return confined(attempts(), folder, partial(_load, path, b""))
+    return confined(attempts(), folder, partial(_load, path, b""), 4 if fast else 1)
 
 
 FAMILIES = [

@@ -320,7 +320,7 @@ def cases(folder: Path, fast: bool) -> Iterator[Case]:
             p.wrong_with(folder / "damaged")
 
     try:
-        yield from confined(attempts(), folder, warm)
+        yield from confined(attempts(), folder, warm, 11 if fast else 3)
     finally:
         os.fsync = sync
 

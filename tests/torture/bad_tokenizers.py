@@ -136,7 +136,8 @@ def character_cases(folder: Path, fast: bool) -> Iterator[Case]:
                     key = f"{kind}: {length} characters of {unit!r}"
                     yield Attempt(key, partial(_restored, kind, text), 100 * len(text))
 
-    return confined(attempts(), folder, lambda: [_restored(kind, "the kite") for kind in models()])
+    warm = lambda: [_restored(kind, "the kite") for kind in models()]  # noqa: E731
+    return confined(attempts(), folder, warm, 4 if fast else 1)
 
 
 # ------------------------------------------------------------------- damaged models
@@ -264,7 +265,8 @@ def model_cases(folder: Path, fast: bool) -> Iterator[Case]:
             for key, mutant in mutants:
                 yield Attempt(f"{kind}: {key}", partial(_use, mutant), len(mutant))
 
-    return confined(attempts(), folder, lambda: [_use(content) for content in models().values()])
+    warm = lambda: [_use(content) for content in models().values()]  # noqa: E731
+    return confined(attempts(), folder, warm, 6 if fast else 1)
 
 
 FAMILIES = [

@@ -78,13 +78,19 @@ def in_memory(
 
 
 def confined(
-    attempts: Iterable[Attempt], folder: Path, warm: Callable[[], object] = lambda: None
+    attempts: Iterable[Attempt],
+    folder: Path,
+    warm: Callable[[], object] = lambda: None,
+    one_in: int = 1,
 ) -> Iterator[Case]:
-    """Run the attempts in children that may write to `folder` only; yield each case."""
+    """Run the attempts in children that may write to `folder` only; yield each case.
+
+    Of every `one_in` attempts, one is run.
+    """
     for codec in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "utf-16", "utf-32"):
         "".encode(codec)  # `json` imports these when it guesses an encoding
     warm()
-    iterator = iter(attempts)
+    iterator = itertools.islice(attempts, 0, None, one_in)
     while batch := list(itertools.islice(iterator, BATCH)):
         done = 0
         while done < len(batch):

@@ -11,8 +11,8 @@ TEXTS = (
 )  # fmt: skip
 NUMBERS = (
     0, 1, -1, 2, 3, 7, 9_999, 10_000, 2**31, 2**31 - 1, 2**32, 2**63 - 1, 2**63, 2**64, -(2**63),
-    10**17, 10**18, 10**40, 0.0, -0.0, 0.5, 1.5, -0.5, 1e-300, 5e-324, 1e17, 1e300, float("inf"), float("-inf"),
-    float("nan"),
+    10**17, 10**18, 10**40, 0.0, -0.0, 0.5, 1.5, -0.5, 1e-300, 5e-324, 1e17, 1e300, float("inf"),
+    float("-inf"), float("nan"),
 )  # fmt: skip
 JSON_VALUES: tuple[Any, ...] = (
     None, True, False, *NUMBERS, *TEXTS[:-1],

@@ -157,7 +157,7 @@ def cases(folder: Path, fast: bool) -> Iterator[Case]:
 
     stdin = sys.stdin
     with Path(os.devnull).open(encoding="utf-8") as sys.stdin:
-        yield from confined(attempts(), folder, warm)
+        yield from confined(attempts(), folder, warm, 9 if fast else 1)
     sys.stdin = stdin
 
 

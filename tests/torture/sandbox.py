@@ -287,7 +287,7 @@ def cases(folder: Path, fast: bool) -> Iterator[Case]:
         _write(folder / "place/config.json", b"{}")
         _used(open_folder, folder / "place", canary)
 
-    return confined(attempts(), folder, warm)
+    return confined(attempts(), folder, warm, 2 if fast else 1)
 
 
 def can_find(folder: Path) -> bool:

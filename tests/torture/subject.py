@@ -11,6 +11,8 @@ from pathlib import Path
 
 import tiny
 
+from storage import cache_folder
+
 STEPS = 5  # each is saved
 SMALLER = [
     "model.dim=8", "model.head_dim=4", "model.hidden_dim=8", "data.seq_len=16",
@@ -19,13 +21,22 @@ SMALLER = [
 ]  # fmt: skip
 
 
+def own_cache(folder: Path) -> Path:
+    """Make a cache in `folder` that shares compiled kernels with the present one."""
+    (cache := folder / "cache").mkdir()
+    (native := cache_folder() / "native").mkdir(exist_ok=True)
+    (cache / "native").symlink_to(native)
+    return cache
+
+
 @functools.cache
 def trained() -> Path:
     """Train once in this process; return a folder with `run` and `text.txt`, which must not
     change. It is removed when this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="subject-"))
     atexit.register(shutil.rmtree, folder)  # forked children end with os._exit, without this
-    os.environ.setdefault("BREEZE_CACHE", str(folder / "cache"))
+    if "BREEZE_CACHE" not in os.environ:
+        os.environ["BREEZE_CACHE"] = str(own_cache(folder))
     text = folder / "text.txt"
     text.write_text(tiny.english(6_000), encoding="utf-8")
     printed = io.StringIO()
