@@ -8,6 +8,7 @@ from torture import (
     bad_tokenizers,
     not_finite,
     prompts,
+    refusals,
     resumes,
     sandbox,
 )
@@ -23,6 +24,7 @@ from torture.two_writers import two_writers
 
 FAMILIES: list[Family] = [
     resumes.RESUMES,
+    refusals.REFUSALS,
     Family("system_calls", "each file whole, an error reported, a retry succeeds", system_calls),
     Family("killed_at_calls", "the same SHA-256 after a fault in any call", killed_at_calls),
     Family("signals", "saved, 128 + n, the same SHA-256", signals_sent),
