@@ -138,19 +138,29 @@ def prepare(
             if chunks.is_dir():  # rmtree would open a pipe, which may never return
                 shutil.rmtree(chunks, ignore_errors=True)
             return corpus
-        remove_torn_files(target)
-        for path in target.iterdir():  # a folder in the place of a shard could not be replaced
-            if path.is_dir() != (path.name == "chunks"):
-                remove(path)
-        splitter = choose_splitter(
-            source, split=split, val_fraction=val_fraction, test_fraction=test_fraction
-        )
-        if split == "document" and isinstance(splitter, TailSplits):
-            print("note: the text is one document: its end is held out, as data.split=tail does",
-                  file=sys.stderr)  # fmt: skip
+        _remove_obstacles(target)
+        shares = {"split": split, "val_fraction": val_fraction, "test_fraction": test_fraction}
+        splitter = _splitter_of(source, shares)
         corpus = _write(target, content, source, splitter, tokenizer, processes)
     _report_counts(corpus)
     return corpus
+
+
+def _splitter_of(source: Source, shares: dict[str, Any]) -> Splitter:
+    """Return the splitter of a source; a note says if it is not the one that was asked for."""
+    splitter = choose_splitter(source, **shares)
+    if shares["split"] == "document" and isinstance(splitter, TailSplits):
+        print("note: the text is one document: its end is held out, as data.split=tail does",
+              file=sys.stderr)  # fmt: skip
+    return splitter
+
+
+def _remove_obstacles(target: Path) -> None:
+    """Remove torn files, and folders in the place of shards, which could not be replaced."""
+    remove_torn_files(target)
+    for path in target.iterdir():
+        if path.is_dir() != (path.name == "chunks"):
+            remove(path)
 
 
 def _report_counts(corpus: Corpus) -> None:
