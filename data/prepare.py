@@ -133,7 +133,6 @@ def prepare(
         return corpus
     target.mkdir(parents=True, exist_ok=True)
     with lock(target, wait=True):
-        # another process may have written it in the meantime
         if corpus := _find(target, content, tokenizer.vocab_size, dtype):
             if chunks.is_dir():  # rmtree would open a pipe, which may never return
                 shutil.rmtree(chunks, ignore_errors=True)
