@@ -53,7 +53,9 @@ class JsonTokenizer(Tokenizer):
         _remove_dummy_prefix(content)
         self._inner = _backend(json.dumps(content))
         if (text := self.decode(self.encode(_SAMPLE))) != _SAMPLE:
-            raise UserError(f"the tokenizer.json loses text: {_SAMPLE!r} comes back as {text!r}")
+            raise UserError(
+                f"the tokenizer.json loses text: {_SAMPLE!r} comes back as {text[:60]!r}"
+            )
 
     @property
     def piece_ids(self) -> list[int]:

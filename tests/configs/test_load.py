@@ -226,3 +226,10 @@ def test_reading_a_config_does_not_import_torch() -> None:
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_two_escapes_of_one_character(tmp_path: Path) -> None:
+    """JSON writes a smiley as a pair of surrogates, which PyYAML reads as two characters."""
+    path = tmp_path / "a.yaml"
+    path.write_text('{"sample": {"prompt": "\\ud83d\\ude42"}}')
+    assert load_config(path).sample.prompt == "\U0001f642"

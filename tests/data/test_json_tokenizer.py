@@ -244,3 +244,12 @@ def test_sentencepiece_needs_no_tokenizers() -> None:
     model = llama_sentencepiece(add_dummy_prefix=False)
     done = subprocess.run([sys.executable, "-c", code], cwd=root, input=model, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize("id", [3, -1, 10**7, 2**31, 2**32 - 1, "1", None])
+def test_an_odd_id_is_refused_before_the_library_reads_it(id: object) -> None:
+    """`tokenizers` panics if two tokens have one id, and takes memory up to the largest id."""
+    content = json.loads(KINDS["byte level"])
+    content["model"]["vocab"]["!"] = id
+    with pytest.raises(UserError, match=r"no tokenizer\.json"):
+        open_tokenizer(json.dumps(content).encode())

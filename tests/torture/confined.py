@@ -34,7 +34,7 @@ from torture.family import Case
 from errors import UserError
 
 SECONDS = 20.0  # for one attempt; the machine may be shared
-ROOM = 32_000_000  # bytes that an attempt may use beside 3 times its input
+ROOM = 64_000_000  # bytes that an attempt may use beside 3 times its input
 SPACE = 4_000_000_000  # bytes of address space beside the parent's
 BATCH = 400  # attempts for one child
 LONGEST_LINE = 4_000  # characters of an error; a path of 1,000 may be in it several times

@@ -450,3 +450,21 @@ def test_a_copy_elsewhere_is_the_same(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     copied = read(Path(shutil.copy(path, tmp_path / "far")))
     assert isinstance(copied, Checkpoint) and copied.metadata == read(path).metadata
+
+
+def test_what_is_no_file_is_skipped_in_a_folder(tmp_path: Path) -> None:
+    """Opening a pipe to read its validation loss would wait for ever; a folder would end in a
+    traceback."""
+    folder = tmp_path / "checkpoints"
+    path = save_step(folder, 1, val_loss=1.0, val_step=1)
+    os.mkfifo(folder / "step-00000002-0123456789abcdef.safetensors")
+    (folder / "step-00000003-0123456789abcdef.safetensors").mkdir()
+    assert find(tmp_path).path == path and newest(folder).path == path  # type: ignore[union-attr]
+
+
+def test_a_step_that_is_not_the_name_s_is_refused(tmp_path: Path) -> None:
+    """A later step in the name would be resumed as if its updates had been done."""
+    path = save_step(tmp_path, 1)
+    later = path.rename(path.with_name(path.name.replace("00000001", "00000009")))
+    with pytest.raises(UserError, match="not of the step in its name, but of step 1"):
+        read(later)
