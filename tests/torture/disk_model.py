@@ -119,8 +119,8 @@ class Disk:
 
     def after_a_power_cut(self, draw: random.Random, most: int) -> list[State]:
         """Return distinct states in which a power cut may leave the disk, `most` at most."""
-        states = list(itertools.islice(self._states(self._top, draw), 50 * most))
-        distinct = {repr(sorted(state.items())): state for state in states}
+        states = list(itertools.islice(self._states(self._top, draw), 20 * most))
+        distinct = {frozenset(state.items()): state for state in states}
         found = list(distinct.values())
         return found if len(found) <= most else draw.sample(found, most)
 
