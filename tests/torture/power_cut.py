@@ -72,7 +72,7 @@ def _of_a_run(folder: Path) -> Iterator[Case]:
     for number, call in enumerate(calls, 1):
         disk.apply(call)
         for state in disk.after_a_power_cut(draw, MOST_OF_A_RUN):
-            if (name := _without_names(state)) in done:
+            if (name := (_without_names(state), saved)) in done:
                 continue
             done.add(name)
             put(root, state)
