@@ -118,11 +118,16 @@ class Disk:
         return _state(self._top)
 
     def after_a_power_cut(self, draw: random.Random, most: int) -> list[State]:
-        """Return distinct states in which a power cut may leave the disk, `most` at most."""
-        states = list(itertools.islice(self._states(self._top, draw), 50 * most))
-        distinct = {repr(sorted(state.items())): state for state in states}
-        found = list(distinct.values())
-        return found if len(found) <= most else draw.sample(found, most)
+        """Return distinct states in which a power cut may leave the disk, `most` at most.
+
+        The first is the one in which everything is lost that is not safe.
+        """
+        states = list(itertools.islice(self._states(self._top, draw), 4 * most + 1))
+        if len(states) > 4 * most:  # more than are tried: drawn from all, not the first of them
+            states = [_drawn(self._top, draw) for _ in range(4 * most)]
+        states.insert(0, _all_lost(self._top))
+        found = list({frozenset(state.items()): state for state in states}.values())
+        return found if len(found) <= most else [found[0], *draw.sample(found[1:], most - 1)]
 
     def _states(self, folder: Folder, draw: random.Random) -> Iterator[State]:
         for names in folder.after_a_power_cut(draw):
@@ -159,4 +164,26 @@ def _state(folder: Folder) -> State:
             state[name] = node.content
         else:
             state |= {name: None, **{f"{name}/{k}": v for k, v in _state(node).items()}}
+    return state
+
+
+def _all_lost(folder: Folder) -> State:
+    """Return the state in which everything is lost that is not safe."""
+    state: State = {}
+    for name, node in folder.safe.items():
+        if isinstance(node, File):
+            state[name] = node.safe or b""
+        else:
+            state |= {name: None, **{f"{name}/{k}": v for k, v in _all_lost(node).items()}}
+    return state
+
+
+def _drawn(folder: Folder, draw: random.Random) -> State:
+    """Return one state in which a power cut may leave a folder."""
+    state: State = {}
+    for name, node in draw.choice(list(folder.after_a_power_cut(draw))).items():
+        if isinstance(node, File):
+            state[name] = draw.choice(node.after_a_power_cut())
+        else:
+            state |= {name: None, **{f"{name}/{k}": v for k, v in _drawn(node, draw).items()}}
     return state

@@ -41,16 +41,6 @@ class Traced:
         self.folder.mkdir()
         self.writer.before(self.folder)
 
-    def put(self, state: State) -> None:
-        """Make any state."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir()
-        for path, content in sorted(state.items()):
-            if content is None:
-                (self.folder / path).mkdir()
-            else:
-                (self.folder / path).write_bytes(content)
-
     def problem(self, returned: bool = False, after_a_power_cut: bool = False) -> str | None:
         """Return what is wrong with the files now; `returned`: the writer has ended."""
         state = visible(Disk(self.folder).now())
@@ -99,6 +89,17 @@ class Traced:
 
     def _all_or_nothing(self, state: State) -> bool:
         return state in (self.earlier, self.later)
+
+
+def put(folder: Path, state: State) -> None:
+    """Make a folder that holds a state."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for path, content in sorted(state.items()):
+        if content is None:
+            (folder / path).mkdir()
+        else:
+            (folder / path).write_bytes(content)
 
 
 def visible(state: State) -> State:

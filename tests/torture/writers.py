@@ -20,7 +20,7 @@ from data.tokenizer import Tokenizer, open_tokenizer
 from data.vocabulary import train_tokenizer
 from experiments import result, run_parts
 from experiments.benchmarks.machine import describe_machine
-from storage import atomic_folder, atomic_write, cache_folder, lock
+from storage import atomic_folder, atomic_write, lock
 from training.loggers import run_id
 from training.metrics import MetricsLog, SamplesLog, read_metrics
 from training.run_log import RunLog
@@ -207,9 +207,9 @@ def _shards(n_chunks: int, shard_tokens: int, damage: str | None) -> Writer:
 
 def _tokenizer_file(folder: Path) -> None:
     os.environ["BREEZE_CACHE"] = str(folder)
-    if cache_folder() != folder:
-        raise OSError("the cache is somewhere else, because the folder cannot be written")
     tokenizer_for([(Sentences(2), 1.0)], type="char", vocab_size=400, **SPLIT)
+    if os.environ["BREEZE_CACHE"] != str(folder):
+        raise OSError("the cache moved to another folder, because this one cannot be written")
 
 
 # ------------------------------------------------------------------- experiments
