@@ -91,11 +91,11 @@ class World:
         """Raise `UserError` if the processes cannot share the sequences of an update equally."""
         if batch_size % self.size:
             raise UserError(
-                f"micro_batch_size: an update has {batch_size} sequences (micro_batch_size times "
-                f"grad_accum_steps), which {self.size} processes cannot share equally: choose a "
-                "multiple",
+                f"micro_batch_size times grad_accum_steps is {batch_size} sequences an update, "
+                f"which {self.size} processes cannot share equally: choose a multiple of "
+                f"{self.size}",
                 "micro_batch_size",
-                ["micro_batch_size", "grad_accum_steps"],
+                ["grad_accum_steps"],
             )
 
     def share(self, rows: Any) -> Any:
