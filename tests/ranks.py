@@ -4,6 +4,8 @@ that has imported torch, and get torchrun's environment variables.
 As torchrun does, this process hosts the store in which they find each other.
 """
 
+import __future__
+
 import importlib
 import inspect
 import multiprocessing
@@ -41,7 +43,9 @@ class Mutant(NamedTuple):
         source = textwrap.dedent(inspect.getsource(function))
         assert self.before in source, f"{self.function} has no {self.before!r}"
         made: dict[str, Any] = {}
-        exec(source.replace(self.before, self.after), vars(module), made)
+        flags = __future__.annotations.compiler_flag  # types need not be importable
+        changed = compile(source.replace(self.before, self.after), self.module, "exec", flags)
+        exec(changed, vars(module), made)
         function.__code__ = inspect.unwrap(made[function.__name__]).__code__
 
 
@@ -55,7 +59,8 @@ def open_store() -> Any:
 def variables(rank: int, size: int, port: int, restarts: int = 0) -> dict[str, str]:
     """Return the environment variables that torchrun sets for a process."""
     return {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
+        "RANK": str(rank), "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
         "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": str(restarts),
     }  # fmt: skip
