@@ -196,16 +196,24 @@ def parallelize(
     from torch.nn.parallel import DistributedDataParallel
 
     replica = DistributedDataParallel(model, gradient_as_bucket_view=True)
-    replica.register_comm_hook(None, lambda _, bucket: _added_up(bucket.buffer()))
+    replica.register_comm_hook(None, lambda _, bucket: _added_up(bucket))
     return replica
 
 
-def _added_up(gradients: Tensor) -> Any:
-    """Return the future sum of some gradients over all processes, for DDP."""
+def _added_up(bucket: Any) -> Any:
+    """Return the future sum of some gradients over all processes, for DDP.
+
+    The order of a sum depends on the place in what is sent. DDP arranges a bucket in the first step
+    after a start in another way than later, so each gradient is sent alone: a restart must not
+    change a bit.
+    """
+    import torch
     import torch.distributed as dist
 
-    future = dist.all_reduce(gradients, async_op=True).get_future()
-    return future.then(lambda done: done.value()[0])
+    sums = [
+        dist.all_reduce(gradient, async_op=True).get_future() for gradient in bucket.gradients()
+    ]
+    return torch.futures.collect_all(sums).then(lambda done: (done.value(), bucket.buffer())[1])
 
 
 def accumulating(module: nn.Module, is_last: bool) -> AbstractContextManager[object]:
