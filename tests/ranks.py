@@ -143,3 +143,8 @@ def train(argv: Sequence[str], printed: Path) -> None:
     import train as command
 
     sys.exit(command.main(list(argv)))
+
+
+def is_first() -> bool:
+    """Return whether this is the process of rank 0."""
+    return os.environ["RANK"] == "0"
