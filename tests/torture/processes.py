@@ -13,8 +13,10 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +76,13 @@ class Torchrun:
             )  # fmt: skip
 
     def pids(self) -> dict[int, int]:
-        """Return the process of each rank that has started."""
-        children = Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children").read_text()
+        """Return the process of each rank that runs."""
         found = {}
-        for child in map(int, children.split()):
-            variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-            found |= {int(v[5:]): child for v in variables if v.startswith(b"RANK=")}
+        with suppress(OSError):  # one of them may have just ended
+            children = Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children").read_text()
+            for child in map(int, children.split()):
+                variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+                found |= {int(v[5:]): child for v in variables if v.startswith(b"RANK=")}
         return found
 
     def code(self) -> int:
@@ -135,7 +138,12 @@ def difference(run: Path, expected: list[str], printed: Path) -> str | None:
 
 
 def killed(
-    folder: Path, text: Path, size: int, more: list[str], who: list[int], step: int,
+    folder: Path,
+    text: Path,
+    size: int,
+    more: list[str],
+    who: list[int],
+    step: int,
     number: int = signal.SIGKILL,
 ) -> str | None:
     """Send a signal to some ranks at a step, then start all again as torchrun does."""
@@ -148,8 +156,8 @@ def killed(
         os.kill(group.processes[rank].pid, number)
     codes = group.codes()
     if number == signal.SIGKILL:
-        if any(codes[rank] not in (-9, 0) for rank in who) or 2 in codes:
-            return f"exit codes {codes}"
+        if any(codes[rank] != -9 for rank in who) or {0, 2} & set(codes):
+            return f"exit codes {codes}: {printed.read_text()[-300:]!r}"
     elif codes != [128 + number] * size and codes != [0] * size:
         return f"exit codes {codes} after signal {number}: {printed.read_text()[-300:]!r}"
     elif codes[0] and tiny.step_of(tiny.saved(run)[-1]) < step:
@@ -161,22 +169,30 @@ def killed(
 
 
 def restarted(
-    folder: Path, text: Path, size: int, more: list[str], kills: list[tuple[int, int]]
+    folder: Path,
+    text: Path,
+    size: int,
+    more: list[str],
+    kills: list[tuple[int, int]],
+    expected: list[str] | None = None,
 ) -> str | None:
     """Kill ranks at steps under the real torchrun, which starts all again by itself."""
-    expected = undisturbed(folder.parent, text, size, more)
+    expected = expected or undisturbed(folder.parent, text, size, more)
     run, printed = folder / "run", folder / "printed.txt"
     torchrun = Torchrun(size, tiny.words(run, text, *more), printed)
+    dead: set[int] = set()
     for rank, step in kills:
-        before = torchrun.pids()
-        wait_for(lambda step=step: steps_done(run) >= step, f"step {step}")
-        pids = torchrun.pids()
-        os.kill(pids.get(rank, before.get(rank, 0)), signal.SIGKILL)
         wait_for(
-            lambda pids=pids: torchrun.agent.poll() is not None
-            or (len(torchrun.pids()) == size and not set(pids.values()) & set(torchrun.pids().values())),
-            "restart",
-        )  # fmt: skip
+            lambda step=step: (
+                steps_done(run) >= step
+                and len(torchrun.pids()) == size
+                and not dead & set(torchrun.pids().values())
+            ),
+            f"step {step}",
+        )
+        pids = torchrun.pids()
+        os.kill(pids[rank], signal.SIGKILL)
+        dead |= set(pids.values())
     if code := torchrun.code():
         return f"torchrun: exit code {code}: {printed.read_text()[-300:]!r}"
     return difference(run, expected, printed)
@@ -256,7 +272,7 @@ def _all(text: Path) -> Named:
         more = [*MUCH, f"train.parallel={kind}"]
         for size in (2, 4):
             for rank in (0, size - 1):
-                for step in sorted(draw.sample(range(1, 18), 2)):
+                for step in sorted(draw.sample(range(1, 15), 2)):
                     yield (f"{kind} of {size}, kill {rank} at {step}",
                            lambda f, m=more, z=size, r=rank, s=step: killed(f, text, z, m, [r], s))  # fmt: skip
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -279,4 +295,40 @@ def _all(text: Path) -> Named:
            lambda f: restarted(f, text, 4, [*LARGE, "train.parallel=ddp"], [(3, 5)]))  # fmt: skip
 
 
+def report() -> None:
+    """Print the final checkpoints, and the largest relative differences of losses."""
+    long = ["train.max_steps=60", "train.save_interval=10", "train.eval_interval=20",
+            "train.micro_batch_size=2", "train.grad_accum_steps=2"]  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="processes-") as name:
+        folder = Path(name)
+        text = folder / "text.txt"
+        text.write_text(tiny.english(20_000), encoding="utf-8")
+        os.environ.setdefault("BREEZE_CACHE", str(folder / "cache"))
+        alone, printed = folder / "alone", folder / "printed.txt"
+        assert Group(1, tiny.words(alone, text, *long), printed).codes() == [0]
+        print(f"{'one process':28} {tiny.saved(alone)[-1]}")
+        expected = losses(alone)
+        for kind in ("ddp", "fsdp"):
+            more = [*long, f"train.parallel={kind}"]
+            run = folder / f"{kind}-2"
+            assert Group(2, tiny.words(run, text, *more), printed).codes() == [0, 0]
+            off = max(abs(a / b - 1) for a, b in zip(losses(run), expected, strict=True))
+            print(f"{kind + ' 2':28} {tiny.saved(run)[-1]}  losses differ by at most {off:.1e}")
+            kills = [(0, 7), (1, 25), (0, 44)]
+            disturbed = folder / f"{kind}-2-disturbed"
+            disturbed.mkdir()
+            failure = restarted(disturbed, text, 2, more, kills, tiny.saved(run))
+            last = tiny.saved(disturbed / "run")[-1]
+            print(f"{kind + ' 2, 3 deaths of ranks':28} {last}  {failure or 'equal'}")
+
+
+def losses(run: Path) -> list[float]:
+    """Return the losses of training and validation in metrics.jsonl."""
+    lines = tiny.measured(run)
+    return [line[key] for line in lines for key in ("train_loss", "val_loss") if key in line]
+
+
 FAMILY = Family("processes", "a dead rank or a signal costs no step and no bit", cases)
+
+if __name__ == "__main__":
+    report()

@@ -27,9 +27,7 @@ Found = dict[Any, updates.Update]
 
 
 @pytest.fixture(scope="module")
-def in_processes(
-    tmp_path_factory: pytest.TempPathFactory, text: Path
-) -> Callable[..., list[Any]]:
+def in_processes(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Callable[..., list[Any]]:
     """Call a function of `updates` in some processes; equal calls are made once."""
     known: dict[Any, list[Any]] = {}
 

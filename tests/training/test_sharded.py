@@ -110,7 +110,9 @@ def test_commands_open_a_folder_of_shards(
     assert sample.main([folder, "--prompt", "the", "--max-tokens", "3"]) == 0
     assert evaluate.main([str(copy)]) == 0
     assert strip.main([folder, "--out", str(tmp_path / "small.safetensors")]) == 0
-    assert export.main([folder, "--to", "hf", "--out", str(tmp_path / "exported")]) == 0, capsys.readouterr().err
+    assert export.main([folder, "--to", "hf", "--out", str(tmp_path / "exported")]) == 0, (
+        capsys.readouterr().err
+    )
     small = open_trained(tmp_path / "small.safetensors").model.state_dict()
     for name, weight in weights(copy).items():
         assert torch.equal(weight, small[name]), name
