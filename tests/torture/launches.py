@@ -12,11 +12,10 @@ from collections import Counter
 from pathlib import Path
 
 import tiny
-
 from torture.processes import Hang, Torchrun
 
-SHORT = ["train.max_steps=2", "train.warmup_steps=0", "train.save_interval=2", "train.eval_interval=2",
-         "sample.max_tokens=1"]  # fmt: skip
+SHORT = ["train.max_steps=2", "train.warmup_steps=0", "train.save_interval=2",
+         "train.eval_interval=2", "sample.max_tokens=1"]  # fmt: skip
 
 
 def main(n: int) -> int:

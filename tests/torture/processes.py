@@ -17,12 +17,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ranks
 import tiny
-
 from torture.family import Case, Family
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,19 +180,16 @@ def restarted(
     expected = expected or undisturbed(folder.parent, text, size, more)
     run, printed = folder / "run", folder / "printed.txt"
     torchrun = Torchrun(size, tiny.words(run, text, *more), printed)
-    dead: set[int] = set()
     for rank, step in kills:
-        wait_for(
-            lambda step=step: (
-                steps_done(run) >= step
-                and len(torchrun.pids()) == size
-                and not dead & set(torchrun.pids().values())
-            ),
-            f"step {step}",
-        )
+        wait_for(lambda step=step: steps_done(run) >= step, f"step {step}")
         pids = torchrun.pids()
         os.kill(pids[rank], signal.SIGKILL)
-        dead |= set(pids.values())
+        wait_for(
+            lambda pids=pids: (
+                len(now := torchrun.pids()) == size and not {*now.values()} & {*pids.values()}
+            ),
+            "restart",
+        )
     if code := torchrun.code():
         return f"torchrun: exit code {code}: {printed.read_text()[-300:]!r}"
     return difference(run, expected, printed)
@@ -256,13 +253,13 @@ def _fast(text: Path) -> Named:
     """Yield the cases of make test: two processes, five disturbances."""
     short = [*MUCH, "train.max_steps=6", "train.eval_interval=6", "train.save_interval=2"]
     for kind, rank, step, number in (
-        ("ddp", 0, 3, signal.SIGKILL), ("ddp", 1, 5, signal.SIGKILL),
-        ("ddp", 1, 3, signal.SIGTERM), ("fsdp", 1, 4, signal.SIGKILL),
-    ):  # fmt: skip
-        more = [*short, f"train.parallel={kind}"]
-        yield (f"{kind} of 2, signal {number} to {rank} at {step}",
-               lambda f, m=more, r=rank, s=step, n=number: killed(f, text, 2, m, [r], s, n))  # fmt: skip
-    yield "second trainer", lambda f: second_trainer(f, text, short)
+        ("ddp", 0, 3, signal.SIGKILL),
+        ("ddp", 1, 4, signal.SIGKILL),
+        ("ddp", 1, 3, signal.SIGTERM),
+        ("fsdp", 1, 3, signal.SIGKILL),
+    ):
+        yield _disturbed(text, kind, short, 2, [rank], step, number)
+    yield "second trainer", partial(second_trainer, text=text, more=short)
 
 
 def _all(text: Path) -> Named:
@@ -273,26 +270,38 @@ def _all(text: Path) -> Named:
         for size in (2, 4):
             for rank in (0, size - 1):
                 for step in sorted(draw.sample(range(1, 15), 2)):
-                    yield (f"{kind} of {size}, kill {rank} at {step}",
-                           lambda f, m=more, z=size, r=rank, s=step: killed(f, text, z, m, [r], s))  # fmt: skip
+                    yield _disturbed(text, kind, MUCH, size, [rank], step)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            rank, step = draw.randrange(2), draw.randrange(2, 16)
-            yield (f"{kind} of 2, signal {number} to {rank} at {step}",
-                   lambda f, m=more, r=rank, s=step, n=number: killed(f, text, 2, m, [r], s, n))  # fmt: skip
-        yield (f"{kind} of 2, kill all at 7",
-               lambda f, m=more: killed(f, text, 2, m, [0, 1], 7))  # fmt: skip
-        yield (f"{kind} of 2 under torchrun, kills at 4 and 11",
-               lambda f, m=more: restarted(f, text, 2, m, [(0, 4), (1, 11)]))  # fmt: skip
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
-            yield (f"{kind} of 2, signal {number} to torchrun",
-                   lambda f, m=more, n=number: agent_stopped(f, text, 2, m, n, 6))  # fmt: skip
-        yield f"{kind}: second trainer", lambda f, m=more: second_trainer(f, text, m)
-        large = [*LARGE, f"train.parallel={kind}"]
+            ranks_told, step = [draw.randrange(2)], draw.randrange(2, 15)
+            yield _disturbed(text, kind, MUCH, 2, ranks_told, step, number)
+        yield _disturbed(text, kind, MUCH, 2, [0, 1], 7)
         for step in (1, 8):
-            yield (f"{kind} of 4, several buckets, kill 2 at {step}",
-                   lambda f, m=large, s=step: killed(f, text, 4, m, [2], s))  # fmt: skip
-    yield ("ddp of 4 under torchrun, several buckets, kill 3 at 5",
-           lambda f: restarted(f, text, 4, [*LARGE, "train.parallel=ddp"], [(3, 5)]))  # fmt: skip
+            yield _disturbed(text, kind, LARGE, 4, [2], step)
+        yield (
+            f"{kind} of 2 under torchrun, kills at 4 and 11",
+            partial(restarted, text=text, size=2, more=more, kills=[(0, 4), (1, 11)]),
+        )
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+            yield (
+                f"{kind} of 2, signal {number} to torchrun",
+                partial(agent_stopped, text=text, size=2, more=more, number=number, step=6),
+            )
+        yield f"{kind}: second trainer", partial(second_trainer, text=text, more=more)
+    large = [*LARGE, "train.parallel=ddp"]
+    yield (
+        "ddp of 4 under torchrun, a larger model, kill 3 at 5",
+        partial(restarted, text=text, size=4, more=large, kills=[(3, 5)]),
+    )
+
+
+def _disturbed(
+    text: Path, kind: str, more: list[str], size: int, who: list[int], step: int, number: int = 9
+) -> tuple[str, Callable[[Path], str | None]]:
+    """Return the name of a case of `killed`, and the case."""
+    larger = ", a larger model" if more is LARGE else ""
+    key = f"{kind} of {size}{larger}: signal {number} to {who} at step {step}"
+    more = [*more, f"train.parallel={kind}"]
+    return key, partial(killed, text=text, size=size, more=more, who=who, step=step, number=number)
 
 
 def report() -> None:

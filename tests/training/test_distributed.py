@@ -143,7 +143,10 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
 STEP = ("train", "train_step")
 PREPARED = ("training.distributed", "parallelize")
 MUTANTS = {
-    "ddp: a mean": (Mutant(*PREPARED, "replica.register_comm_hook(None, lambda _, bucket: _added_up(bucket))", "pass"), "ddp"),
+    "ddp: a mean": (
+        Mutant(*PREPARED, "replica.register_comm_hook(None, lambda _, bucket: _added_up(bucket))",
+               "pass"), "ddp",
+    ),
     "fsdp: a mean": (Mutant(*PREPARED, "sharded.set_gradient_divide_factor(1.0)", "pass"), "fsdp"),
     "own targets": (
         Mutant(*STEP, "int((sequences[:, 1:] >= 0).sum())", "int((rows[:, 1:] >= 0).sum())"), "ddp",
