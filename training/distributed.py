@@ -106,7 +106,7 @@ class World:
             if is_lost:
                 raise SystemExit(1) from None
             raise
-        # A thread of gloo that still frees the function of the last sum would block the end for ever.
+        # A thread that still frees the function of the last sum could block the end for ever.
         dist.barrier()
         dist.destroy_process_group()
 
