@@ -42,7 +42,7 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    is_restarted: bool = False  # torchrun started the processes again, after one had died
+    restarts: int = 0  # how often torchrun has started the processes again, after one had died
     waiting: Any = None  # the process group of `wait`
     saving: Any = None  # that of saves in the background
 
@@ -52,7 +52,12 @@ class World:
         size = int(os.environ.get("WORLD_SIZE", 1))
         rank, local_rank = (int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK"))
         restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-        return cls(rank, size, local_rank, restarts > 0)
+        return cls(rank, size, local_rank, restarts)
+
+    @property
+    def is_restarted(self) -> bool:
+        """Whether torchrun started the processes again, after one had died."""
+        return self.restarts > 0
 
     @property
     def is_first(self) -> bool:
@@ -66,7 +71,11 @@ class World:
 
     @contextmanager
     def joined(self) -> Iterator[None]:
-        """Connect the processes inside the block. An error in a silent process is printed."""
+        """Connect the processes inside the block. An error in a silent process is printed.
+
+        If another process died, this one ends with exit code 1 and one line: torchrun reports the
+        other, and starts all again if it may.
+        """
         if self.size == 1:
             yield
             return
@@ -75,27 +84,41 @@ class World:
 
         if torch.cuda.is_available():
             torch.cuda.set_device(self.local_rank)
-        dist.init_process_group(timeout=STEP_TIMEOUT)
+        store, _, _ = next(dist.rendezvous("env://", timeout=STEP_TIMEOUT))
+        if os.environ.get("LOCAL_WORLD_SIZE") == str(self.size):
+            # torchrun keeps this store over restarts: addresses of dead processes are in it.
+            store = dist.PrefixStore(f"restart {self.restarts}", store)
+        dist.init_process_group(
+            store=store, rank=self.rank, world_size=self.size, timeout=STEP_TIMEOUT
+        )
         self.waiting = dist.new_group(timeout=FILES_TIMEOUT, backend="gloo")
         self.saving = dist.new_group(timeout=FILES_TIMEOUT, backend="gloo")
         try:
             yield
         except Exception as error:
-            if not self.is_first:
-                reason = " ".join(f"{type(error).__name__}: {error}".split())
-                print(f"process {self.rank} of {self.size}: {reason}", file=sys.__stderr__)
+            is_lost = isinstance(error, dist.DistError) or "gloo" in str(error)
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            if is_lost:
+                reason = f"lost another process, which died or does not answer: {reason[:300]}"
+            if is_lost or not self.is_first:
+                place = f"process {self.rank} of {self.size}"
+                print(f"{place}: {reason}", file=sys.__stderr__, flush=True)
+            if is_lost:
+                raise SystemExit(1) from None
             raise
+        # A thread that still frees the function of the last sum could block the end for ever.
+        dist.barrier()
         dist.destroy_process_group()
 
     def refuse_remainder(self, batch_size: int) -> None:
         """Raise `UserError` if the processes cannot share the sequences of an update equally."""
         if batch_size % self.size:
             raise UserError(
-                f"micro_batch_size: an update has {batch_size} sequences (micro_batch_size times "
-                f"grad_accum_steps), which {self.size} processes cannot share equally: choose a "
-                "multiple",
+                f"micro_batch_size times grad_accum_steps is {batch_size} sequences an update, "
+                f"which {self.size} processes cannot share equally: choose a multiple of "
+                f"{self.size}",
                 "micro_batch_size",
-                ["micro_batch_size", "grad_accum_steps"],
+                ["grad_accum_steps"],
             )
 
     def share(self, rows: Any) -> Any:
@@ -175,16 +198,24 @@ def parallelize(
     from torch.nn.parallel import DistributedDataParallel
 
     replica = DistributedDataParallel(model, gradient_as_bucket_view=True)
-    replica.register_comm_hook(None, lambda _, bucket: _added_up(bucket.buffer()))
+    replica.register_comm_hook(None, lambda _, bucket: _added_up(bucket))
     return replica
 
 
-def _added_up(gradients: Tensor) -> Any:
-    """Return the future sum of some gradients over all processes, for DDP."""
+def _added_up(bucket: Any) -> Any:
+    """Return the future sum of some gradients over all processes, for DDP.
+
+    The order of a sum depends on the place in what is sent. DDP arranges a bucket in the first step
+    after a start in another way than later, so each gradient is sent alone: a restart must not
+    change a bit.
+    """
+    import torch
     import torch.distributed as dist
 
-    future = dist.all_reduce(gradients, async_op=True).get_future()
-    return future.then(lambda done: done.value()[0])
+    sums = [
+        dist.all_reduce(gradient, async_op=True).get_future() for gradient in bucket.gradients()
+    ]
+    return torch.futures.collect_all(sums).then(lambda done: (done.value(), bucket.buffer())[1])
 
 
 def accumulating(module: nn.Module, is_last: bool) -> AbstractContextManager[object]:
