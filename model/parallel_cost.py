@@ -152,8 +152,10 @@ def described(share: Share) -> Iterator[str]:
             shown = "" if of_last is None else in_bytes(of_last)
             yield f"{name:11} {in_bytes(of_first):>12} {shown:>12}  {meaning}"
     yield ""
-    parts = f"{share.micro_batches:,} micro-batch{'es' * (share.micro_batches > 1)}"
-    yield f"a rank in each step: {share.sequences:,} sequences in {parts}; bytes that it sends:"
+    yield (
+        f"sequences of a rank in a step: {share.sequences:,}, micro-batches: "
+        f"{share.micro_batches:,}; bytes that it sends:"
+    )
     for purpose, size in (cost.sent | {"all": share.sent}).items():
         yield f"{purpose:32} {in_bytes(size):>12}"
     if share.arithmetic_s is not None and share.transfer_s is not None:

@@ -7,6 +7,8 @@ pass to torch's collectives, and of the files of a checkpoint.
 import json
 import multiprocessing
 import os
+import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -265,6 +267,26 @@ def test_the_table_has_the_default_and_the_times(capsys: pytest.CaptureFixture[s
     assert times[1] == sum(result["share"]["cost"]["sent"].values()) / 1e9
     assert f"{times[0] / sum(times):.1%}  if they do not overlap" in text
     assert f"{times[0] / max(times):.1%}  if both overlap fully" in text
+
+
+PRINTED = re.findall(
+    r"^\$ python -m scripts\.plan (.*)\n((?:(?!\$|```).*\n)+)",
+    (ROOT / "docs/scaling.md").read_text(encoding="utf-8"),
+    re.MULTILINE,
+)
+
+
+def test_the_page_shows_commands() -> None:
+    """The next test would pass if it found nothing to compare."""
+    assert len(PRINTED) == 4 and all(lines.count("\n") >= 3 for _, lines in PRINTED)
+
+
+@pytest.mark.parametrize(("line", "lines"), PRINTED, ids=[line[-40:] for line, _ in PRINTED])
+def test_the_page_shows_what_the_command_prints(
+    line: str, lines: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/scaling.md could show numbers of another version."""
+    assert run(capsys, *shlex.split(line)).endswith(lines)
 
 
 @pytest.mark.parametrize(
