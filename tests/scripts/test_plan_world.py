@@ -318,3 +318,65 @@ def test_shards_without_torch_and_of_no_checkpoint(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.split() == ["2", "False"] and done.stderr.count("\n") == 1
+
+
+def index_of_one_weight(folder: Path) -> None:
+    """Write the index of a checkpoint with one weight of four rows."""
+    metadata = {"format": 1, "step": 1, "config": {}, "data_hash": ""}
+    tensors = {"tokenizer": ["U8", [3]], "w": ["F32", [4, 2]]}
+    index = {"metadata": metadata, "files": {}, "tensors": tensors}
+    (folder / "checkpoint.json").write_text(json.dumps(index))
+
+
+def write_header(path: Path, header: Any) -> None:
+    content = json.dumps(header).encode()
+    path.write_bytes(len(content).to_bytes(8, "little") + content)
+
+
+def test_shards_of_rows_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The page could show other rows or shares than the headers list."""
+    index_of_one_weight(tmp_path)
+    for number, rows in enumerate((3, 1)):
+        header = {"w": {"dtype": "F32", "shape": [rows, 2]}}
+        write_header(tmp_path / f"shard-0000{number}-model.safetensors", header)
+    assert shards.main([str(tmp_path)]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "shard-" in line]
+    assert [row[1:5] for row in rows] == [["1", "3", "24", "B"], ["1", "1", "8", "B"]]
+    assert [row[7] for row in rows] == ["75.0%", "25.0%"]
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"w": {"dtype": "F32", "shape": [3, 2]}}, "do not hold the tensors of its index"),
+        ({"w": {"dtype": "F32", "shape": [5, 2]}}, "is no block of rows"),
+        ({"w": {"dtype": "F32", "shape": [-4, 2]}}, "is no block of rows"),
+        ({"w": {"dtype": "F32", "shape": ["4", 2]}}, "is no block of rows"),
+        ({"w": {"dtype": "F32", "shape": []}}, "is no block of rows"),
+        ({"w": {"dtype": "F32", "shape": 4}}, "is no block of rows"),
+        ({"w": 4}, "is no block of rows"),
+        ({"w": {"dtype": "F32", "shape": [4, 3]}}, "is not of the shape that the index lists"),
+        ({"w": {"dtype": ["F32"], "shape": [4, 2]}}, "is not of the shape that the index lists"),
+        ([], "its header cannot be read"),
+    ],
+)
+def test_a_damaged_shard_is_one_line(
+    tmp_path: Path, header: Any, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A traceback, or wrong numbers."""
+    index_of_one_weight(tmp_path)
+    path = tmp_path / "shard-00001-model.safetensors"
+    write_header(path, header)
+    assert shards.main([str(tmp_path)]) == 2
+    found = capsys.readouterr()
+    assert found.out == "" and found.err.startswith("error: ") and found.err.count("\n") == 1
+    assert message in found.err
+
+
+def test_a_pipe_in_place_of_a_shard_is_refused(tmp_path: Path) -> None:
+    """To open a pipe waits for ever: nobody writes to it."""
+    index_of_one_weight(tmp_path)
+    os.mkfifo(tmp_path / "shard-00001-model.safetensors")
+    command = [sys.executable, "-m", "scripts.shards", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2 and "is not a regular file" in done.stderr
