@@ -36,6 +36,14 @@ class TrainingMemory:
         return self.weights + self.moments
 
 
+def in_bytes(number: float) -> str:
+    """Return a number of bytes in two decimals and a unit: 3.37 GiB."""
+    for power, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if number >= 2**power:
+            return f"{number / 2**power:,.2f} {unit}"
+    return f"{number:g} B"
+
+
 def full_attention(config: ModelConfig) -> ModelConfig:
     """Return the same model without windows, for comparison."""
     return replace(config, sliding_window=None)

@@ -12,23 +12,28 @@ from dataclasses import asdict, dataclass
 
 from arguments import add_config, read_config
 from configs.load import split_arguments
-from configs.settings import Config, lora_config, model_config
+from configs.settings import Config, keys_of, lora_config, model_config
 from data.choices import SHORTEST_SEGMENT
-from errors import ArgumentParser, command
+from errors import ArgumentParser, UserError, command, fields_named
 from model.config import ModelConfig
 from model.cost import (
     TrainingMemory,
     cache_bytes,
     flops_per_token,
     full_attention,
+    in_bytes,
     training_flops,
     training_memory,
 )
+from model.parallel_cost import Share, described, share_of
 from model.window import Window, picture, reach
+from training.choices import PARALLEL
+from training.distributed import World
 
 LENGTHS = (1024, 4096, 8192, 32_768, 131_072)  # tokens, in the table of cache sizes
 CELLS = 12  # rows and columns of a mask: three masks fit side by side
 CACHE_BYTES = 2  # of a cached number: bf16
+LARGEST_WORLD = 65_536  # processes
 OPTIMAL_TOKENS = 20  # per weight, roughly (Chinchilla, arXiv 2203.15556, table 3)
 
 
@@ -83,6 +88,28 @@ def plan(config: Config) -> Plan:
     )
 
 
+@fields_named(keys_of("train"))
+def share(config: Config, size: int, kind: str, speeds: Sequence[float] | None = None) -> Share:
+    """Count what each of `size` processes holds. `speeds` are FLOP/s and bytes/s sent by each.
+
+    Raises `UserError` if they cannot share the sequences of an update equally.
+    """
+    World(size=size).refuse_remainder(config.batch_size)
+    train = config.train
+    return share_of(
+        model_config(config, config.tokenizer.vocab_size),
+        lora_config(config),
+        kind=kind,
+        size=size,
+        sequences=config.batch_size // size,
+        micro_batch_size=train.micro_batch_size,
+        seq_len=config.data.seq_len,
+        optimizer=train.optimizer,
+        bytes_per_value=2 if train.precision == "bf16" else 4,
+        speeds=speeds,
+    )
+
+
 def _notes(config: Config, shape: ModelConfig) -> Iterator[str]:
     """Yield a note for each setting that is valid but probably a mistake."""
     seq_len, train = config.data.seq_len, config.train
@@ -124,14 +151,16 @@ def _notes(config: Config, shape: ModelConfig) -> Iterator[str]:
             yield f"train.{name} ({getattr(train, name):,}) is longer than the run"
 
 
-def report(result: Plan, config: Config) -> str:
+def report(result: Plan, config: Config, shared: Share | None = None) -> str:
     """Return the plan as text, section by section."""
+    processes = shared and f"{shared.cost.kind}, {len(shared.cost.ranks):,} processes"
     sections = [
         ("WEIGHTS", _weights(result)),
         ("WHAT A TOKEN SEES", _visibility(result, config)),
         ("ARITHMETIC OF TRAINING", _arithmetic(result, config)),
         ("CACHE OF KEYS AND VALUES, one text, bf16", _cache(result)),
         ("MEMORY OF TRAINING, one process", _memory(result, config)),
+        (f"WHAT EACH RANK HOLDS, {processes}", list(described(shared) if shared else ())),
         ("NOTES", list(_wrapped(result.notes))),
     ]
     return "\n\n".join(
@@ -227,19 +256,19 @@ def _cache(result: Plan) -> Iterator[str]:
         full = result.cache_bytes_full[length]
         times = f"{full / size:,.1f}".removesuffix(".0")
         ratio = f"{times}x smaller" if size < full else "the same"
-        yield f"{length:>9,} {_bytes(size):>13} {_bytes(full):>13}   {ratio}"
+        yield f"{length:>9,} {in_bytes(size):>13} {in_bytes(full):>13}   {ratio}"
 
 
 def _memory(result: Plan, config: Config) -> Iterator[str]:
     memory, optimizer = result.memory, config.train.optimizer
     moments = "one moment of matrices, two of the rest" if optimizer == "muon" else "two moments"
     trained = ", of the adapters" if config.train.lora_rank else ""
-    yield f"weights         {_bytes(memory.weights):>12}  fp32"
-    yield f"gradients       {_bytes(memory.gradients):>12}  fp32{trained}"
-    yield f"{optimizer:15} {_bytes(memory.moments):>12}  fp32, {moments}{trained}"
-    yield f"activations     {_bytes(memory.activations):>12}  an estimate, for one micro-batch"
-    yield f"total           {_bytes(memory.total):>12}"
-    yield f"checkpoint      {_bytes(result.checkpoint_bytes):>12}  on disk: weights and moments"
+    yield f"weights         {in_bytes(memory.weights):>12}  fp32"
+    yield f"gradients       {in_bytes(memory.gradients):>12}  fp32{trained}"
+    yield f"{optimizer:15} {in_bytes(memory.moments):>12}  fp32, {moments}{trained}"
+    yield f"activations     {in_bytes(memory.activations):>12}  an estimate, for one micro-batch"
+    yield f"total           {in_bytes(memory.total):>12}"
+    yield f"checkpoint      {in_bytes(result.checkpoint_bytes):>12}  on disk: weights and moments"
 
 
 def _wrapped(notes: Sequence[str]) -> Iterator[str]:
@@ -265,11 +294,11 @@ def _short(number: float) -> str:
     return f"{number:g}"
 
 
-def _bytes(number: float) -> str:
-    for power, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
-        if number >= 2**power:
-            return f"{number / 2**power:,.2f} {unit}"
-    return f"{number:g} B"
+def _speeds(words: Sequence[float] | None) -> list[float] | None:
+    """Return FLOP/s and bytes/s, of TFLOP/s and GB/s. Raises `UserError` if they are no speeds."""
+    if words is not None and not all(0 < word < float("inf") for word in words):
+        raise UserError("--speeds: give TFLOP/s and GB/s, both above 0")
+    return None if words is None else [words[0] * 1e12, words[1] * 1e9]
 
 
 @command
@@ -277,20 +306,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the plan of a config."""
     parser = ArgumentParser(
         prog="python -m scripts.plan",
-        usage="%(prog)s [CONFIG] [section.key=value ...] [--json]",
+        usage="%(prog)s [CONFIG] [section.key=value ...] [--world N] [--json]",
         description=(__doc__ or "").partition("\n")[0],
         epilog="example: python -m scripts.plan configs/mistral-7b.yaml data.seq_len=8192",
     )
     add_config(parser)
+    parser.add_argument("--world", type=int, metavar="N", help="what each of N processes holds")
+    parser.add_argument(
+        "--parallel", choices=PARALLEL, help="with --world: in place of train.parallel"
+    )
+    parser.add_argument(
+        "--speeds", nargs=2, type=float, metavar=("TFLOPS", "GBPS"),
+        help="with --world: the peak of each process, and what it sends a second",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     arguments = parser.parse_args(argv)
+    size, speeds = arguments.world, _speeds(arguments.speeds)
+    if size is None and (arguments.parallel or speeds):
+        raise UserError("--parallel and --speeds need --world N, the number of processes")
+    if size is not None and not 1 <= size <= LARGEST_WORLD:
+        raise UserError(f"--world is {size}: it must be from 1 to {LARGEST_WORLD:,}")
     config = read_config(arguments)
     result = plan(config)
+    shared = size and share(config, size, arguments.parallel or config.train.parallel, speeds)
     if arguments.json:
-        print(json.dumps(asdict(result), indent=1))
+        values = asdict(result) | ({"share": asdict(shared)} if shared else {})
+        print(json.dumps(values, indent=1))
     else:
         path, _ = split_arguments(arguments.words)
-        print(f"{path}\n\n{report(result, config)}")
+        print(f"{path}\n\n{report(result, config, shared or None)}")
     return 0
 
 
