@@ -48,22 +48,22 @@ SAFETY_LINES = [
            'if section in ("model", "tokenizer", "data") or key in FIXED_SETTINGS:', "if False:",
            RESUME, "another model, text or optimizer is another run"),
     # 2. One way to write a file: a temporary file, synced, renamed; the folder synced.
-    Mutant(2, "storage.py", "            os.fsync(file.fileno())\n", "", "power_cut",
+    Mutant(2, "storage.py", "            os.fsync(file.fileno())\n", "", "power cut",
            "a renamed file whose bytes are not on the disk is empty after a power cut"),
-    Mutant(2, "storage.py", "            file.flush()\n", "", "power_cut",
+    Mutant(2, "storage.py", "            file.flush()\n", "", "power cut",
            "bytes in Python's buffer are not synced"),
-    Mutant(2, "storage.py", "        os.fsync(descriptor)\n", "        pass\n", "power_cut",
+    Mutant(2, "storage.py", "        os.fsync(descriptor)\n", "        pass\n", "power cut",
            "a name that is not on the disk is lost"),
     Mutant(2, "storage.py", "# a failed write or fsync names no file\n"
            "        part.unlink(missing_ok=True)\n", "# a failed write or fsync names no file\n",
-           "system_calls", "torn files would fill the disk"),
+           "system calls", "torn files would fill the disk"),
     Mutant(2, "storage.py", 'with part.open("xb") as file:',
-           'with (part := path).open("wb") as file:', "system_calls",
+           'with (part := path).open("wb") as file:', "system calls",
            "a file that is written in place is torn by a kill"),
     Mutant(2, "storage.py", "        shutil.rmtree(part, ignore_errors=True)\n        raise\n",
-           "        raise\n", "system_calls", "torn folders would fill the disk"),
+           "        raise\n", "system calls", "torn folders would fill the disk"),
     Mutant(2, "train.py", "            remove_torn_files(config.folder)\n", "            pass\n",
-           "killed_at_calls", "each kill in a save leaves a torn file"),
+           "killed at calls", "each kill in a save leaves a torn file"),
     # 3. One file per checkpoint, whose name has the hash of every byte.
     Mutant(3, "training/checkpoint.py", "if named and sha256_of(path)[:16] != named[2]:",
            "if False:", "damaged checkpoints", "a flipped bit in a weight must be noticed"),
@@ -91,9 +91,9 @@ SAFETY_LINES = [
            RESUME, "a second start by mistake does not change a run"),
     # 5. A lock on the run's folder.
     Mutant(5, "train.py", "lock(config.folder, wait=False) if world.is_first else nullcontext():",
-           "nullcontext():", "two_writers", "two processes in a folder delete each other's files"),
+           "nullcontext():", "two writers", "two processes in a folder delete each other's files"),
     Mutant(5, "storage.py", "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass",
-           "two_writers", "the kernel frees a lock of flock on any death"),
+           "two writers", "the kernel frees a lock of flock on any death"),
     # 6. A signal sets a flag, which is read at the end of a step; the second ends at once.
     Mutant(6, "train.py", "stopping = run.world.largest(stop.signal)", "stopping = 0", RESUME,
            "a signal stops the run"),
@@ -175,5 +175,5 @@ SAFETY_LINES = [
            '" ".join(text.split()))', "return text", "odd paths",
            "the name of a file does not steer the terminal, and the line is one"),
     Mutant(11, "errors.py", "            if error.errno not in _REMEDIES:\n",
-           "            if True:\n", "full_disk", "a full disk is reported with its remedy"),
+           "            if True:\n", "full disk", "a full disk is reported with its remedy"),
 ]  # fmt: skip
