@@ -42,14 +42,14 @@ def start_run(
     keep_freed_memory()
     hardware = _choose_hardware(config)
     # A short text may give a smaller vocabulary than the config's: here it is counted as one token.
-    _refuse_too_large(config, 1, hardware)
+    _refuse_too_large(config, 1, hardware, world)
     tokenizer = None  # trained on the text, unless the weights come with one
     if config.train.init_from is not None:
         trained = checkpoint or initial
         assert trained is not None, "open what train.init_from names"
         tokenizer = open_tokenizer(trained.tokenizer())
     tokenizer, corpus = open_text(config.data, config.tokenizer, tokenizer)
-    _refuse_too_large(config, tokenizer.vocab_size, hardware)
+    _refuse_too_large(config, tokenizer.vocab_size, hardware, world)
     if checkpoint is not None:
         _refuse_changes(checkpoint, config, tokenizer, corpus.data_hash)
     model, replica, optimizer = _build(config, tokenizer.vocab_size, hardware, world)
@@ -113,17 +113,20 @@ def _build(
     return model, replica, optimizer
 
 
-def _refuse_too_large(config: Config, vocab_size: int, hardware: Hardware) -> None:
-    """Raise `UserError` if training cannot fit in the memory of the device."""
+def _refuse_too_large(config: Config, vocab_size: int, hardware: Hardware, world: World) -> None:
+    """Raise `UserError` if this process's part of the training cannot fit in its device's memory."""
     memory = training_memory(
         model_config(config, vocab_size),
-        config.train.micro_batch_size,
+        min(config.train.micro_batch_size, config.batch_size // world.size),
         config.data.seq_len,
         config.train.optimizer,
         hardware.dtype.itemsize,
         lora=lora_config(config),
     )
-    refuse_too_large(memory.total, memory.activations, hardware.device)
+    held = memory.total - memory.activations
+    if config.train.parallel == "fsdp":
+        held //= world.size
+    refuse_too_large(held + memory.activations, memory.activations, hardware.device)
 
 
 def _refuse_changes(

@@ -247,6 +247,7 @@ def train_step(run: TrainingRun, sequences: Any, lr_ratio: float) -> tuple[float
 
 def diverged(run: TrainingRun, values: str) -> int:
     """Report that the loss or the gradient is not finite. Returns the exit code."""
+    run.finish_saving()
     print(
         f"error: training diverged at step {run.step:,} ({values}): nothing was saved after the "
         "last checkpoint; lower train.lr and continue from there with --resume",

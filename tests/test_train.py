@@ -89,6 +89,7 @@ def wait_for(run: Path, pattern: str, process: subprocess.Popen[str]) -> None:
 LONG = ["train.max_steps=100", "train.save_interval=5", "train.eval_interval=50"]
 
 
+@pytest.mark.slow
 def test_real_kills_and_signals_of_the_real_command(
     tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ a number among texts changes the spelling of every text around it. So JSON and C
 tables.py. Parquet and Arrow files state their types; `datasets` reads them.
 """
 
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -85,7 +86,8 @@ class TableRows(HubRows):
         from huggingface_hub import HfFileSystem, hf_hub_download
 
         if self._folder is None:
-            return HfFileSystem().open(f"datasets/{file}", "rb")
+            # The library's own file cannot limit the length of a line.
+            return io.BufferedReader(HfFileSystem().open(f"datasets/{file}", "rb"))
         owner, name_and_commit, path = file.split("/", 2)
         name, _, commit = name_and_commit.partition("@")
         local_path = hf_hub_download(

@@ -372,6 +372,7 @@ def test_killed_and_resumed(tmp_path: Path, tokenizer: Tokenizer, signal_number:
     assert made[0] == made[1] and len(made[0]) > 5
 
 
+@pytest.mark.slow
 def test_two_processes_tokenize_once(tmp_path: Path, tokenizer: Tokenizer) -> None:
     """Two processes that start together: one tokenizes, the other waits."""
     program, model = tmp_path / "program.py", tmp_path / "tokenizer.model"

@@ -20,7 +20,7 @@ from torture.forks import forked
 from torture.system_calls import writers
 from torture.traced import Traced, put
 
-from training.checkpoint import newest
+from training.run_folder import newest
 
 MOST = 12  # states that are tried after one call of a writer
 MOST_OF_A_RUN = 3  # the same of a training run, which takes longer

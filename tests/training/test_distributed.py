@@ -85,6 +85,7 @@ def test_gradients_and_plain_descent_are_those_of_one_process(
     assert_equal(one, in_processes(size, updates.descents, part, KINDS, shapes), EXACT)
 
 
+@pytest.mark.slow
 def test_four_processes_have_the_gradients_of_one(in_processes: Any) -> None:
     """Three processes could be right and the fourth wrong. (`make test-slow` does all shapes.)"""
     (one,) = in_processes(1, updates.descents, "plain", ["ddp"], list(updates.SHAPES))
@@ -92,6 +93,7 @@ def test_four_processes_have_the_gradients_of_one(in_processes: Any) -> None:
     assert_equal(one, found, EXACT)
 
 
+@pytest.mark.slow
 def test_in_fp32_they_differ_by_rounding(in_processes: Any) -> None:
     """Real runs do not compute in double precision: a kernel could be another there."""
     (one,) = in_processes(1, updates.singles, ["ddp"])
