@@ -114,7 +114,7 @@ def _build(
 
 
 def _refuse_too_large(config: Config, vocab_size: int, hardware: Hardware, world: World) -> None:
-    """Raise `UserError` if this process's part of the training cannot fit in its device's memory."""
+    """Raise `UserError` if this process's part cannot fit in the memory of its device."""
     memory = training_memory(
         model_config(config, vocab_size),
         min(config.train.micro_batch_size, config.batch_size // world.size),
