@@ -158,7 +158,7 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Main:
             place = f": {printable(str(error.filename)[:500])}" if error.filename else ""
             print(
                 f"error: {error.strerror}{place}: {_REMEDIES[error.errno]}, then run the same "
-                "command again; everything that was saved is intact",
+                "command again (train.py with --resume); everything that was saved is intact",
                 file=sys.stderr,
             )
             return 2

@@ -125,7 +125,8 @@ def test_each_error_of_the_system_has_its_own_remedy(
 
     assert main() == 2
     assert capsys.readouterr().err == (
-        f"error: {os.strerror(number)}: /x/y: {remedy}, then run the same command again; "
+        f"error: {os.strerror(number)}: /x/y: {remedy}, then run the same command again "
+        "(train.py with --resume); "
         "everything that was saved is intact\n"
     )
 

@@ -99,7 +99,7 @@ class World:
             is_lost = isinstance(error, dist.DistError) or "gloo" in str(error)
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             if is_lost:
-                reason = f"lost another process, which died or does not answer: {reason[:300]}"
+                reason = f"lost another process, which died or does not answer: {reason[:160]} ..."
             if is_lost or not self.is_first:
                 place = f"process {self.rank} of {self.size}"
                 print(f"{place}: {reason}", file=sys.__stderr__, flush=True)
