@@ -107,7 +107,8 @@ def _wrong(folder: Path, setup: str, what: str, name: str, value: float, step: i
         return f"step {named} is named, not {step}"
     if tiny.saved(run) != list(checkpoints[:step]):
         return f"saved: {tiny.saved(run)}"
-    for line in tiny.measured(run):
+    logged = (run / "metrics.jsonl").exists()  # the first line makes the file
+    for line in tiny.measured(run) if logged else ():
         if not all(math.isfinite(number) for number in line.values() if type(number) is float):
             return f"in metrics.jsonl: {line}"
     code, lines = _started(run, setup, resume=True)
