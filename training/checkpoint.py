@@ -42,7 +42,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file with a valid hash and a valid header. A method reads the tensors that it returns."""
+    """A file, or a folder of shards, with a valid hash and header. Methods read the tensors."""
 
     path: Path
     metadata: dict[str, Any]
@@ -196,7 +196,7 @@ def save(
 def save_tensors(
     folder: Path, step: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
 ) -> Path:
-    """Do what `save` does, with the tensors of `tensors_of`."""
+    """Write one checkpoint as `save` does; `tensors` are those of `tensors_of`."""
     stored = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     content = _serialize(stored, {"format": FORMAT, "step": step, **metadata})
     path = folder / f"step-{step:08d}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"

@@ -64,7 +64,7 @@ class Muon(torch.optim.Optimizer):
                 weight.add_(part_of(update, weight), alpha=-lr * 0.2 * max(shape) ** 0.5)
 
     def _orthogonalized(self, directions: list[Tensor]) -> Iterable[Tensor]:
-        """Orthogonalize matrices of one shape, each in one process; yield all of them, whole."""
+        """Orthogonalize matrices of one shape, each in one process; return all of them, whole."""
         rank, size = self.world.rank, self.world.size
         whole_ones = [whole(direction) for direction in directions]
         own = whole_ones[rank::size]
