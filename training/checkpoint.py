@@ -119,9 +119,10 @@ class Checkpoint:
         Raises `UserError` if a number is not finite.
         """
         if self.path.is_dir():
-            sharded.read_shards(self.path, tensors)
+            with self._reading():
+                sharded.read_shards(self.path, tensors)
         else:
-            with self._opened() as file:
+            with self._reading(), safe_open(self.path, framework="pt") as file:
                 for name, tensor in tensors.items():
                     tensor.copy_(part_of(file.get_tensor(name), tensor))
         self._refuse_not_finite(tensors)
@@ -159,16 +160,16 @@ class Checkpoint:
             tensors = sharded.empty_tensors({name: self.header[name] for name in names})
             self.read_into(tensors)
             return tensors
-        with self._opened() as file:
+        with self._reading(), safe_open(self.path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in names}
         self._refuse_not_finite(tensors)
         return tensors
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[Any]:
+    def _reading(self) -> Iterator[None]:
+        """Turn errors of the library inside the block into a `UserError`."""
         try:
-            with safe_open(self.path, framework="pt") as file:
-                yield file
+            yield
         except SafetensorError as error:
             raise UserError(f"{self.path} is damaged: {error}; use an earlier checkpoint") from None
         except RuntimeError as error:  # of torch, which reports a lack of memory so too
@@ -237,8 +238,7 @@ def read(path: Path) -> Checkpoint:
         raise UserError(f"there is no checkpoint {path}")
     named = NAME.fullmatch(path.name)
     if named and path.is_dir():
-        metadata, tensors = sharded.read_index(path)
-        sharded.check_shards(path, tensors, named[2])
+        metadata, tensors = sharded.read_checked(path, named[2])
         return _of_its_step(Checkpoint(path, metadata, tensors))
     if not stat.S_ISREG(path.stat().st_mode):
         raise UserError(f"{path} is not a regular file: give a run's folder or a checkpoint file")

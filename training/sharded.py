@@ -30,13 +30,21 @@ from safetensors import SafetensorError, safe_open
 from errors import UserError
 from storage import atomic_write, sync_folder
 from training.distributed import World
-from training.header import FORMAT, Tensors, checked_header, parse_header, parse_json
+from training.header import (
+    FORMAT,
+    HEADER_SHARE,
+    SMALL_HEADER,
+    Tensors,
+    checked_header,
+    parse_header,
+    parse_json,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 INDEX = "checkpoint.json"
-LARGEST_INDEX = 100_000_000  # bytes
+SUFFIX = ".safetensors"
 OFFSETS = "DCP_SHARDING_INFO"  # where DCP records which part of a tensor a shard holds
 
 
@@ -68,7 +76,7 @@ def save_sharded(
         try:
             saved.result()
         except dcp.api.CheckpointException as error:
-            raise next(iter(error.failures.values()))[0] from None
+            raise _cause(error) from None
         if not world.is_first:
             return None
         path = _complete(part, step, {"format": FORMAT, "step": step, **metadata})
@@ -83,7 +91,7 @@ def save_sharded(
 
 def _complete(part: Path, step: int, metadata: dict[str, Any]) -> Path:
     """Write the index of a folder of shards, and give the folder its name."""
-    files = {path.name: hash_of_shard(path) for path in sorted(part.glob("*.safetensors"))}
+    files = {path.name: hash_of_shard(path) for path in sorted(part.glob(f"*{SUFFIX}"))}
     tensors = {
         name: [dtype, list(shape)] for name, (dtype, shape) in sorted(_joined(part, files).items())
     }
@@ -111,33 +119,34 @@ def hash_of_shard(path: Path) -> str:
 
 
 def read_index(folder: Path) -> tuple[dict[str, Any], Tensors]:
-    """Return the metadata, and each tensor's dtype and shape. Raises `UserError`."""
-    index = _index(folder)
-    tensors = {
-        name: {"dtype": entry[0], "shape": entry[1]}
-        if isinstance(entry, list) and len(entry) == 2
-        else None
-        for name, entry in index["tensors"].items()
-    }
-    return checked_header(folder, index["metadata"], tensors)
+    """Return the metadata, and each tensor's dtype and shape, without a look at the shards.
+
+    Raises `UserError` if the folder has no index of a checkpoint.
+    """
+    metadata, tensors, _ = _parsed(folder, _index_bytes(folder))
+    return metadata, tensors
 
 
-def check_shards(folder: Path, tensors: Tensors, recorded_hash: str) -> None:
-    """Raise `UserError` unless the folder holds exactly the shards that its name stands for."""
+def read_checked(folder: Path, recorded_hash: str) -> tuple[dict[str, Any], Tensors]:
+    """Return what `read_index` returns, after a check of every byte in the folder.
+
+    Raises `UserError` unless it holds exactly the shards that the hash in its name stands for.
+    """
     content = _index_bytes(folder)
     damaged = f"{folder} is damaged (truncated or altered): "
     if hashlib.sha256(content).hexdigest()[:16] != recorded_hash:
         raise UserError(f"{damaged}{INDEX} does not match the hash in its name; use an earlier one")
-    files = _index(folder)["files"]
+    metadata, tensors, files = _parsed(folder, content)
     if {path.name for path in folder.iterdir()} != {*files, INDEX}:
         raise UserError(f"{damaged}it does not hold the shards that {INDEX} lists")
     for name, recorded in files.items():
-        if not stat.S_ISREG((folder / name).lstat().st_mode):
-            raise UserError(f"{damaged}{name} is not a regular file")
+        if not (name.endswith(SUFFIX) and stat.S_ISREG((folder / name).lstat().st_mode)):
+            raise UserError(f"{damaged}{name} is not a regular file of tensors")
         if hash_of_shard(folder / name) != recorded:
             raise UserError(f"{damaged}{name} does not match its hash; use an earlier checkpoint")
     if _joined(folder, files) != tensors:
         raise UserError(f"{damaged}the shards do not hold the tensors that {INDEX} lists")
+    return metadata, tensors
 
 
 def read_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -147,7 +156,10 @@ def read_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*assuming the intent is to load in a single")
         reader = dcp.HuggingFaceStorageReader(str(folder))
-        dcp.load(dict(tensors), storage_reader=reader, no_dist=True)
+        try:
+            dcp.load(dict(tensors), storage_reader=reader, no_dist=True)
+        except dcp.api.CheckpointException as error:
+            raise _cause(error) from None
 
 
 def empty_tensors(header: Tensors) -> dict[str, Tensor]:
@@ -174,36 +186,69 @@ def _joined(folder: Path, files: Mapping[str, str]) -> Tensors:
                 offsets = parse_json((shard.metadata() or {}).get(OFFSETS))
                 for name in shard.keys():  # noqa: SIM118
                     block = shard.get_slice(name)
-                    start, *others = offsets[name]["saved_offsets"]
-                    if any(others):
+                    offset, shape = offsets[name]["saved_offsets"], tuple(block.get_shape())
+                    if not _is_block_of_rows(offset, shape):
                         raise UserError(f"{folder / file} is damaged: {name} is no block of rows")
-                    entry = (int(start), block.get_dtype(), tuple(block.get_shape()))
-                    parts.setdefault(name, []).append(entry)
+                    parts.setdefault(name, []).append((offset[0], block.get_dtype(), shape))
         except (SafetensorError, TypeError, KeyError, ValueError) as error:
             raise UserError(f"{folder / file} is damaged: {error}") from None
     return {name: _join(f"{folder}: {name}", blocks) for name, blocks in parts.items()}
 
 
+def _is_block_of_rows(offset: Any, shape: tuple[int, ...]) -> bool:
+    """Check the place of a part in its tensor: it begins at a row, and other dimensions are whole.
+
+    The types are checked because the library uses the numbers as they are.
+    """
+    return (
+        isinstance(offset, list)
+        and len(offset) == len(shape) > 0
+        and all(type(number) is int for number in offset)
+        and not any(offset[1:])
+    )
+
+
 def _join(name: str, blocks: list[tuple[int, str, tuple[int, ...]]]) -> tuple[str, tuple[int, ...]]:
-    """Return dtype and shape of a tensor that consists of blocks of rows."""
+    """Return dtype and shape of a tensor that consists of blocks of rows.
+
+    No two begin at the same row, not even if one has no rows: the library would read one of them.
+    """
     rows, (_, dtype, shape) = 0, blocks[0]
+    fits = len({start for start, _, _ in blocks}) == len(blocks)
     for start, its_dtype, its_shape in sorted(blocks):
-        if start != rows or its_dtype != dtype or its_shape[1:] != shape[1:]:
-            raise UserError(f"{name} is damaged: its parts do not fit together")
+        fits = fits and (start, its_dtype, its_shape[1:]) == (rows, dtype, shape[1:])
         rows += its_shape[0]
+    if not fits:
+        raise UserError(f"{name} is damaged: its parts do not fit together")
     return dtype, (rows, *shape[1:])
 
 
 def _index_bytes(folder: Path) -> bytes:
+    """Read the index, which may be as large as the header of a file that holds all tensors."""
     path = folder / INDEX
-    if not path.is_file() or path.stat().st_size > LARGEST_INDEX:
-        raise UserError(f"{folder} is not a checkpoint: it has no {INDEX}")
+    size = sum(shard.lstat().st_size for shard in folder.glob(f"*{SUFFIX}"))
+    longest = max(SMALL_HEADER, size // HEADER_SHARE)
+    if not path.is_file() or path.stat().st_size > longest:
+        raise UserError(f"{folder} is not a checkpoint: it has no {INDEX}, or one that is too long")
     return path.read_bytes()
 
 
-def _index(folder: Path) -> dict[str, Any]:
-    index = parse_json(_index_bytes(folder))
+def _parsed(folder: Path, content: bytes) -> tuple[dict[str, Any], Tensors, dict[str, Any]]:
+    """Return the metadata, each tensor's dtype and shape, and the hash of each shard."""
+    index = parse_json(content)
     keys = ("metadata", "files", "tensors")
     if not isinstance(index, dict) or not all(isinstance(index.get(key), dict) for key in keys):
         raise UserError(f"{folder} is not a checkpoint: its {INDEX} cannot be read")
-    return index
+    entries = {
+        name: {"dtype": entry[0], "shape": entry[1]}
+        if isinstance(entry, list) and len(entry) == 2
+        else None
+        for name, entry in index["tensors"].items()
+    }
+    return *checked_header(folder, index["metadata"], entries), index["files"]
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the first exception of those that the library collected from the processes."""
+    failures: Mapping[int, Any] = getattr(error, "failures", {})
+    return next(iter(failures.values()))[0]

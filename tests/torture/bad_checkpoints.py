@@ -63,7 +63,7 @@ def tensors_of(content: bytes) -> dict[str, np.ndarray]:
 @functools.cache
 def moment_shapes() -> dict[str, tuple[int, ...]]:
     """Return the shapes of the moments that the optimizer of the undamaged run has."""
-    tensors = tensors_of(_newest().read_bytes())
+    tensors = tensors_of(newest().read_bytes())
     return {name: tensor.shape for name, tensor in tensors.items() if name.startswith("moments/")}
 
 
@@ -71,30 +71,34 @@ def use(content: bytes, folder: Path) -> str | None:
     """Open a file as sampling and resuming do; return what differs from an independent reader."""
     path = hash_named(folder, content)
     try:
-        checkpoint = read(path)
-        found = dict(open_checkpoint(checkpoint).model.named_parameters())
-        moments = {name: torch.empty(shape) for name, shape in moment_shapes().items()}
-        checkpoint.refuse_other_moments(moment_shapes())
-        checkpoint.read_into(moments)
-        found |= moments
-        tokenizer = checkpoint.tokenizer()
+        return differences(path, lambda: tensors_of(content))
     finally:
         path.unlink()
-    expected = tensors_of(content)
-    if expected.pop("tokenizer").tobytes() != tokenizer:
+
+
+def differences(path: Path, expected: Callable[[], dict[str, np.ndarray]]) -> str | None:
+    """Open a checkpoint as sampling and resuming do; return what differs from `expected`, which is
+    called if the checkpoint is accepted."""
+    checkpoint = read(path)
+    found = dict(open_checkpoint(checkpoint).model.named_parameters())
+    moments = {name: torch.empty(shape) for name, shape in moment_shapes().items()}
+    checkpoint.refuse_other_moments(moment_shapes())
+    checkpoint.read_into(moments)
+    tokenizer, tensors = checkpoint.tokenizer(), expected()
+    if tensors.pop("tokenizer").tobytes() != tokenizer:
         return "the tokenizer is not the file's"
-    for name, tensor in found.items():
-        if not np.isfinite(expected[name]).all():
+    for name, tensor in (found | moments).items():
+        if not np.isfinite(tensors[name]).all():
             return f"{name} is not finite and was accepted"
-        if tensor.detach().numpy().tobytes() != expected.pop(name).tobytes():
+        if tensor.detach().numpy().tobytes() != tensors.pop(name).tobytes():
             return f"{name} is not what the file holds"
-    return f"not read: {sorted(expected)}" if expected else None
+    return f"not read: {sorted(tensors)}" if tensors else None
 
 
 # ------------------------------------------------------------------- damage that the hash tells
 
 
-def _flipped(content: bytes, place: int, bit: int) -> bytes:
+def flipped(content: bytes, place: int, bit: int) -> bytes:
     return content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
 
 
@@ -113,7 +117,7 @@ def _damaged(content: bytes, name: str, folder: Path, fast: bool) -> Iterator[At
     step = 97 if fast else 1
     places = [*range(0, header, step), *range(header, len(content), 25 * step)]
     for place in places:
-        yield attempt(f"bit of byte {place} flipped", _flipped(content, place, place % 8))
+        yield attempt(f"bit of byte {place} flipped", flipped(content, place, place % 8))
     for size in [*range(0, header, 8 * step), *range(header, len(content), 70 * step)]:
         yield attempt(f"cut to {size} bytes", content[:size])
     for extra in (b"\0", b"x", content):
@@ -130,14 +134,14 @@ def _bytewise(content: bytes, fast: bool) -> Iterator[tuple[str, bytes]]:
     header = 8 + int.from_bytes(content[:8], "little")
     step = 131 if fast else 1
     for place in range(0, header, step):
-        yield f"bit of byte {place} flipped", _flipped(content, place, (place * 3) % 8)
+        yield f"bit of byte {place} flipped", flipped(content, place, (place * 3) % 8)
     for place in range(header, len(content), 101 * step):
-        yield f"bit of byte {place} flipped", _flipped(content, place, place % 8)
+        yield f"bit of byte {place} flipped", flipped(content, place, place % 8)
     for size in [*range(0, header, 53 * step), *range(header, len(content), 501 * step)]:
         yield f"cut to {size} bytes", content[:size]
 
 
-def _lengths(content: bytes) -> Iterator[tuple[str, bytes]]:
+def lengths(content: bytes) -> Iterator[tuple[str, bytes]]:
     """Change the length of the header."""
     length = int.from_bytes(content[:8], "little")
     near = (length + d for d in (-9, -1, 1, 2, 8, 100))
@@ -147,7 +151,7 @@ def _lengths(content: bytes) -> Iterator[tuple[str, bytes]]:
             yield f"header length {number}", struct.pack("<Q", number) + content[8:]
 
 
-def _entries(header: dict[str, Any], body: bytes, fast: bool) -> Iterator[tuple[str, bytes]]:
+def entries(header: dict[str, Any], body: bytes, fast: bool) -> Iterator[tuple[str, bytes]]:
     """Change dtype, shape, offsets or name of each tensor."""
     names = [name for name in header if name != "__metadata__"]
     for number, name in enumerate(names):
@@ -202,7 +206,7 @@ def _metadata(header: dict[str, Any], body: bytes, fast: bool) -> Iterator[tuple
     values = JSON_VALUES[::6] if fast else JSON_VALUES
     for key in {**metadata, "imported_from": None, "unknown": None}:
         for value in values:
-            yield f"metadata {key}: {_short(value)}", around({**metadata, key: value})
+            yield f"metadata {key}: {short(value)}", around({**metadata, key: value})
         yield f"metadata without {key}", around({k: v for k, v in metadata.items() if k != key})
     config = metadata["config"]
     for section, settings in config.items():
@@ -213,7 +217,7 @@ def _metadata(header: dict[str, Any], body: bytes, fast: bool) -> Iterator[tuple
                 changed = copy.deepcopy(metadata)
                 inside = changed["config"] if key is None else changed["config"][section]
                 inside[section if key is None else key] = value
-                yield f"config {section}.{key}: {_short(value)}", around(changed)
+                yield f"config {section}.{key}: {short(value)}", around(changed)
     for windows in ([0], [1 << 62] * 2, [8], [8, 8, 8], [None, 8], [], [-1, 8], [1.5, 8], ["8"]):
         for schedule in ("constant", "grow", "depth", "random"):
             changed = copy.deepcopy(metadata)
@@ -225,12 +229,12 @@ def _metadata(header: dict[str, Any], body: bytes, fast: bool) -> Iterator[tuple
             yield f"no windows, but for {windows} of {schedule}", around(changed)
     for value in values:
         yield (
-            f"breeze: {_short(value)}",
+            f"breeze: {short(value)}",
             joined({**header, "__metadata__": {"breeze": value}}, body),
         )
-        yield f"__metadata__: {_short(value)}", joined({**header, "__metadata__": value}, body)
+        yield f"__metadata__: {short(value)}", joined({**header, "__metadata__": value}, body)
         other = {**header["__metadata__"], "other": value}
-        yield f"more metadata: {_short(value)}", joined({**header, "__metadata__": other}, body)
+        yield f"more metadata: {short(value)}", joined({**header, "__metadata__": other}, body)
 
 
 def _texts(header: dict[str, Any], body: bytes) -> Iterator[tuple[str, bytes]]:
@@ -272,8 +276,8 @@ def _tokenizers(header: dict[str, Any], body: bytes, fast: bool) -> Iterator[tup
     """Damage the tokenizer inside."""
     start, end = header["tokenizer"]["data_offsets"]
     for place in range(start, end, 400 if fast else 7):
-        flipped = _flipped(body, place, place % 8)
-        yield f"tokenizer: bit of byte {place - start} flipped", joined(header, flipped)
+        changed = flipped(body, place, place % 8)
+        yield f"tokenizer: bit of byte {place - start} flipped", joined(header, changed)
 
 
 def _in_weights(header: dict[str, Any], body: bytes, fast: bool) -> Iterator[tuple[str, bytes]]:
@@ -289,7 +293,7 @@ def _in_weights(header: dict[str, Any], body: bytes, fast: bool) -> Iterator[tup
                 yield f"{value} in {name}, byte {place - start}", joined(header, changed)
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     text = json.dumps(value)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return text if len(text) < 60 else f"{text[:40]}... {digest}"
@@ -299,8 +303,8 @@ def hostile(content: bytes, fast: bool) -> Iterator[tuple[str, bytes]]:
     """Yield (key, content) of all hostile files."""
     header, body = split(content)
     yield from _bytewise(content, fast)
-    yield from _lengths(content)
-    yield from _entries(header, body, fast)
+    yield from lengths(content)
+    yield from entries(header, body, fast)
     yield from _metadata(header, body, fast)
     yield from _texts(header, body)
     yield from _tokenizers(header, body, fast)
@@ -309,14 +313,14 @@ def hostile(content: bytes, fast: bool) -> Iterator[tuple[str, bytes]]:
         yield f"text {text[:20]!r} of {len(text)}", text.encode("utf-8", "surrogatepass")
 
 
-def _newest() -> Path:
+def newest() -> Path:
     return max((trained() / "run/checkpoints").iterdir())
 
 
 @in_memory
 def damaged_cases(folder: Path, fast: bool) -> Iterator[Case]:
     """Damage without the right hash: always refused, by name."""
-    path = _newest()
+    path = newest()
     return confined(
         _damaged(path.read_bytes(), path.name, folder, fast), folder, partial(read, path)
     )
@@ -325,7 +329,7 @@ def damaged_cases(folder: Path, fast: bool) -> Iterator[Case]:
 @in_memory
 def hostile_cases(folder: Path, fast: bool) -> Iterator[Case]:
     """Damage with the right hash: used as it is, or refused."""
-    content = _newest().read_bytes()
+    content = newest().read_bytes()
     not_allowed = ("twice: ", "nan in ", "inf in ", "-inf in ")
 
     def attempts() -> Iterator[Attempt]:

@@ -87,7 +87,15 @@ def confined(
 
     Of every `one_in` attempts, one is run.
     """
-    for codec in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "utf-16", "utf-32"):
+    for codec in (
+        "utf-8-sig",
+        "utf-16-le",
+        "utf-16-be",
+        "utf-32-le",
+        "utf-32-be",
+        "utf-16",
+        "utf-32",
+    ):
         "".encode(codec)  # `json` imports these when it guesses an encoding
     warm()
     iterator = itertools.islice(attempts, 0, None, one_in)

@@ -10,6 +10,7 @@ import io
 import math
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from torture.subject import SMALLER, STEPS, own_cache, trained
 import start
 import train
 from run import TrainingRun
+from training.evaluation import Score
 
 SETUPS = {
     "muon": [],
@@ -35,7 +37,8 @@ SETUPS = {
     "muon, not clipped": ["train.grad_clip=0"],
 }  # fmt: skip
 VALUES = (math.nan, math.inf, -math.inf)
-TRAIN_STEP, LOSS = train.train_step, TrainingRun.loss
+TRAIN_STEP, LOSS, SCORE = train.train_step, TrainingRun.loss, TrainingRun.score
+EVALUATED = (1, 3, 4)  # the updates after which the validation loss is measured
 
 
 def _started(run: Path, setup: str, resume: bool) -> tuple[int, list[str]]:
@@ -58,7 +61,8 @@ def undisturbed(setup: str, folder: Path) -> tuple[Sequence[str], Sequence[Any]]
 
 @contextlib.contextmanager
 def fault(what: str, name: str, value: float, step: int) -> Iterator[None]:
-    """Put `value` into a loss, or into the gradient, weight or moment of the parameter `name`."""
+    """Put `value` into a loss, or into the gradient, weight or moment of the parameter `name`; or
+    into the validation loss after that step."""
 
     def loss(run: TrainingRun, inputs: Any, targets: Any) -> Any:
         result = LOSS(run, inputs, targets)
@@ -77,14 +81,21 @@ def fault(what: str, name: str, value: float, step: int) -> Iterator[None]:
             _with(places[name].detach(), value)
         return result
 
-    if what in ("loss", "gradient"):
+    def score(run: TrainingRun, split: str) -> Score:
+        result = SCORE(run, split)
+        return replace(result, nats=value) if run.step == step + 1 else result
+
+    if what == "val_loss":
+        TrainingRun.score = score  # type: ignore[method-assign]
+    elif what in ("loss", "gradient"):
         TrainingRun.loss = loss  # type: ignore[method-assign]
     else:
         train.train_step = train_step
     try:
         yield
     finally:
-        TrainingRun.loss, train.train_step = LOSS, TRAIN_STEP  # type: ignore[method-assign]
+        TrainingRun.loss, TrainingRun.score = LOSS, SCORE  # type: ignore[method-assign]
+        train.train_step = TRAIN_STEP
 
 
 def _with(tensor: Any, value: float) -> Any:
@@ -133,6 +144,8 @@ def _faults(setup: str, folder: Path, fast: bool) -> Iterator[tuple[str, str, fl
             faults += [(what, name, value, step) for what in ("gradient", "weight")]
     few = 12 if fast else 1 if setup in ("muon", "adamw, accumulated") else 5
     yield from faults[::few]
+    evaluated = (3,) if fast else EVALUATED
+    yield from (("val_loss", "", value, step) for value, step in zip(VALUES, evaluated))  # noqa: B905
 
 
 def tensor_names(path: Path) -> list[str]:
