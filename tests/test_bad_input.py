@@ -290,7 +290,7 @@ def test_no_network(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{port}/simple")
-    monkeypatch.setenv("BREEZE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("BREEZE_CACHE", str(tiny.own_cache(tmp_path)))
     run_dir = f"run_dir={tmp_path / 'run'}"
     assert train.main([tiny.QUICKSTART, "data.source=shakespeare", run_dir]) == 2
     printed = capsys.readouterr().err.replace("downloading the", "note: downloading the")
@@ -358,7 +358,6 @@ def test_the_disk_refuses(
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and os.strerror(number) in errors[0]
     monkeypatch.undo()
-    monkeypatch.setenv("BREEZE_CACHE", str(tmp_path / "cache"))
     assert not leftovers(run)
     if number == errno.ENOSPC:  # the files that are left do not depend on the number
         assert tiny.resume(run, text) == 0

@@ -20,7 +20,7 @@ import tiny
 import torch
 from torture.confined import Attempt, confined, in_memory
 from torture.family import Case, Family
-from torture.subject import SMALLER, STEPS, own_cache, trained
+from torture.subject import SMALLER, STEPS, trained
 
 import start
 import train
@@ -162,7 +162,7 @@ def cases(folder: Path, fast: bool) -> Iterator[Case]:
     setups = ["muon"] if fast else list(SETUPS)
     trained()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BREEZE_CACHE", str(own_cache(folder)))  # a training may write there
+        patch.setenv("BREEZE_CACHE", str(tiny.own_cache(folder)))  # a training may write there
         patch.setattr(start, "matmul_flops_per_s", lambda *_: 1e12)  # it takes longer than the rest
         yield from _cases(folder, fast, setups)
 

@@ -11,22 +11,12 @@ from pathlib import Path
 
 import tiny
 
-from storage import cache_folder
-
 STEPS = 5  # each is saved
 SMALLER = [
     "model.dim=8", "model.head_dim=4", "model.hidden_dim=8", "data.seq_len=16",
     f"train.max_steps={STEPS}", "train.save_interval=1", f"train.keep_checkpoints={STEPS}",
     "train.eval_interval=2", "sample.max_tokens=3",
 ]  # fmt: skip
-
-
-def own_cache(folder: Path) -> Path:
-    """Make a cache in `folder` that shares compiled kernels with the present one."""
-    (cache := folder / "cache").mkdir()
-    (native := cache_folder() / "native").mkdir(exist_ok=True)
-    (cache / "native").symlink_to(native)
-    return cache
 
 
 @functools.cache
@@ -36,7 +26,7 @@ def trained() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="subject-"))
     atexit.register(shutil.rmtree, folder)  # forked children end with os._exit, without this
     if "BREEZE_CACHE" not in os.environ:
-        os.environ["BREEZE_CACHE"] = str(own_cache(folder))
+        os.environ["BREEZE_CACHE"] = str(tiny.own_cache(folder))
     text = folder / "text.txt"
     text.write_text(tiny.english(6_000), encoding="utf-8")
     printed = io.StringIO()

@@ -312,10 +312,11 @@ def test_trains_and_needs_no_hub_the_second_time(
     assert done.stderr.count("tokenizing into") == 1
 
 
-def test_without_a_network(tmp_path: Path) -> None:
+def test_without_a_network(tmp_path: Path, cache: Path) -> None:
     """One line within seconds, instead of minutes of retries and pages of traceback."""
     words = ["train.py", "configs/tinystories.yaml", f"run_dir={tmp_path / 'run'}"]
-    done = run(*words, cache=tmp_path / "cache", endpoint="http://127.0.0.1:9")
+    own = tiny.own_cache(tmp_path, cache)
+    done = run(*words, cache=own, endpoint="http://127.0.0.1:9")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
         "error: the Hub at http://127.0.0.1:9 cannot be reached ([Errno 111] Connection refused): "

@@ -95,7 +95,10 @@ def test_reading_files_opens_no_connection(tmp_path: Path, library: Path) -> Non
     assert (done.stdout.strip(), connections) == ("101 False False", ""), done.stderr
 
 
-def test_train_sample_evaluate_open_no_connection(tmp_path: Path, library: Path) -> None:
+def test_train_sample_evaluate_open_no_connection(
+    tmp_path: Path, library: Path, cache: Path
+) -> None:
+    tiny.own_cache(tmp_path, cache)
     folder = str(tmp_path / "run")
     commands = [
         ["train.py", *tiny.words(tmp_path / "run", library, "data.processes=2")],
