@@ -16,7 +16,7 @@ from errors import ArgumentParser, UserError, command
 from model.cost import in_bytes
 from training.checkpoint import MOMENTS
 from training.header import Tensors, parse_header
-from training.sharded import read_index
+from training.sharded import INDEX, read_index
 
 SIZES = {"F32": 4, "U8": 1}  # bytes of a number, by the dtypes of a checkpoint
 
@@ -41,9 +41,10 @@ class Shard:
 def shards_of(folder: Path) -> list[Shard]:
     """Read what each shard holds. Raises `UserError` if `folder` is no sharded checkpoint, or if
     its shards hold other bytes than its index lists."""
-    if not folder.is_dir():
+    if not (folder / INDEX).is_file():
         raise UserError(
-            f"{folder} is no folder: give a checkpoint, runs/NAME/checkpoints/*.sharded"
+            f"{folder} is no sharded checkpoint: give runs/NAME/checkpoints/step-*.sharded, which "
+            "fsdp writes"
         )
     _, whole = read_index(folder)
     shards = [_shard(path, whole) for path in sorted(folder.glob("*.safetensors"))]

@@ -128,7 +128,7 @@ def use(folder: Path, files: Files) -> str | None:
 
 def _damaged(files: Files, fast: bool) -> Iterator[tuple[str, Files]]:
     """Flip bits of each file and cut it, take it away, swap it, or add one."""
-    step = 4_000 if fast else 23
+    step = 4_000 if fast else 37
     for file, content in files.items():
         for place in range(0, len(content), step):
             yield (
@@ -345,7 +345,7 @@ def hostile_cases(folder: Path, fast: bool) -> Iterator[Case]:
             yield Attempt(key, partial(_must_accept, folder, files), size)
         kinds = (_index_texts(content), _parts(content), _in_shards(content, fast),
                  _in_index(content, fast))  # fmt: skip
-        for kind, one_in in zip(kinds, (1, 7, 3, 3) if fast else (1, 1, 3, 3), strict=True):
+        for kind, one_in in zip(kinds, (1, 7, 3, 3) if fast else (1, 1, 5, 5), strict=True):
             for key, files in islice(kind, 0, None, one_in):
                 size = sum(map(len, files.values()))
                 refused = key.startswith("not ") or "twice: " in key
