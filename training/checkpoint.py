@@ -118,13 +118,13 @@ class Checkpoint:
 
         Raises `UserError` if a number is not finite.
         """
-        if self.path.is_dir():
-            with self._reading():
+        with self._reading():
+            if self.path.is_dir():
                 sharded.read_shards(self.path, tensors)
-        else:
-            with self._reading(), safe_open(self.path, framework="pt") as file:
-                for name, tensor in tensors.items():
-                    tensor.copy_(part_of(file.get_tensor(name), tensor))
+            else:
+                with safe_open(self.path, framework="pt") as file:
+                    for name, tensor in tensors.items():
+                        tensor.copy_(part_of(file.get_tensor(name), tensor))
         self._refuse_not_finite(tensors)
 
     def _refuse_not_finite(self, tensors: Mapping[str, Tensor]) -> None:
