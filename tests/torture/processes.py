@@ -300,6 +300,7 @@ def _disturbed(
 
 def report() -> None:
     """Print the final checkpoints, and the largest relative differences of losses."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # as torchrun sets it: equal bits need equal threads
     long = ["train.max_steps=60", "train.save_interval=10", "train.eval_interval=20",
             "train.micro_batch_size=2", "train.grad_accum_steps=2"]  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="processes-") as name:
