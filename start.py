@@ -61,6 +61,8 @@ def start_run(
         run.restore(checkpoint)
     elif initial is not None:
         run.start_from(initial)
+    if world.size > 1 and config.train.parallel == "ddp":
+        _arrange_buckets(run)
     if world.is_first:
         atomic_write(run.folder / "config.yaml", to_yaml(config).encode())
         atomic_write(run.folder / tokenizer.file_name, tokenizer.model_bytes)
@@ -111,6 +113,23 @@ def _build(
         world=world,
     )
     return model, replica, optimizer
+
+
+def _arrange_buckets(run: TrainingRun) -> None:
+    """Compute gradients once, and drop them.
+
+    DDP sends gradients in buckets. After its first pass it arranges them anew, in the order in
+    which that pass computed them; the sum of several processes depends on their places in its last
+    digits. With this pass before the first update, all updates have the same buckets, also those
+    after a restart.
+    """
+    train = run.config.train
+    rows = min(train.micro_batch_size, run.config.batch_size // run.world.size)
+    tokens = torch.zeros(rows, run.config.data.seq_len, dtype=torch.int64, device=run.device)
+    run.model.set_windows(run.windows_at(run.step))
+    run.loss(tokens, tokens).backward()
+    for weight in run.model.parameters():
+        weight.grad = None
 
 
 def _refuse_too_large(config: Config, vocab_size: int, hardware: Hardware, world: World) -> None:

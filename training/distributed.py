@@ -203,19 +203,11 @@ def parallelize(
 
 
 def _added_up(bucket: Any) -> Any:
-    """Return the future sum of some gradients over all processes, for DDP.
-
-    The order of a sum depends on the place in what is sent. DDP arranges a bucket in the first step
-    after a start in another way than later, so each gradient is sent alone: a restart must not
-    change a bit.
-    """
-    import torch
+    """Return the future sum of a bucket of gradients over all processes, for DDP."""
     import torch.distributed as dist
 
-    sums = [
-        dist.all_reduce(gradient, async_op=True).get_future() for gradient in bucket.gradients()
-    ]
-    return torch.futures.collect_all(sums).then(lambda done: (done.value(), bucket.buffer())[1])
+    sent = dist.all_reduce(bucket.buffer(), async_op=True)
+    return sent.get_future().then(lambda done: done.value()[0])
 
 
 def accumulating(module: nn.Module, is_last: bool) -> AbstractContextManager[object]:

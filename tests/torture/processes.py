@@ -271,13 +271,13 @@ def _all(text: Path) -> Named:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             ranks_told, step = [draw.randrange(2)], draw.randrange(2, 15)
             yield _disturbed(text, kind, MUCH, 2, ranks_told, step, number)
+        for step in (1, 8):
+            yield _disturbed(text, kind, LARGE, 4, [2], step)
         for size in (2, 4):
             for rank in (0, size - 1):
                 for step in sorted(draw.sample(range(1, 15), 2)):
                     yield _disturbed(text, kind, MUCH, size, [rank], step)
         yield _disturbed(text, kind, MUCH, 2, [0, 1], 7)
-        for step in (1, 8):
-            yield _disturbed(text, kind, LARGE, 4, [2], step)
         yield (
             f"{kind} of 2 under torchrun, kills at 4 and 11",
             partial(restarted, text=text, size=2, more=more, kills=[(0, 4), (1, 11)]),
