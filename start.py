@@ -61,8 +61,7 @@ def start_run(
         run.restore(checkpoint)
     elif initial is not None:
         run.start_from(initial)
-    if world.size > 1 and config.train.parallel == "ddp":
-        _arrange_buckets(run)
+    _arrange_buckets(run)
     if world.is_first:
         atomic_write(run.folder / "config.yaml", to_yaml(config).encode())
         atomic_write(run.folder / tokenizer.file_name, tokenizer.model_bytes)
@@ -116,7 +115,7 @@ def _build(
 
 
 def _arrange_buckets(run: TrainingRun) -> None:
-    """Compute gradients once, and drop them.
+    """Compute gradients once with ddp, and drop them.
 
     DDP sends gradients in buckets. After its first pass it arranges them anew, in the order in
     which that pass computed them; the sum of several processes depends on their places in its last
@@ -124,6 +123,8 @@ def _arrange_buckets(run: TrainingRun) -> None:
     after a restart.
     """
     train = run.config.train
+    if run.world.size == 1 or train.parallel != "ddp":
+        return
     rows = min(train.micro_batch_size, run.config.batch_size // run.world.size)
     tokens = torch.zeros(rows, run.config.data.seq_len, dtype=torch.int64, device=run.device)
     run.model.set_windows(run.windows_at(run.step))

@@ -47,7 +47,7 @@ SAFETY_LINES = [
     Mutant(1, "training/resume.py",
            'if section in ("model", "tokenizer", "data") or key in FIXED_SETTINGS:', "if False:",
            RESUME, "another model, text or optimizer is another run"),
-    Mutant(1, "start.py", "        _arrange_buckets(run)\n", "        pass\n", "processes",
+    Mutant(1, "start.py", "    _arrange_buckets(run)\n", "", "processes",
            "the sums of several processes have one order, also after a restart"),
     # 2. One way to write a file: a temporary file, synced, renamed; the folder synced.
     Mutant(2, "storage.py", "            os.fsync(file.fileno())\n", "", "power cut",
