@@ -48,10 +48,18 @@ class World:
 
     @classmethod
     def of_environment(cls) -> World:
-        """Read the variables that torchrun sets. Without them, this process is alone."""
-        size = int(os.environ.get("WORLD_SIZE", 1))
-        rank, local_rank = (int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK"))
-        restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+        """Read the variables that torchrun sets. Without them, this process is alone.
+
+        Raises `UserError` if some are missing or do not fit together.
+        """
+        size, rank = _number("WORLD_SIZE", "1"), _number("RANK")
+        local_rank, restarts = _number("LOCAL_RANK"), _number("TORCHELASTIC_RESTART_COUNT")
+        if rank >= size:
+            raise UserError(f"RANK={rank} is not below WORLD_SIZE={size}: {_TORCHRUN_SETS}")
+        if size > 1:
+            _number("MASTER_PORT", "")
+            if not os.environ.get("MASTER_ADDR"):
+                raise UserError(f"WORLD_SIZE={size}, but there is no MASTER_ADDR: {_TORCHRUN_SETS}")
         return cls(rank, size, local_rank, restarts)
 
     @property
@@ -174,6 +182,14 @@ class World:
 
 
 ALONE = World()
+_TORCHRUN_SETS = "torchrun sets these variables: start with torchrun, or unset WORLD_SIZE and RANK"
+
+
+def _number(name: str, default: str = "0") -> int:
+    text = os.environ.get(name, default)
+    if not text.isdecimal():
+        raise UserError(f"{name}={text!r} is not a number: {_TORCHRUN_SETS}")
+    return int(text)
 
 
 def parallelize(

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import ranks
+import tiny
 import updates
 from ranks import Mutant
 
+import train
 from errors import UserError
 from training.distributed import World
 
@@ -138,6 +140,27 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     World(size=2).refuse_remainder(8)
     with pytest.raises(UserError, match="is 9 sequences an update, which 2 processes cannot"):
         World(size=2).refuse_remainder(9)
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [("WORLD_SIZE=x", "WORLD_SIZE='x' is not a number"),
+     ("WORLD_SIZE=0", "RANK=0 is not below WORLD_SIZE=0"),
+     ("RANK=1", "RANK=1 is not below WORLD_SIZE=1"),
+     ("WORLD_SIZE=2 RANK=-1", "RANK='-1' is not a number"),
+     ("WORLD_SIZE=2 RANK=2", "RANK=2 is not below WORLD_SIZE=2"),
+     ("WORLD_SIZE=2 RANK=1", "MASTER_PORT='' is not a number"),
+     ("WORLD_SIZE=2 RANK=1 MASTER_PORT=29500", "there is no MASTER_ADDR")],
+)  # fmt: skip
+def test_variables_that_torchrun_did_not_set_are_refused(
+    variables: str, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other programs set some of them: training would end in a traceback, or wait for nobody."""
+    for variable in variables.split():
+        monkeypatch.setenv(*variable.split("="))
+    assert train.main([tiny.QUICKSTART]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and says in line and "start with torchrun" in line
 
 
 # ------------------------------------------------------------------- these tests can fail
