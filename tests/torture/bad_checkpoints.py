@@ -99,6 +99,7 @@ def differences(path: Path, expected: Callable[[], dict[str, np.ndarray]]) -> st
 
 
 def flipped(content: bytes, place: int, bit: int) -> bytes:
+    """Return the content with one bit of the byte at `place` flipped."""
     return content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
 
 
@@ -294,6 +295,7 @@ def _in_weights(header: dict[str, Any], body: bytes, fast: bool) -> Iterator[tup
 
 
 def short(value: Any) -> str:
+    """Return a value as JSON; a long one as its beginning and a hash, which keeps keys distinct."""
     text = json.dumps(value)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return text if len(text) < 60 else f"{text[:40]}... {digest}"
@@ -314,6 +316,7 @@ def hostile(content: bytes, fast: bool) -> Iterator[tuple[str, bytes]]:
 
 
 def newest() -> Path:
+    """Return the last checkpoint of the undamaged run."""
     return max((trained() / "run/checkpoints").iterdir())
 
 
