@@ -15,10 +15,8 @@ from typing import Any
 from errors import ArgumentParser, UserError, command
 from model.cost import in_bytes
 from training.checkpoint import MOMENTS
-from training.header import Tensors, parse_header
+from training.header import SIZES, Tensors, parse_header
 from training.sharded import INDEX, read_index
-
-SIZES = {"F32": 4, "U8": 1}  # bytes of a number, by the dtypes of a checkpoint
 
 
 @dataclass(frozen=True)

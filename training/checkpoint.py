@@ -30,7 +30,7 @@ from errors import UserError
 from storage import atomic_write, sha256_of
 from training import sharded
 from training.distributed import own_part, part_of
-from training.header import FORMAT, read_header, val_loss
+from training.header import FORMAT, SHOWN, read_header, val_loss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,7 +94,7 @@ class Checkpoint:
         for name in sorted(names ^ expected.keys()):
             verb = "has" if name in names else "lacks"
             raise UserError(
-                f"{self.path} is of another architecture than its config: it {verb} {name}"
+                f"{self.path} is of another architecture than its config: it {verb} {name[:SHOWN]}"
             )
         for name, shape in expected.items():
             if self.header[name] != ("F32", tuple(shape)):
@@ -110,7 +110,7 @@ class Checkpoint:
             if self.header.get(name) != ("F32", expected.get(name)):
                 verb = "has another moment" if name in self.header else "lacks the moment"
                 raise UserError(
-                    f"{self.path} {verb} of the optimizer: {name}; it cannot be resumed"
+                    f"{self.path} {verb} of the optimizer: {name[:SHOWN]}; it cannot be resumed"
                 )
 
     def read_into(self, tensors: Mapping[str, Tensor]) -> None:
@@ -167,7 +167,7 @@ class Checkpoint:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
-        """Turn errors of the library inside the block into a `UserError`."""
+        """Turn damage and a lack of memory that a library reports into a `UserError`."""
         try:
             yield
         except SafetensorError as error:

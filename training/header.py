@@ -24,6 +24,8 @@ HISTORY = ("val_loss", "val_step", "best_loss", "best_step")
 # Python needs up to 24 bytes for one byte of JSON. So a header has at most 1 MB or an eighth of the
 # file: reading it takes 24 MB or three times the file. A tensor's entry has about 130 bytes.
 SMALL_HEADER, HEADER_SHARE = 1_000_000, 8
+SHOWN = 100  # characters of a tensor's name in an error
+SIZES = {"F32": 4, "U8": 1}  # bytes of a number, by the dtypes of a checkpoint
 Tensors = dict[str, tuple[str, tuple[int, ...]]]  # name -> (dtype, shape)
 
 
@@ -50,6 +52,7 @@ def checked_header(
         or not _is_valid(metadata)
         or not all(map(_is_tensor, entries.values()))
         or entries.get("tokenizer", {}).get("dtype") != "U8"
+        or len(entries["tokenizer"]["shape"]) != 1
     ):
         raise UserError(
             f"{path} holds tensors, but is not a checkpoint of Breeze (format {FORMAT})"

@@ -32,7 +32,8 @@ from storage import atomic_write, sync_folder
 from training.distributed import World
 from training.header import (
     FORMAT,
-    HEADER_SHARE,
+    SHOWN,
+    SIZES,
     SMALL_HEADER,
     Tensors,
     checked_header,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 INDEX = "checkpoint.json"
 SUFFIX = ".safetensors"
+INDEX_SHARE = 32  # an index of more than 1 MB is at most this part of the shards: see header.py
 OFFSETS = "DCP_SHARDING_INFO"  # where DCP records which part of a tensor a shard holds
 
 
@@ -119,7 +121,7 @@ def hash_of_shard(path: Path) -> str:
 
 
 def read_index(folder: Path) -> tuple[dict[str, Any], Tensors]:
-    """Return the metadata, and each tensor's dtype and shape, without a look at the shards.
+    """Return the metadata, and each tensor's dtype and shape. The content of shards is not read.
 
     Raises `UserError` if the folder has no index of a checkpoint.
     """
@@ -167,9 +169,6 @@ def empty_tensors(header: Tensors) -> dict[str, Tensor]:
     import torch
 
     dtypes = {"F32": torch.float32, "U8": torch.uint8}
-    for name, (dtype, _) in header.items():
-        if dtype not in dtypes:
-            raise UserError(f"the checkpoint has numbers of another type: {name} is {dtype}")
     return {name: torch.empty(shape, dtype=dtypes[d]) for name, (d, shape) in header.items()}
 
 
@@ -183,23 +182,28 @@ def _joined(folder: Path, files: Mapping[str, str]) -> Tensors:
         parse_header(folder / file)  # checks its length before the native parser reads it
         try:
             with safe_open(folder / file, framework="pt") as shard:
-                offsets = parse_json((shard.metadata() or {}).get(OFFSETS))
-                for name in shard.keys():  # noqa: SIM118
+                offsets = parse_json((shard.metadata() or {}).get(OFFSETS, "{}"))
+                if not isinstance(offsets, dict) or offsets.keys() != set(shard.keys()):
+                    raise UserError(f"{folder / file} is damaged: {OFFSETS} lists other tensors")
+                for name, place in offsets.items():
                     block = shard.get_slice(name)
-                    offset, shape = offsets[name]["saved_offsets"], tuple(block.get_shape())
-                    if not _is_block_of_rows(offset, shape):
-                        raise UserError(f"{folder / file} is damaged: {name} is no block of rows")
-                    parts.setdefault(name, []).append((offset[0], block.get_dtype(), shape))
-        except (SafetensorError, TypeError, KeyError, ValueError) as error:
-            raise UserError(f"{folder / file} is damaged: {error}") from None
-    return {name: _join(f"{folder}: {name}", blocks) for name, blocks in parts.items()}
+                    dtype, shape = block.get_dtype(), tuple(block.get_shape())
+                    if dtype not in SIZES or not _is_block_of_rows(place, shape):
+                        raise UserError(
+                            f"{folder / file} is damaged: {name[:SHOWN]} is no block of rows"
+                        )
+                    parts.setdefault(name, []).append((place["saved_offsets"][0], dtype, shape))
+        except SafetensorError as error:
+            raise UserError(f"{folder / file} is damaged: {str(error)[:SHOWN]}") from None
+    return {name: _join(f"{folder}: {name[:SHOWN]}", blocks) for name, blocks in parts.items()}
 
 
-def _is_block_of_rows(offset: Any, shape: tuple[int, ...]) -> bool:
-    """Check the place of a part in its tensor: it begins at a row, and other dimensions are whole.
+def _is_block_of_rows(place: Any, shape: tuple[int, ...]) -> bool:
+    """Return whether a part's offsets are integers, one a dimension, and 0 in all but the first.
 
-    The types are checked because the library uses the numbers as they are.
+    Nothing else may be there: the library parses all of it, and uses the numbers as they are.
     """
+    offset = place.get("saved_offsets") if isinstance(place, dict) and len(place) == 1 else None
     return (
         isinstance(offset, list)
         and len(offset) == len(shape) > 0
@@ -211,7 +215,8 @@ def _is_block_of_rows(offset: Any, shape: tuple[int, ...]) -> bool:
 def _join(name: str, blocks: list[tuple[int, str, tuple[int, ...]]]) -> tuple[str, tuple[int, ...]]:
     """Return dtype and shape of a tensor that consists of blocks of rows.
 
-    No two begin at the same row, not even if one has no rows: the library would read one of them.
+    Raises `UserError` unless each block begins where the one before it ends. Two blocks may not
+    begin at the same row, even if one is empty: the library would read only one.
     """
     rows, (_, dtype, shape) = 0, blocks[0]
     fits = len({start for start, _, _ in blocks}) == len(blocks)
@@ -224,10 +229,10 @@ def _join(name: str, blocks: list[tuple[int, str, tuple[int, ...]]]) -> tuple[st
 
 
 def _index_bytes(folder: Path) -> bytes:
-    """Read the index, which may be as large as the header of a file that holds all tensors."""
+    """Read the index, if there is one and it is not too long for the size of the shards."""
     path = folder / INDEX
     size = sum(shard.lstat().st_size for shard in folder.glob(f"*{SUFFIX}"))
-    longest = max(SMALL_HEADER, size // HEADER_SHARE)
+    longest = max(SMALL_HEADER, size // INDEX_SHARE)
     if not path.is_file() or path.stat().st_size > longest:
         raise UserError(f"{folder} is not a checkpoint: it has no {INDEX}, or one that is too long")
     return path.read_bytes()
@@ -251,4 +256,4 @@ def _parsed(folder: Path, content: bytes) -> tuple[dict[str, Any], Tensors, dict
 def _cause(error: BaseException) -> BaseException:
     """Return the first exception of those that the library collected from the processes."""
     failures: Mapping[int, Any] = getattr(error, "failures", {})
-    return next(iter(failures.values()))[0]
+    return next(iter(failures.values()), (error,))[0]

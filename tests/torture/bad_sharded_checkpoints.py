@@ -82,7 +82,7 @@ def sealed(shards: list[bytes], content: bytes, **changes: Any) -> Files:
 
 
 def hash_of(shard: bytes) -> str:
-    """Return the hash of a shard in the index; of one without a header, any."""
+    """Return the hash that the index lists for a shard: zeros if its header cannot be parsed."""
     try:
         header, body = split(shard)
         return hashlib.sha256(json.dumps(header, sort_keys=True).encode() + body).hexdigest()
@@ -180,7 +180,7 @@ def damaged_cases(folder: Path, fast: bool) -> Iterator[Case]:
                 refused = (file, what) != (INDEX, "a link")
                 run = partial(_read, path)
                 prepare = partial(replace, file, make)
-                yield Attempt(f"{file}: {what}", run, 0, "", refused, prepare)
+                yield Attempt(f"{file}: {what}", run, 0, path.name, refused, prepare)
 
     return confined(attempts(), folder, partial(_read, path))
 
@@ -313,6 +313,43 @@ def _parts(content: bytes) -> Iterator[tuple[str, Files]]:
         yield f"not {name}: a number", sealed(scalar, content)
 
 
+def _agreed(content: bytes) -> Iterator[tuple[str, Files]]:
+    """Change shards and the index alike, so that only the content can be refused."""
+    files = divided(content)
+    shards = [shard for name, shard in files.items() if name != INDEX]
+    index = json.loads(files[INDEX])
+
+    def added(name: str, dtype: str, shape: list[int], size: int, place: Any) -> bytes:
+        entry = {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}
+        offsets = json.dumps({name: {"saved_offsets": place}})
+        return joined({"__metadata__": {OFFSETS: offsets}, name: entry}, b"\0" * size)
+
+    for dtype, shape, size in (("F4", [2], 1), ("F6_E2M3", [4], 3), ("F8_E8M0", [1], 1),
+                               ("F16", [1], 2), ("I64", [1], 8), ("F64", [1], 8)):  # fmt: skip
+        tensors = index["tensors"] | {"moments/x": [dtype, shape]}
+        shard = added("moments/x", dtype, shape, size, [0])
+        yield f"not {dtype} {shape}", sealed([*shards, shard], content, tensors=tensors)
+    arrays = tensors_of(content)
+    rest = {name: (0, array) for name, array in arrays.items() if name != "tokenizer"}
+    for shape in ([4] + [1] * 64, [1 << 62, 0, 8], [0, 1 << 62, 8], [2, 2], [0]):
+        size = 4 if 0 not in shape else 0
+        tensors = index["tensors"] | {"tokenizer": ["U8", shape]}
+        shard = added("tokenizer", "U8", shape, size, [0] * len(shape))
+        both = [shard_of(rest), shard]
+        yield f"not a tokenizer {shape[:3]}", sealed(both, content, tensors=tensors)
+    for text in ("{", "[]", "null", '{"x":1}', "[" * 985, '{"x":' + "[" * 975 + "]" * 975 + "}"):
+        shard = joined({"__metadata__": {OFFSETS: text}}, b"")
+        yield f"not {OFFSETS} alone: {short(text)}", sealed([*shards, shard], content)
+    for name, place in (("x" * 100_000, [3]), ("x" * 99_999, [3, 4]), ("x" * 99_998, [0])):
+        tensors = index["tensors"] | {name: ["U8", [1]]}
+        shard = added(name, "U8", [1], 1, place)
+        yield f"not a name of {len(name)}", sealed([*shards, shard], content, tensors=tensors)
+    named = {(name if name != SHARD.format(2) else "x.bin"): shard for name, shard in files.items()}
+    hashes = {name: hash_of(shard) for name, shard in named.items() if name != INDEX}
+    changed = json.dumps(index | {"files": hashes}).encode()
+    yield "not a shard named x.bin", named | {INDEX: changed}
+
+
 def _valid(content: bytes) -> Iterator[tuple[str, Files]]:
     """Divide tensors among up to 9 processes, some of which hold nothing; or add an empty part."""
     for processes in range(1, 10):
@@ -343,9 +380,9 @@ def hostile_cases(folder: Path, fast: bool) -> Iterator[Case]:
         for key, files in _valid(content):
             size = sum(map(len, files.values()))
             yield Attempt(key, partial(_must_accept, folder, files), size)
-        kinds = (_index_texts(content), _parts(content), _in_shards(content, fast),
-                 _in_index(content, fast))  # fmt: skip
-        for kind, one_in in zip(kinds, (1, 7, 3, 3) if fast else (1, 1, 5, 5), strict=True):
+        kinds = (_agreed(content), _index_texts(content), _parts(content),
+                 _in_shards(content, fast), _in_index(content, fast))  # fmt: skip
+        for kind, one_in in zip(kinds, (1, 1, 7, 3, 3) if fast else (1, 1, 1, 5, 5), strict=True):
             for key, files in islice(kind, 0, None, one_in):
                 size = sum(map(len, files.values()))
                 refused = key.startswith("not ") or "twice: " in key
