@@ -16,7 +16,7 @@ from errors import ArgumentParser, UserError, command
 from model.cost import in_bytes
 from training.checkpoint import MOMENTS
 from training.header import SIZES, Tensors, parse_header
-from training.sharded import INDEX, read_index
+from training.sharded import INDEX, SUFFIX, read_index
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def shards_of(folder: Path) -> list[Shard]:
             "fsdp writes"
         )
     _, whole = read_index(folder)
-    shards = [_shard(path, whole) for path in sorted(folder.glob("*.safetensors"))]
+    shards = [_shard(path, whole) for path in sorted(folder.glob(f"*{SUFFIX}"))]
     listed = sum(_size(*entry) for name, entry in whole.items() if name != "tokenizer")
     if sum(shard.total for shard in shards) != listed:
         raise UserError(f"{folder} is damaged: its shards do not hold the tensors of its index")

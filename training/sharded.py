@@ -152,7 +152,10 @@ def read_checked(folder: Path, recorded_hash: str) -> tuple[dict[str, Any], Tens
 
 
 def read_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Fill `tensors`, whole or divided among processes, with the values in the shards."""
+    """Fill `tensors`, whole or divided among processes, with the values in the shards.
+
+    Raises what the library met in a file, not its own `CheckpointException`.
+    """
     import torch.distributed.checkpoint as dcp
 
     with warnings.catch_warnings():
@@ -229,12 +232,14 @@ def _join(name: str, blocks: list[tuple[int, str, tuple[int, ...]]]) -> tuple[st
 
 
 def _index_bytes(folder: Path) -> bytes:
-    """Read the index, if there is one and it is not too long for the size of the shards."""
+    """Read the index. Raises `UserError` if there is none, or if it is too long for its shards."""
     path = folder / INDEX
     size = sum(shard.lstat().st_size for shard in folder.glob(f"*{SUFFIX}"))
     longest = max(SMALL_HEADER, size // INDEX_SHARE)
-    if not path.is_file() or path.stat().st_size > longest:
-        raise UserError(f"{folder} is not a checkpoint: it has no {INDEX}, or one that is too long")
+    if not path.is_file():
+        raise UserError(f"{folder} is not a checkpoint: it has no {INDEX}")
+    if path.stat().st_size > longest:
+        raise UserError(f"{folder} is damaged: its {INDEX} is too long")
     return path.read_bytes()
 
 
@@ -253,7 +258,7 @@ def _parsed(folder: Path, content: bytes) -> tuple[dict[str, Any], Tensors, dict
     return *checked_header(folder, index["metadata"], entries), index["files"]
 
 
-def _cause(error: BaseException) -> BaseException:
-    """Return the first exception of those that the library collected from the processes."""
-    failures: Mapping[int, Any] = getattr(error, "failures", {})
-    return next(iter(failures.values()), (error,))[0]
+def _cause(error: Any) -> BaseException:
+    """Return the first of the exceptions in a `CheckpointException`; without any, the error."""
+    cause: BaseException = next(iter(error.failures.values()), (error,))[0]
+    return cause

@@ -98,7 +98,7 @@ def test_reading_files_opens_no_connection(tmp_path: Path, library: Path) -> Non
 def test_train_sample_evaluate_open_no_connection(
     tmp_path: Path, library: Path, cache: Path
 ) -> None:
-    tiny.own_cache(tmp_path, cache)
+    tiny.own_cache(tmp_path, cache)  # `run` uses this folder
     folder = str(tmp_path / "run")
     commands = [
         ["train.py", *tiny.words(tmp_path / "run", library, "data.processes=2")],
